@@ -1,0 +1,286 @@
+"""The configuration: TOML file, `EDGE_AGENT_*` environment, flags; the later wins.
+
+A key that does not exist is an error that names the nearest one that does. Secrets are never
+configuration: `cloud.api_key_env` names the environment variable (or keyring entry) that holds
+the key, and `server.api_key_env` the one that holds the keys clients must send.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edge_agent.errors import ConfigError
+from models.paths import default_data_dir
+
+ENV_PREFIX = "EDGE_AGENT_"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ServerSettings(_Section):
+    """Where the daemon listens and whom it lets in."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(3343, ge=0, le=65535, description="0 picks a free port")
+    api_key_env: str | None = Field(
+        None, description="Environment variable with the keys clients must send, comma-separated"
+    )
+    allowed_hosts: tuple[str, ...] = Field((), description="Extra Host header values to accept")
+    allowed_origins: tuple[str, ...] = Field((), description="Web origins that may call us")
+    max_body_mb: float = Field(16, gt=0)
+    shutdown_s: float = Field(10, ge=0, description="Time for running answers to end")
+
+
+class EngineSettings(_Section):
+    """How llama.cpp runs."""
+
+    threads: int | None = Field(None, ge=1, description="None: physical cores")
+    slots: int = Field(16, ge=1, le=256, description="Sequences decoded in one batch")
+    context: int = Field(
+        8192,
+        ge=64,
+        description="KV cells shared by all slots; one request may use them all, "
+        "up to the model's own limit",
+    )
+    batch: int = Field(512, ge=32, description="Tokens in one prefill batch")
+    queue: int = Field(64, ge=0, description="Requests that may wait for a slot")
+    gpu_layers: int = Field(-1, ge=-1, description="-1: all that the backend can take")
+
+
+class Price(_Section):
+    """USD per million tokens."""
+
+    input: float = Field(ge=0)
+    cached_input: float | None = Field(None, ge=0, description="None: as input")
+    output: float = Field(ge=0)
+
+
+class CloudSettings(_Section):
+    """The cloud: any OpenAI-compatible API. Without `url` everything stays local."""
+
+    url: str | None = Field(None, description='Base URL, e.g. "https://api.openai.com/v1"')
+    model: str | None = None
+    api_key_env: str = "EDGE_AGENT_CLOUD_API_KEY"
+    connect_timeout_s: float = Field(5, gt=0)
+    first_byte_timeout_s: float = Field(30, gt=0)
+    total_timeout_s: float = Field(180, gt=0)
+    retries: int = Field(2, ge=0, le=10)
+    breaker_failures: int = Field(5, ge=1, description="Failures in a row that open the breaker")
+    breaker_reset_s: float = Field(30, gt=0)
+    max_answer_mb: float = Field(8, gt=0)
+    max_tokens: int = Field(
+        4096, ge=1, description="Reserved for an answer whose request sets no max_tokens"
+    )
+    prices: dict[str, Price] = Field(default_factory=dict, description="By cloud model name")
+
+    @model_validator(mode="after")
+    def _url_needs_model(self) -> "CloudSettings":
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError("cloud.url must start with http:// or https://")
+        if self.url is not None and not self.model:
+            raise ValueError("cloud.url is set, so cloud.model must name the model to ask")
+        return self
+
+
+class BudgetSettings(_Section):
+    """Limits of cloud assistance. Each is optional; all that are set hold at once."""
+
+    rate: float | None = Field(
+        0.3, ge=0, le=1, description="τ: of any `rate_window` queries, at most this share offloaded"
+    )
+    rate_window: int = Field(100, ge=1)
+    calls_per_day: int | None = Field(None, ge=0)
+    tokens_per_day: int | None = Field(None, ge=0)
+    usd_per_day: float | None = Field(None, ge=0)
+    usd_per_month: float | None = Field(None, ge=0)
+
+
+class DecisionSettings(_Section):
+    """How p_offload becomes a route."""
+
+    window: int = Field(1, ge=1, description="Answer positions in which the model may ask")
+    explore: float = Field(0.02, ge=0, le=0.5, description="Share of decisions flipped at random")
+    audit: float = Field(
+        0.02, ge=0, le=1, description="Share of local answers also asked of the cloud"
+    )
+
+
+class LogSettings(_Section):
+    """What is written down."""
+
+    enabled: bool = True
+
+
+class Settings(_Section):
+    """All settings, validated. Build it with `load`."""
+
+    data_dir: Path = Field(default_factory=default_data_dir)
+    model: str = Field("smollm2-135m-instruct", description="Catalog name or path of a GGUF")
+    server: ServerSettings = ServerSettings()
+    engine: EngineSettings = EngineSettings()
+    cloud: CloudSettings = CloudSettings()
+    budget: BudgetSettings = BudgetSettings()
+    decision: DecisionSettings = DecisionSettings()
+    log: LogSettings = LogSettings()
+
+    @property
+    def database(self) -> Path:
+        """The one SQLite file."""
+        return self.data_dir / "edge-agent.db"
+
+
+Origin = Literal["default", "file", "environment", "flag"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings and, for each dotted key, where its value comes from."""
+
+    settings: Settings
+    origins: Mapping[str, Origin]
+    file: Path
+
+
+def config_file() -> Path:
+    """`$EDGE_AGENT_CONFIG`, else `config.toml` in the user's configuration directory."""
+    override = os.environ.get(ENV_PREFIX + "CONFIG")
+    if override:
+        return Path(override).expanduser()
+    return Path(platformdirs.user_config_dir("edge-agent")) / "config.toml"
+
+
+def known_keys() -> list[str]:
+    """Every dotted key, in the order of the sections."""
+    return list(_keys(Settings))
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _keys(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Loaded:
+    """Merge file, environment and flags.
+
+    `flags` maps dotted keys ("server.port") to values; None values are ignored.
+    Raises ConfigError that names the bad key, where it stands, and the nearest valid key.
+    """
+    path = file or config_file()
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = dict.fromkeys(known_keys(), "default")
+    layers: list[tuple[Origin, str, Mapping[str, Any]]] = [
+        ("file", str(path), _from_file(path)),
+        ("environment", "the environment", _from_environment(environ)),
+        ("flag", "a flag", {k: v for k, v in (flags or {}).items() if v is not None}),
+    ]
+    for origin, where, layer in layers:
+        for key, value in layer.items():
+            _check_key(key, where)
+            values[key] = value
+            origins[key] = origin
+    try:
+        settings = Settings.model_validate(_nest(values))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origins, path)) from error
+    return Loaded(settings, origins, path)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    return dict(_flatten(table))
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        dotted = prefix + key
+        if isinstance(value, Mapping) and dotted != "cloud.prices":
+            yield from _flatten(value, dotted + ".")
+        else:
+            yield dotted, value
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    by_name = {ENV_PREFIX + key.replace(".", "_").upper(): key for key in known_keys()}
+    reserved = {ENV_PREFIX + "CONFIG", *_secret_names(environ)}
+    found: dict[str, Any] = {}
+    for name, text in environ.items():
+        if not name.startswith(ENV_PREFIX) or name in reserved:
+            continue
+        key = by_name.get(name)
+        if key is None:
+            nearest = difflib.get_close_matches(name, by_name, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"environment variable {name} is not known; did you mean {nearest[0]}?"
+            )
+        if text != "":
+            found[key] = _parse(text)
+    return found
+
+
+def _secret_names(environ: Mapping[str, str]) -> set[str]:
+    """Variables of our prefix that hold keys, not settings."""
+    return {name for name in environ if name.endswith(("_API_KEY", "_API_KEYS"))}
+
+
+def _parse(text: str) -> Any:
+    """A TOML value where it is one (list, table, number, boolean), else the text itself."""
+    if text[:1] in "[{":
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{text!r} is not a valid TOML value: {error}") from error
+    return None if text.lower() == "none" else text
+
+
+def _check_key(key: str, where: str) -> None:
+    keys = known_keys()
+    if key not in keys:
+        nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+        raise ConfigError(f"{key!r} in {where} is not a setting; did you mean {nearest[0]!r}?")
+
+
+def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        table = nested
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            table = table.setdefault(parent, {})
+        table[leaf] = value
+    return nested
+
+
+def _explain(error: ValidationError, origins: Mapping[str, Origin], path: Path) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        origin = origins.get(key, "default")
+        where = f" (from {path})" if origin == "file" else f" (from the {origin})"
+        message = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{key}{where}: {message}" if key else message)
+    return "; ".join(lines)

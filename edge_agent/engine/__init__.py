@@ -1,0 +1,1 @@
+"""Continuous batching over llama.cpp, in one thread that owns the contexts."""

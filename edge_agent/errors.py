@@ -1,0 +1,152 @@
+"""Errors of the agent. Each carries its HTTP status and OpenAI error `type`.
+
+EdgeAgentError (models.errors)
+├── InvalidRequest 400           a field is wrong; `param` names it
+│   └── ContextLengthExceeded    code context_length_exceeded
+├── Unauthorized 401             missing or wrong API key
+├── Forbidden 403                foreign Host or Origin
+├── NotFound 404                 no such response, decision or model
+├── QueueFull 429                every slot and the queue are taken; `retry_after_s`
+├── BudgetExhausted 429          a limit of the ledger would be overrun; `retry_after_s`
+├── Unavailable 503              loading, or shutting down
+├── CloudError 502               the cloud did not answer; `sent` says if money may be gone
+│   ├── CloudRefused             it answered with an error that a retry cannot mend
+│   ├── CloudBusy                429 or 5xx, retries used up
+│   ├── CloudTimeout             connect, first byte or total time
+│   ├── CloudBroken              stream cut, malformed, or too large
+│   └── CloudDown                circuit breaker open, nothing was sent
+├── EngineError 500              llama.cpp failed on this request
+├── StoreError 500               the database is unreadable, locked, newer than us, or full
+└── ConfigError                  a key or value of the configuration is wrong
+"""
+
+from models.errors import EdgeAgentError
+
+__all__ = [
+    "BudgetExhausted",
+    "CloudBroken",
+    "CloudBusy",
+    "CloudDown",
+    "CloudError",
+    "CloudRefused",
+    "CloudTimeout",
+    "ConfigError",
+    "ContextLengthExceeded",
+    "EdgeAgentError",
+    "EngineError",
+    "Forbidden",
+    "InvalidRequest",
+    "NotFound",
+    "QueueFull",
+    "StoreError",
+    "Unauthorized",
+    "Unavailable",
+]
+
+
+class InvalidRequest(EdgeAgentError):
+    """A field of the request is wrong or unsupported; `param` names it."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt plus requested tokens do not fit the context. Nothing is ever truncated silently."""
+
+    def __init__(self, message: str, *, param: str | None = "messages") -> None:
+        super().__init__(message, param=param, code="context_length_exceeded")
+
+
+class Unauthorized(EdgeAgentError):
+    """The API key is missing or wrong."""
+
+    status = 401
+    type = "authentication_error"
+
+
+class Forbidden(EdgeAgentError):
+    """The Host or Origin header is not ours."""
+
+    status = 403
+    type = "permission_error"
+
+
+class NotFound(EdgeAgentError):
+    """No such response, decision, model or route."""
+
+    status = 404
+    type = "not_found_error"
+
+
+class QueueFull(EdgeAgentError):
+    """Every slot and the whole queue are taken; try again in `retry_after_s` seconds."""
+
+    status = 429
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message, code="queue_full")
+        self.retry_after_s = retry_after_s
+
+
+class BudgetExhausted(EdgeAgentError):
+    """A limit of the ledger would be overrun. `limit` names it (e.g. "calls_per_day")."""
+
+    status = 429
+    type = "insufficient_quota"
+
+    def __init__(self, message: str, *, limit: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message, code="budget_exhausted")
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(EdgeAgentError):
+    """The daemon is loading a model or shutting down."""
+
+    status = 503
+    type = "unavailable_error"
+
+
+class CloudError(EdgeAgentError):
+    """The cloud did not answer. `sent` is False only if no byte of the query left this machine."""
+
+    status = 502
+    type = "cloud_error"
+
+    def __init__(self, message: str, *, sent: bool, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.sent = sent
+
+
+class CloudRefused(CloudError):
+    """A 4xx (or a redirect to another host) that a retry cannot mend."""
+
+
+class CloudBusy(CloudError):
+    """429 or 5xx on every try."""
+
+
+class CloudTimeout(CloudError):
+    """No connection, no first byte, or no end in time."""
+
+
+class CloudBroken(CloudError):
+    """The answer was cut, malformed, of the wrong type, or too large."""
+
+
+class CloudDown(CloudError):
+    """The circuit breaker is open; nothing was sent."""
+
+
+class EngineError(EdgeAgentError):
+    """llama.cpp failed on this request; other requests go on."""
+
+
+class StoreError(EdgeAgentError):
+    """The database cannot be opened, read or written."""
+
+
+class ConfigError(EdgeAgentError):
+    """A key or a value of the configuration is wrong."""

@@ -1,0 +1,193 @@
+"""What happens to a query, as data: the query, the decision, the answer's pieces, the outcome.
+
+These are what `answer` produces, `server` renders and `store` logs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from edge_agent.engine.types import FinishReason, SamplingParams, TokenLogprob
+
+
+class Route(StrEnum):
+    """What the client asks for."""
+
+    AUTO = "auto"
+    LOCAL = "local"
+    CLOUD = "cloud"
+
+
+class Source(StrEnum):
+    """Who answered in the end."""
+
+    LOCAL = "local"
+    CLOUD = "cloud"
+    FALLBACK = "fallback"
+    """The cloud was asked and failed; the local model answered or finished the answer."""
+
+
+class Reason(StrEnum):
+    """Why the decision fell as it did. Shown to users: each is one plain cause."""
+
+    REQUESTED = "requested"
+    """The client forced the route."""
+    PRIVATE = "private"
+    """The query must not leave the machine."""
+    COLD_START = "cold_start"
+    """Nothing is trained yet: a random draw at the rate τ."""
+    THRESHOLD = "threshold"
+    """p_offload against the controller's threshold."""
+    EXPLORE = "explore"
+    """The exploration share flipped the decision."""
+    BUDGET = "budget"
+    """The cloud was wanted, but the ledger refused."""
+    CLOUD_DOWN = "cloud_down"
+    """The cloud was wanted, but its circuit breaker is open."""
+    NO_CLOUD = "no_cloud"
+    """No cloud is configured."""
+    NO_PRICE = "no_price"
+    """A money limit is set and the cloud model has no known price."""
+    UNSUPPORTED_LOCALLY = "unsupported_locally"
+    """Only the cloud can do what the request asks (for example images)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One request of a client, validated. Times are Unix seconds."""
+
+    id: str
+    """ULID; the response id is "chatcmpl-" or "cmpl-" and this."""
+    at: float
+    model: str
+    """The model name the client sent (`edge`, `edge-local`, `edge-cloud`)."""
+    prompt_ids: tuple[int, ...]
+    """The rendered prompt exactly as served."""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    """Chat messages as sent; empty for a plain completion."""
+    prompt: str | None = None
+    """The prompt of a plain completion."""
+    body: Mapping[str, Any] = field(default_factory=dict)
+    """The request body as sent, less `edge_agent`; what the cloud gets (with its own model)."""
+    sampling: SamplingParams = SamplingParams()
+    n: int = 1
+    tools: tuple[Mapping[str, Any], ...] = ()
+    route: Route = Route.AUTO
+    private: bool = False
+    task: str | None = None
+    """The client's own label for the kind of work."""
+    reference: str | None = None
+    """The right answer, where the client knows it."""
+    grader: Mapping[str, Any] | None = None
+    """How to score an answer, e.g. {"type": "numeric"}."""
+    client: str = ""
+    log: bool = True
+
+    @property
+    def is_chat(self) -> bool:
+        """True for /v1/chat/completions."""
+        return self.prompt is None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Route of one query, and everything needed to explain or re-evaluate it."""
+
+    route: Route
+    """LOCAL or CLOUD, never AUTO."""
+    reason: Reason
+    p_offload: float | None = None
+    p_first: float | None = None
+    threshold: float | None = None
+    propensity: float = 1.0
+    """Probability with which this policy takes this route on this query."""
+    wanted: Route | None = None
+    """What the policy wanted before budget or breaker spoke; None if that is `route`."""
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    """State of each limit at the decision: name → {"limit", "used"}."""
+    dual: float | None = None
+    """Dual variable λ of the active adapter, where trained."""
+    audit: bool = False
+    """A local answer also sent to the cloud in the background, inside the budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of an answer."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """One piece of one choice, from either source."""
+
+    index: int = 0
+    text: str = ""
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    """OpenAI's streaming form: each with `index`, and id/type/function parts."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    refusal: str | None = None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a query ended. Durations in seconds, cost in USD."""
+
+    source: Source
+    usage: Usage
+    texts: tuple[str, ...]
+    """One per choice."""
+    finish_reasons: tuple[FinishReason | None, ...]
+    """None: the choice did not end (client gone, or error)."""
+    tool_calls: tuple[tuple[Mapping[str, Any], ...], ...] = ()
+    token_ids: tuple[tuple[int, ...], ...] = ()
+    """Sampled ids per choice; empty for a cloud answer."""
+    adapter: str = "base"
+    cloud_model: str | None = None
+    cost_usd: float | None = None
+    """None: the price is not known."""
+    cloud_usage: Usage | None = None
+    ttft_s: float | None = None
+    duration_s: float = 0.0
+    error: str | None = None
+    """Why the answer is missing or incomplete; for FALLBACK, why the cloud failed."""
+    disconnected: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What a client says of a response afterwards."""
+
+    query_id: str
+    at: float
+    rating: float | None = None
+    """In [−1, 1]; thumbs are ±1."""
+    correction: str | None = None
+    """What the answer should have been."""
+    reference: str | None = None
+    """The right answer, for grading."""
+    comment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The cloud's answer to a query that was answered locally."""
+
+    query_id: str
+    at: float
+    cloud_model: str
+    text: str
+    usage: Usage
+    cost_usd: float | None
+    error: str | None = None

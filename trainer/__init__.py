@@ -1,0 +1,1 @@
+"""The learner: DA-GRPO on the log."""
