@@ -6,9 +6,12 @@ These are what `answer` produces, `server` renders and `store` logs.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.engine.types import FinishReason, SamplingParams, TokenLogprob
+
+if TYPE_CHECKING:
+    from edge_agent.engine.tools import ToolFormat
 
 
 class Route(StrEnum):
@@ -49,8 +52,6 @@ class Reason(StrEnum):
     """No cloud is configured."""
     NO_PRICE = "no_price"
     """A money limit is set and the cloud model has no known price."""
-    UNSUPPORTED_LOCALLY = "unsupported_locally"
-    """Only the cloud can do what the request asks (for example images)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ class Query:
     model: str
     """The model name the client sent (`edge`, `edge-local`, `edge-cloud`)."""
     prompt_ids: tuple[int, ...]
-    """The rendered prompt exactly as served."""
+    """The rendered prompt exactly as served. Empty for a forced cloud query that the local model
+    cannot read (too long, images): there is no local answer to fall back to."""
     messages: tuple[Mapping[str, Any], ...] = ()
     """Chat messages as sent; empty for a plain completion."""
     prompt: str | None = None
@@ -73,6 +75,9 @@ class Query:
     sampling: SamplingParams = SamplingParams()
     n: int = 1
     tools: tuple[Mapping[str, Any], ...] = ()
+    tool_format: "ToolFormat | None" = None
+    """How tool calls are written in the local model's text; None without tools."""
+    stream: bool = False
     route: Route = Route.AUTO
     private: bool = False
     task: str | None = None
