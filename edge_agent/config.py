@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edge_agent.errors import ConfigError
 from models.paths import default_data_dir
@@ -29,21 +29,23 @@ class _Section(BaseModel):
 class ServerSettings(_Section):
     """Where the daemon listens and whom it lets in."""
 
-    host: str = "127.0.0.1"
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; any other than loopback needs api_key_env"
+    )
     port: int = Field(3343, ge=0, le=65535, description="0 picks a free port")
     api_key_env: str | None = Field(
         None, description="Environment variable with the keys clients must send, comma-separated"
     )
     allowed_hosts: tuple[str, ...] = Field((), description="Extra Host header values to accept")
     allowed_origins: tuple[str, ...] = Field((), description="Web origins that may call us")
-    max_body_mb: float = Field(16, gt=0)
+    max_body_mb: float = Field(16, gt=0, description="Largest request body, in MB")
     shutdown_s: float = Field(10, ge=0, description="Time for running answers to end")
 
 
 class EngineSettings(_Section):
     """How llama.cpp runs."""
 
-    threads: int | None = Field(None, ge=1, description="None: physical cores")
+    threads: int | None = Field(None, ge=1, description="CPU threads; unset: physical cores")
     slots: int = Field(16, ge=1, le=256, description="Sequences decoded in one batch")
     context: int = Field(
         8192,
@@ -53,7 +55,7 @@ class EngineSettings(_Section):
     )
     batch: int = Field(512, ge=32, description="Tokens in one prefill batch")
     queue: int = Field(64, ge=0, description="Requests that may wait for a slot")
-    gpu_layers: int = Field(-1, ge=-1, description="-1: all that the backend can take")
+    gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU; -1: all that fit")
 
 
 class Price(_Section):
@@ -68,19 +70,31 @@ class CloudSettings(_Section):
     """The cloud: any OpenAI-compatible API. Without `url` everything stays local."""
 
     url: str | None = Field(None, description='Base URL, e.g. "https://api.openai.com/v1"')
-    model: str | None = None
-    api_key_env: str = "EDGE_AGENT_CLOUD_API_KEY"
-    connect_timeout_s: float = Field(5, gt=0)
-    first_byte_timeout_s: float = Field(30, gt=0)
-    total_timeout_s: float = Field(180, gt=0)
-    retries: int = Field(2, ge=0, le=10)
+    model: str | None = Field(None, description="Model to ask there; needed where url is set")
+    api_key_env: str = Field(
+        "EDGE_AGENT_CLOUD_API_KEY",
+        description="Environment variable, or keyring entry, that holds the cloud's API key",
+    )
+    connect_timeout_s: float = Field(5, gt=0, description="Time to connect, in seconds")
+    first_byte_timeout_s: float = Field(
+        30, gt=0, description="Time to the first byte of an answer, in seconds"
+    )
+    total_timeout_s: float = Field(180, gt=0, description="Time for a whole answer, in seconds")
+    retries: int = Field(
+        2, ge=0, le=10, description="Further tries after 429, 5xx or no connection"
+    )
     breaker_failures: int = Field(5, ge=1, description="Failures in a row that open the breaker")
-    breaker_reset_s: float = Field(30, gt=0)
-    max_answer_mb: float = Field(8, gt=0)
+    breaker_reset_s: float = Field(
+        30, gt=0, description="Seconds an open breaker waits before it lets one call try"
+    )
+    max_answer_mb: float = Field(8, gt=0, description="Largest answer accepted, in MB")
     max_tokens: int = Field(
         4096, ge=1, description="Reserved for an answer whose request sets no max_tokens"
     )
-    prices: dict[str, Price] = Field(default_factory=dict, description="By cloud model name")
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        description="USD per million tokens by cloud model: input, cached_input, output",
+    )
 
     @model_validator(mode="after")
     def _url_needs_model(self) -> "CloudSettings":
@@ -97,11 +111,13 @@ class BudgetSettings(_Section):
     rate: float | None = Field(
         0.3, ge=0, le=1, description="τ: of any `rate_window` queries, at most this share offloaded"
     )
-    rate_window: int = Field(100, ge=1)
-    calls_per_day: int | None = Field(None, ge=0)
-    tokens_per_day: int | None = Field(None, ge=0)
-    usd_per_day: float | None = Field(None, ge=0)
-    usd_per_month: float | None = Field(None, ge=0)
+    rate_window: int = Field(100, ge=1, description="Consecutive queries over which rate holds")
+    calls_per_day: int | None = Field(None, ge=0, description="Cloud calls in a day (UTC)")
+    tokens_per_day: int | None = Field(
+        None, ge=0, description="Cloud tokens in a day, prompt and answer"
+    )
+    usd_per_day: float | None = Field(None, ge=0, description="USD in a day")
+    usd_per_month: float | None = Field(None, ge=0, description="USD in a calendar month")
 
 
 class DecisionSettings(_Section):
@@ -117,13 +133,16 @@ class DecisionSettings(_Section):
 class LogSettings(_Section):
     """What is written down."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="Log queries, decisions and answers")
 
 
 class Settings(_Section):
     """All settings, validated. Build it with `load`."""
 
-    data_dir: Path = Field(default_factory=default_data_dir)
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Directory of the database, the models and the adapters",
+    )
     model: str = Field("smollm2-135m-instruct", description="Catalog name or path of a GGUF")
     server: ServerSettings = ServerSettings()
     engine: EngineSettings = EngineSettings()
@@ -131,6 +150,11 @@ class Settings(_Section):
     budget: BudgetSettings = BudgetSettings()
     decision: DecisionSettings = DecisionSettings()
     log: LogSettings = LogSettings()
+
+    @field_validator("data_dir")
+    @classmethod
+    def _expand_home(cls, value: Path) -> Path:
+        return value.expanduser()
 
     @property
     def database(self) -> Path:
