@@ -200,18 +200,20 @@ def load(
     flags: Mapping[str, Any] | None = None,
     *,
     file: Path | None = None,
+    text: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Loaded:
     """Merge file, environment and flags.
 
-    `flags` maps dotted keys ("server.port") to values; None values are ignored.
+    `flags` maps dotted keys ("server.port") to values; None values are ignored. `text` is read in
+    place of the file's own text (to check it before it is written).
     Raises ConfigError that names the bad key, where it stands, and the nearest valid key.
     """
     path = file or config_file()
     values: dict[str, Any] = {}
     origins: dict[str, Origin] = dict.fromkeys(known_keys(), "default")
     layers: list[tuple[Origin, str, Mapping[str, Any]]] = [
-        ("file", str(path), _from_file(path)),
+        ("file", str(path), _from_file(path, text)),
         ("environment", "the environment", _from_environment(environ)),
         ("flag", "a flag", {k: v for k, v in (flags or {}).items() if v is not None}),
     ]
@@ -227,16 +229,17 @@ def load(
     return Loaded(settings, origins, path)
 
 
-def _from_file(path: Path) -> dict[str, Any]:
-    if not path.exists():
+def _from_file(path: Path, text: str | None) -> dict[str, Any]:
+    if text is None and not path.exists():
         return {}
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8") if text is None else text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    return dict(_flatten(table))
+    # TOML has no null; as in the environment, "none" unsets what has a default.
+    return {key: None if value == "none" else value for key, value in _flatten(table)}
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
