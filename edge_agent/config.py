@@ -219,7 +219,7 @@ def load(
     ]
     for origin, where, layer in layers:
         for key, value in layer.items():
-            _check_key(key, where)
+            check_key(key, where)
             values[key] = value
             origins[key] = origin
     try:
@@ -284,7 +284,8 @@ def _parse(text: str) -> Any:
     return None if text.lower() == "none" else text
 
 
-def _check_key(key: str, where: str) -> None:
+def check_key(key: str, where: str) -> None:
+    """Raise ConfigError that names the nearest setting if `key`, found in `where`, is none."""
     keys = known_keys()
     if key not in keys:
         nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
