@@ -30,6 +30,7 @@ __all__ = [
     "CloudError",
     "CloudRefused",
     "CloudTimeout",
+    "CloudUnreachable",
     "ConfigError",
     "ContextLengthExceeded",
     "EdgeAgentError",
@@ -125,7 +126,15 @@ class CloudRefused(CloudError):
 
 
 class CloudBusy(CloudError):
-    """429 or 5xx on every try."""
+    """429 or 5xx on every try. `retry_after_s` is what the last one asked for, if anything."""
+
+    def __init__(self, message: str, *, sent: bool, retry_after_s: float | None = None) -> None:
+        super().__init__(message, sent=sent)
+        self.retry_after_s = retry_after_s
+
+
+class CloudUnreachable(CloudError):
+    """No connection: name not found, refused, or TLS failed. Nothing was sent."""
 
 
 class CloudTimeout(CloudError):
