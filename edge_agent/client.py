@@ -8,7 +8,7 @@ import http.client
 import json
 import os
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,7 @@ class DaemonClient:
         with self._request("POST", path, body, timeout_s) as response:
             return _json_object(response.read())
 
-    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def stream(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
         """POST `body` and yield the JSON of each server-sent event up to [DONE].
 
         Closing the iterator closes the connection, which stops the daemon's work. Raises
@@ -146,10 +146,11 @@ class DaemonClient:
                 raise _no_daemon(f"at {self.url}") from error
             connection.sock.settimeout(timeout_s)
             connection.request(method, self._prefix + path, payload, headers)
-            response = connection.getresponse()
-            if response.status >= 400:
-                raise _daemon_error(response.read(), response.status)
-            yield response
+            # Closed explicitly: a response with "Connection: close" outlives its connection.
+            with connection.getresponse() as response:
+                if response.status >= 400:
+                    raise _daemon_error(response.read(), response.status)
+                yield response
         except TimeoutError as error:
             raise Unavailable(f"the daemon at {self.url} did not answer in time") from error
         except (OSError, http.client.HTTPException) as error:

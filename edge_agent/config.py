@@ -307,8 +307,8 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin], path: Path) 
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
-        origin = origins.get(key, "default")
-        where = f" (from {path})" if origin == "file" else f" (from the {origin})"
+        origin = origins.get(key)
+        where = f" (from {path})" if origin == "file" else f" (from the {origin})" if origin else ""
         message = item["msg"].removeprefix("Value error, ")
         lines.append(f"{key}{where}: {message}" if key else message)
     return "; ".join(lines)

@@ -47,15 +47,23 @@ def sections() -> Iterator[tuple[str, str]]:
 def toml_value(value: Any) -> str:
     """`value` as TOML that gives it back; an unset one is "none"."""
     if isinstance(value, dict):
-        pairs = (f"{json.dumps(str(k))} = {toml_value(v)}" for k, v in value.items())
+        given = ((name, item) for name, item in value.items() if item is not None)
+        pairs = (f"{json.dumps(name)} = {toml_value(item)}" for name, item in given)
         return f"{{ {', '.join(pairs)} }}" if value else "{}"
     if isinstance(value, BaseModel):
-        return toml_value(value.model_dump(exclude_none=True))
+        return toml_value(value.model_dump())
     if isinstance(value, list | tuple):
         return f"[{', '.join(toml_value(item) for item in value)}]"
     if value is None:
         return '"none"'
-    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+    if isinstance(value, Path):
+        value = _with_tilde(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _with_tilde(path: Path) -> str:
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def example_toml() -> str:

@@ -32,10 +32,12 @@ def show(
     from edge_agent.settings_reference import toml_value
 
     width = max(len(key) for key, _, _ in rows)
-    shown = [(key.ljust(width), toml_value(value), origin) for key, value, origin in rows]
+    shown = [
+        (key, "none" if value is None else toml_value(value), origin) for key, value, origin in rows
+    ]
     value_width = min(48, max(len(value) for _, value, _ in shown))
     for key, value, origin in shown:
-        line = f"{key}  {value.ljust(value_width)}  {origin}"
+        line = f"{key.ljust(width)}  {value.ljust(value_width)}  {origin}"
         typer.secho(line, dim=origin == "default")
     missing = "" if loaded.file.exists() else " (not there: nothing is set in it)"
     typer.echo(f"\nFile: {loaded.file}{missing}")
