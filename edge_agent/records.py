@@ -66,6 +66,8 @@ class Query:
     prompt_ids: tuple[int, ...]
     """The rendered prompt exactly as served. Empty for a forced cloud query that the local model
     cannot read (too long, images): there is no local answer to fall back to."""
+    template: str = ""
+    """`ChatTemplate.digest` of the template that rendered `prompt_ids`; "" without one."""
     messages: tuple[Mapping[str, Any], ...] = ()
     """Chat messages as sent; empty for a plain completion."""
     prompt: str | None = None
