@@ -23,6 +23,8 @@ class Vocabulary:
         self._model = model  # keeps the pointer below alive
         self._vocab = model.vocab
         self._pieces: dict[int, bytes] = {}
+        self.metadata: Mapping[str, str] = model.metadata
+        """The GGUF's own, e.g. "tokenizer.chat_template"."""
         self.size: int = model.n_vocab
         """Number of token ids; ids run from 0 to size - 1."""
         self.bos: int | None = _id(llama_cpp.llama_vocab_bos(self._vocab))
