@@ -11,7 +11,8 @@ EdgeAgentError (models.errors)
 ├── Unavailable 503              loading, or shutting down
 ├── CloudError 502               the cloud did not answer; `sent` says if money may be gone
 │   ├── CloudRefused             it answered with an error that a retry cannot mend
-│   ├── CloudBusy                429 or 5xx, retries used up
+│   ├── CloudBusy                429 or 5xx, retries used up; `retry_after_s` if it said so
+│   ├── CloudUnreachable         no connection (name, refused, TLS), nothing was sent
 │   ├── CloudTimeout             connect, first byte or total time
 │   ├── CloudBroken              stream cut, malformed, or too large
 │   └── CloudDown                circuit breaker open, nothing was sent

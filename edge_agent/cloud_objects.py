@@ -1,0 +1,168 @@
+"""OpenAI's answer objects → Delta, Usage, TokenLogprob. Pure functions.
+
+Sources: OpenAI API reference, "The chat completion chunk object" and "The completion object".
+Servers differ, so what can be understood is understood; what cannot raises Malformed.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from edge_agent.engine.types import FinishReason, TokenLogprob
+from edge_agent.records import Delta, Usage
+
+_FINISH: Mapping[str, FinishReason] = {
+    "length": "length",
+    "max_tokens": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+class Malformed(ValueError):
+    """The bytes are not an OpenAI answer."""
+
+
+class UpstreamError(Exception):
+    """The server sent an error object where an answer was due."""
+
+    def __init__(self, message: str, status: int | None) -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP-like code of the error object, where it has one."""
+
+
+def has_content(delta: Delta) -> bool:
+    """Whether a client would see something of it (a bare role would not)."""
+    return bool(delta.text or delta.tool_calls or delta.refusal is not None or delta.finish_reason)
+
+
+def error_message(body: bytes) -> str:
+    """What an error answer says, in OpenAI's shape or another; never raises."""
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return body.decode("utf-8", "replace") or "no message"
+    return str(upstream_error(error))
+
+
+def upstream_error(error: Any) -> UpstreamError:
+    """From the `error` member of an object: OpenAI's object, or a bare string."""
+    if not isinstance(error, Mapping):
+        return UpstreamError(str(error), None)
+    code = str(error.get("code"))
+    status = int(code) if len(code) == 3 and code.isdecimal() and code[0] in "45" else None
+    return UpstreamError(str(error.get("message") or error.get("type") or "no message"), status)
+
+
+def read_usage(usage: Any) -> Usage | None:
+    """None unless both token counts are there and sane: a guess would falsify the ledger."""
+    if not isinstance(usage, Mapping):
+        return None
+    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    if prompt is None or completion is None:
+        return None
+    details = usage.get("prompt_tokens_details")
+    cached = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else None
+    return Usage(prompt, completion, min(cached or 0, prompt))
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and value >= 0 and value is not True else None
+
+
+def json_object(text: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Malformed("it is not JSON") from error
+    if not isinstance(value, Mapping):
+        raise Malformed("it is not a JSON object")
+    return value
+
+
+def read_delta(choice: Any, part: str) -> Delta:
+    if not isinstance(choice, Mapping):
+        raise Malformed("a choice is not an object")
+    index = _count(choice.get("index", 0))
+    # A few servers put a whole `message` into a stream, or a `delta` into a whole answer.
+    said = choice.get(part) or choice.get("message") or choice.get("delta") or {}
+    if index is None or not isinstance(said, Mapping):
+        raise Malformed("a choice has no index or no delta")
+    finish = choice.get("finish_reason")
+    return Delta(
+        index=index,
+        text=_text(choice["text"] if choice.get("text") is not None else said.get("content")),
+        tool_calls=_tool_calls(said.get("tool_calls")),
+        logprobs=_logprobs(choice.get("logprobs")),
+        refusal=_text(said["refusal"]) if said.get("refusal") is not None else None,
+        finish_reason=_FINISH.get(str(finish), "stop") if finish else None,
+    )
+
+
+def _text(content: Any) -> str:
+    """Plain text, or the text parts of a list of content parts."""
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        return "".join(_text(part.get("text")) for part in content if isinstance(part, Mapping))
+    if not isinstance(content, str):
+        raise Malformed("content is not text")
+    return content
+
+
+def _tool_calls(calls: Any) -> tuple[Mapping[str, Any], ...]:
+    if not calls:
+        return ()
+    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
+        raise Malformed("tool_calls is not a list of objects")
+    # Whole messages, and some streams, leave `index` out; position is what it means.
+    return tuple(
+        call if isinstance(call.get("index"), int) else {**call, "index": position}
+        for position, call in enumerate(calls)
+    )
+
+
+def _logprobs(logprobs: Any) -> tuple[TokenLogprob, ...]:
+    if not isinstance(logprobs, Mapping):
+        return ()
+    try:
+        if "content" in logprobs or "refusal" in logprobs:
+            items = logprobs.get("content") or logprobs.get("refusal") or []
+            return tuple(
+                _logprob(item, tuple(_logprob(top) for top in item.get("top_logprobs") or ()))
+                for item in items
+            )
+        return _legacy_logprobs(logprobs)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Malformed("logprobs are not OpenAI's") from error
+
+
+def _logprob(item: Mapping[str, Any], top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    token = str(item["token"])
+    raw = bytes(item["bytes"]) if item.get("bytes") is not None else _bytes(token)
+    return TokenLogprob(token, -1, float(item["logprob"]), raw, top)
+
+
+def _legacy_logprobs(logprobs: Mapping[str, Any]) -> tuple[TokenLogprob, ...]:
+    """The parallel lists of /v1/completions; the first token of an echo has no log-prob."""
+    tokens = logprobs.get("tokens") or []
+    tops = logprobs.get("top_logprobs") or [None] * len(tokens)
+    return tuple(
+        TokenLogprob(
+            token,
+            -1,
+            float(logprob),
+            _bytes(token),
+            tuple(TokenLogprob(t, -1, float(p), _bytes(t)) for t, p in (top or {}).items()),
+        )
+        for token, logprob, top in zip(
+            tokens, logprobs.get("token_logprobs") or [], tops, strict=True
+        )
+        if logprob is not None
+    )
+
+
+def _bytes(token: str) -> bytes:
+    return token.encode("utf-8", "surrogatepass")
