@@ -1,0 +1,172 @@
+"""The arithmetic of the budget: calendar days, money in whole nano-dollars, what still fits.
+
+Pure functions, no database. Money is an int of 1e-9 USD: sums of floats drift, and a guarantee
+must not.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+from decimal import ROUND_CEILING, Decimal
+from typing import Final
+
+from edge_agent.config import BudgetSettings, Price
+from edge_agent.records import Usage
+
+LIMITS: Final = ("rate", "calls_per_day", "tokens_per_day", "usd_per_day", "usd_per_month")
+MONEY: Final = ("usd_per_day", "usd_per_month")
+MIN_ANSWER: Final = 16
+"""Tokens. A cap on the answer below this is no answer: refused instead."""
+
+_NANO = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """One limit now. In calls, tokens or USD; for `rate`, calls among the latest window."""
+
+    limit: float | None
+    """None: no limit."""
+    used: float
+    """Booked for good."""
+    reserved: float
+    """Worst case of calls that are still running."""
+    resets_at: float | None
+    """Unix seconds; None for the rate, which frees up as queries pass by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """Sums over the ledger."""
+
+    calls: int = 0
+    tokens: int = 0
+    nano_usd: int = 0
+
+    def __sub__(self, other: "Booked") -> "Booked":
+        return Booked(
+            self.calls - other.calls, self.tokens - other.tokens, self.nano_usd - other.nano_usd
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What is booked (open reservations included) in the window, the day and the month."""
+
+    window: int
+    day: Booked
+    month: Booked
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """The local day and month of a moment, and when they end (Unix seconds)."""
+
+    day: str
+    day_ends: float
+    month_ends: float
+
+    @property
+    def month(self) -> str:
+        """YYYY-MM, the prefix of its days."""
+        return self.day[:7]
+
+    @classmethod
+    def at(cls, moment: float, tz: tzinfo | None) -> "Calendar":
+        """Calendar at Unix time `moment` in `tz`; None is the machine's own time zone."""
+        today = datetime.fromtimestamp(moment, tz).date()
+        tomorrow = today + timedelta(days=1)
+        next_month = (today.replace(day=28) + timedelta(days=4)).replace(day=1)
+        ends = (
+            # Midnight by the calendar, not 24 hours on: days of 23 and 25 hours exist.
+            datetime(date.year, date.month, date.day, tzinfo=tz).timestamp()
+            for date in (tomorrow, next_month)
+        )
+        return cls(today.isoformat(), *ends)
+
+
+def to_nano(usd: float) -> int:
+    """USD to nano-dollars, by the decimal that the float is written as."""
+    return int((Decimal(repr(float(usd))) * _NANO).to_integral_value())
+
+
+def to_usd(nano_usd: int) -> float:
+    """Nano-dollars to USD."""
+    return nano_usd / _NANO
+
+
+def window_calls(rate: float, window: int) -> int:
+    """Calls allowed among `window` queries: ⌊rate · window⌋, exact for a rate such as 0.29."""
+    return math.floor(Decimal(repr(float(rate))) * window)
+
+
+def cost_nano(usage: Usage, price: Price) -> int:
+    """What `usage` costs, rounded up; cached prompt tokens at their own price."""
+    cached = min(usage.cached_tokens, usage.prompt_tokens)
+    return _cost(usage.prompt_tokens - cached, cached, usage.completion_tokens, price)
+
+
+def worst_cost_nano(prompt_tokens: int, max_tokens: int, price: Price) -> int:
+    """The most that a call can cost: a full answer, and no luck with the cloud's cache."""
+    dearer = max(price.input, price.cached_input or 0)
+    return _cost(prompt_tokens, 0, max_tokens, price.model_copy(update={"input": dearer}))
+
+
+def _cost(fresh: int, cached: int, completion: int, price: Price) -> int:
+    cached_price = price.input if price.cached_input is None else price.cached_input
+    usd_million = (
+        fresh * Decimal(repr(price.input))
+        + cached * Decimal(repr(cached_price))
+        + completion * Decimal(repr(price.output))
+    )
+    return int((usd_million * (_NANO // 10**6)).to_integral_value(ROUND_CEILING))
+
+
+def allowances(limits: BudgetSettings, totals: Totals) -> dict[str, int]:
+    """What each limit that is set still allows, in calls, tokens or nano-dollars; may be < 0."""
+    left: dict[str, int] = {}
+    if limits.rate is not None:
+        left["rate"] = window_calls(limits.rate, limits.rate_window) - totals.window
+    if limits.calls_per_day is not None:
+        left["calls_per_day"] = limits.calls_per_day - totals.day.calls
+    if limits.tokens_per_day is not None:
+        left["tokens_per_day"] = limits.tokens_per_day - totals.day.tokens
+    if limits.usd_per_day is not None:
+        left["usd_per_day"] = to_nano(limits.usd_per_day) - totals.day.nano_usd
+    if limits.usd_per_month is not None:
+        left["usd_per_month"] = to_nano(limits.usd_per_month) - totals.month.nano_usd
+    return left
+
+
+def answer_cap(
+    left: Mapping[str, int], *, price: Price | None, prompt_tokens: int, max_tokens: int
+) -> tuple[int, str | None]:
+    """The longest answer (≤ `max_tokens`) that every limit allows, and the limit that refuses it.
+
+    The limit is None if the call fits. `price` must be known where a money limit is set.
+    """
+    least = min(max_tokens, MIN_ANSWER)
+    cap = max_tokens
+    for name, amount in left.items():
+        fits = cap
+        if name in ("rate", "calls_per_day"):
+            fits = cap if amount >= 1 else -1
+        elif name == "tokens_per_day":
+            fits = amount - prompt_tokens
+        elif price is not None:
+            fits = _affordable(amount, prompt_tokens, cap, price)
+        if fits < least:
+            return 0, name
+        cap = min(cap, fits)
+    return cap, None
+
+
+def _affordable(nano_usd: int, prompt_tokens: int, max_tokens: int, price: Price) -> int:
+    """The longest answer ≤ `max_tokens` that `nano_usd` pays for; −1 if not even the prompt."""
+    if worst_cost_nano(prompt_tokens, max_tokens, price) <= nano_usd:
+        return max_tokens
+    rest = nano_usd - worst_cost_nano(prompt_tokens, 0, price)
+    if rest < 0 or price.output == 0:
+        return -1
+    return int(rest / (Decimal(repr(price.output)) * (_NANO // 10**6)))
