@@ -1,0 +1,76 @@
+"""The FastAPI application: routes inside, the guard outside, our errors throughout."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from edge_agent import __version__
+from edge_agent.config import Settings
+from server import errors
+from server.guard import Guard
+from server.metrics import Metrics
+from server.routes import admin, chat, completions, embeddings, feedback, models
+from server.service import Service
+
+if TYPE_CHECKING:
+    from edge_agent.agent import Agent
+
+_DESCRIPTION = """A local model behind OpenAI's API: answers what it can, asks the cloud inside a \
+budget, and explains each decision."""
+
+
+def create_app(
+    settings: Settings,
+    open_agent: "Callable[[], Agent]",
+    *,
+    api_keys: Sequence[str] = (),
+    on_ready: Callable[["Agent"], None] = lambda _agent: None,
+    on_failure: Callable[[BaseException], None] = lambda _error: None,
+) -> FastAPI:
+    """The app; its lifespan loads the agent in the background and closes it at the end.
+
+    `open_agent` blocks while it loads the model; until it is back every route answers 503.
+    `on_ready` and `on_failure` are told, on the event loop, how that went. `app.state.service`
+    is the running `Service`.
+    """
+    service, metrics = Service(settings, open_agent), Metrics()
+
+    async def load() -> None:
+        try:
+            await service.start()
+        except Exception as error:
+            on_failure(error)
+            raise
+        metrics.watch(service.agent)
+        on_ready(service.agent)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(load())
+        yield
+        service.refuse()
+        # A model that is still loading cannot be interrupted, only closed once it is there.
+        await asyncio.wait({loading})
+        if not loading.cancelled():
+            loading.exception()
+        await service.close(settings.server.shutdown_s)
+
+    # The interactive pages load scripts from a CDN: a local daemon offers the schema only.
+    app = FastAPI(
+        title="edge-agent",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.state.metrics = metrics
+    errors.install(app)
+    for routes in (chat, completions, models, embeddings, feedback, admin):
+        app.include_router(routes.router)
+    app.add_middleware(Guard, settings=settings.server, api_keys=tuple(api_keys))
+    return app

@@ -1,0 +1,170 @@
+"""Every error leaves in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
+
+import difflib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from edge_agent.errors import (
+    BudgetExhausted,
+    EdgeAgentError,
+    InvalidRequest,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+)
+from server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    Extension,
+    FeedbackRequest,
+)
+
+_CLIENT_CLOSED_REQUEST = 499
+_FIELDS = sorted(
+    {
+        name
+        for model in (ChatRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, Extension)
+        for name in model.model_fields
+    }
+)
+
+
+class ClientGone(Exception):
+    """The client closed the connection: nobody is left to answer."""
+
+
+class MethodNotAllowed(EdgeAgentError):
+    """The route exists, with another method."""
+
+    status = 405
+    type = "invalid_request_error"
+
+
+class BodyTooLarge(EdgeAgentError):
+    """The request body exceeds server.max_body_mb."""
+
+    status = 413
+    type = "invalid_request_error"
+
+
+def error_object(error: EdgeAgentError) -> dict[str, Any]:
+    """The JSON body of `error`."""
+    code: str | int | None = error.code
+    if code is None and isinstance(error, Unavailable):
+        code = error.status  # as llama-server does while it loads
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": code,
+        }
+    }
+
+
+def error_response(error: EdgeAgentError) -> JSONResponse:
+    """`error` as a whole response, with the headers its status calls for."""
+    headers: dict[str, str] = {}
+    retry_after_s = getattr(error, "retry_after_s", 1 if isinstance(error, Unavailable) else None)
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    if isinstance(error, BudgetExhausted):
+        headers["x-should-retry"] = "false"  # else OpenAI's SDK tries again within seconds
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(error_object(error), error.status, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` one of ours."""
+    app.add_exception_handler(EdgeAgentError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _ours(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, EdgeAgentError)
+    return error_response(error)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return error_response(explain(error.errors(), error.body))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    ours: EdgeAgentError
+    if error.status_code == 404:
+        ours = NotFound(f"no such route: {where}")
+    elif error.status_code == 405:
+        ours = MethodNotAllowed(f"method not allowed: {where}")
+    elif error.status_code == 413:
+        ours = BodyTooLarge(error.detail, code="body_too_large")
+    else:
+        ours = InvalidRequest(str(error.detail))
+    response = error_response(ours)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=_CLIENT_CLOSED_REQUEST)
+
+
+async def _unexpected(_request: Request, _error: Exception) -> Response:
+    # Starlette raises it again after this, so uvicorn logs the traceback.
+    return error_response(EdgeAgentError("internal error; the daemon's log has the details"))
+
+
+def explain(errors: Sequence[Any], body: Any) -> InvalidRequest:
+    """The most specific of pydantic's `errors`, naming the field as it stands in `body`."""
+    if not isinstance(body, dict) and errors[0]["type"] != "json_invalid":
+        return InvalidRequest(
+            "the body must be a JSON object, sent as Content-Type: application/json"
+        )
+    error = max(errors, key=lambda item: len(_path(item, body)))
+    path = _path(error, body)
+    param = _dotted(path)
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "json_invalid":
+        return InvalidRequest(f"the body is not valid JSON: {context.get('error', '')}")
+    if kind == "extra_forbidden":
+        nearest = difflib.get_close_matches(str(path[-1]), _FIELDS, n=1, cutoff=0.8)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        return InvalidRequest(f"{param} is not supported{hint}", param=param)
+    if kind == "missing":
+        return InvalidRequest(f"{param} is required", param=param)
+    message = error["msg"].removeprefix("Value error, ")
+    return InvalidRequest(f"{param}: {message[0].lower()}{message[1:]}", param=param)
+
+
+def _path(error: Any, body: Any) -> list[str | int]:
+    """`loc` without the names of union members that pydantic puts between the fields."""
+    path: list[str | int] = []
+    location = error["loc"][1:]
+    for step in location:
+        inside = (isinstance(body, dict) and step in body) or (
+            isinstance(body, list) and isinstance(step, int) and step < len(body)
+        )
+        if inside:
+            path.append(step)
+            body = body[step]
+    if error["type"] == "missing":
+        path.append(location[-1])
+    return path
+
+
+def _dotted(path: Sequence[str | int]) -> str:
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return text.removeprefix(".")

@@ -1,0 +1,17 @@
+"""POST /v1/chat/completions."""
+
+from fastapi import APIRouter, Request, Response
+
+from server import queries
+from server.routes.common import AgentDep, answer, client_of, raw_body
+from server.schemas import ChatRequest
+
+router = APIRouter(tags=["OpenAI"])
+
+
+@router.post("/v1/chat/completions", summary="Chat, streamed or whole")
+async def chat_completions(body: ChatRequest, request: Request, agent: AgentDep) -> Response:
+    """As OpenAI's; `edge_agent` in the request steers it and in the response explains it."""
+    query = queries.from_chat(body, await raw_body(request), agent, client_of(request))
+    options = body.stream_options
+    return await answer(request, query, include_usage=bool(options and options.include_usage))

@@ -1,0 +1,70 @@
+"""What the endpoints share: the running service, who asks, and answering one query."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Response
+from fastapi.responses import JSONResponse
+
+from edge_agent.agent import Agent
+from edge_agent.answer import Answer
+from edge_agent.records import Query
+from server.metrics import Metrics, Timing
+from server.render import Whole, headers
+from server.service import Service
+from server.sse import EventStream
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _agent(request: Request) -> Agent:
+    return _service(request).agent
+
+
+def _metrics(request: Request) -> Metrics:
+    metrics: Metrics = request.app.state.metrics
+    return metrics
+
+
+ServiceDep = Annotated[Service, Depends(_service)]
+AgentDep = Annotated[Agent, Depends(_agent)]
+MetricsDep = Annotated[Metrics, Depends(_metrics)]
+
+
+def client_of(request: Request) -> str:
+    """Who asks: a digest of the API key, "" without keys."""
+    client: str = request.state.client
+    return client
+
+
+async def raw_body(request: Request) -> dict[str, Any]:
+    """The body as sent; FastAPI has parsed and validated it already."""
+    body: dict[str, Any] = await request.json()
+    return body
+
+
+async def answer(request: Request, query: Query, *, include_usage: bool = False) -> Response:
+    """Answer `query`, streamed or whole. A client that goes away stops it at any point."""
+    service, metrics = _service(request), _metrics(request)
+    timing = Timing(metrics)
+    if not query.stream:
+        return await service.run(_whole(service.agent, query, metrics, timing), request.receive)
+    begun = await service.run(service.agent.begin(query), request.receive)
+    metrics.decided(begun)
+    return EventStream(begun, service, timing, include_usage=include_usage)
+
+
+async def _whole(agent: Agent, query: Query, metrics: Metrics, timing: Timing) -> Response:
+    answer: Answer = await agent.begin(query)
+    try:
+        metrics.decided(answer)
+        whole = Whole(answer)
+        async for delta in answer:
+            timing.delta(delta)
+            whole.add(delta)
+    finally:
+        await answer.aclose()
+        timing.end()
+    return JSONResponse(whole.body(), headers=headers(answer))

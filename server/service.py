@@ -1,0 +1,109 @@
+"""The agent's life as the HTTP side sees it: loading, ready, stopping, closed.
+
+The socket is bound before the model loads and open until the last answer has ended, so every
+request gets an answer: 503 before and after, the agent's in between.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from starlette.types import Receive
+
+from edge_agent.config import Settings
+from edge_agent.errors import Unavailable
+from server.errors import ClientGone
+
+if TYPE_CHECKING:
+    from edge_agent.agent import Agent
+
+T = TypeVar("T")
+State = Literal["loading", "ready", "stopping"]
+_FLUSH_S = 1.0
+"""What the agent gets to end aborted work once the running answers' time is over."""
+
+_log = logging.getLogger(__name__)
+
+
+class Service:
+    """Holds the agent and every answer in the making."""
+
+    def __init__(self, settings: Settings, open_agent: "Callable[[], Agent]") -> None:
+        """`open_agent` loads the model; it runs in a thread of its own."""
+        self.settings = settings
+        self.state: State = "loading"
+        self.started_at = time.time()
+        self._open_agent = open_agent
+        self._agent: Agent | None = None
+        self._work: set[asyncio.Task[Any]] = set()
+
+    @property
+    def agent(self) -> "Agent":
+        """The agent, once it is ready. Raises Unavailable before and after."""
+        if self.state == "stopping":
+            raise Unavailable("Shutting down")
+        if self._agent is None:
+            raise Unavailable("Loading model")
+        return self._agent
+
+    async def start(self) -> None:
+        """Load the model and begin to serve. Raises what loading raises."""
+        agent = await asyncio.to_thread(self._open_agent)
+        await agent.start()
+        self._agent = agent
+        if self.state == "loading":
+            self.state = "ready"
+
+    def refuse(self) -> None:
+        """Admit nothing more: from now on every new request gets 503."""
+        self.state = "stopping"
+
+    async def close(self, grace_s: float) -> None:
+        """Let running answers end within `grace_s` seconds, abort the rest, close the agent."""
+        self.refuse()
+        if self._work:
+            await asyncio.wait(self._work, timeout=grace_s)
+        aborted = list(self._work)
+        if aborted:
+            _log.warning("%d running answers aborted after %g s", len(aborted), grace_s)
+        for task in aborted:
+            task.cancel()
+        await asyncio.gather(*aborted, return_exceptions=True)
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            await agent.close(_FLUSH_S)
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run `work` as a task that `close` waits for, and in the end cancels."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+        return task
+
+    async def run(self, work: Coroutine[Any, Any, T], receive: Receive) -> T:
+        """The result of `work`, which is cancelled as soon as the client is gone.
+
+        Raises ClientGone then, and Unavailable if the daemon stopped first.
+        """
+        task = self.spawn(work)
+        watch = asyncio.create_task(until_gone(receive))
+        try:
+            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done() and not task.cancelled():
+                return task.result()
+            if task.cancelled():
+                raise Unavailable("Shutting down")
+            raise ClientGone
+        finally:
+            watch.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
+
+async def until_gone(receive: Receive) -> None:
+    """Return when the client has closed the connection (the body must have been read)."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
