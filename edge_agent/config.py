@@ -112,7 +112,7 @@ class BudgetSettings(_Section):
         0.3, ge=0, le=1, description="τ: of any `rate_window` queries, at most this share offloaded"
     )
     rate_window: int = Field(100, ge=1, description="Consecutive queries over which rate holds")
-    calls_per_day: int | None = Field(None, ge=0, description="Cloud calls in a day (UTC)")
+    calls_per_day: int | None = Field(None, ge=0, description="Cloud calls in a day, local time")
     tokens_per_day: int | None = Field(
         None, ge=0, description="Cloud tokens in a day, prompt and answer"
     )

@@ -1,5 +1,6 @@
 """`edge-agent chat`: a conversation in the terminal. Without one it reads lines from stdin."""
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable
@@ -119,10 +120,18 @@ class Session:
             run(argument.strip())
 
     def _why(self, _: str) -> None:
+        from edge_agent.errors import EdgeAgentError
         from edge_agent.explain import mark, why
 
         info = self._conversation.info
-        typer.echo(f"{mark(info)}: {why(info)}" if info else "nothing has been answered yet")
+        if not info:
+            typer.echo("nothing has been answered yet")
+            return
+        # The log knows more than the response said, but a query may not be logged.
+        with contextlib.suppress(EdgeAgentError):
+            logged = self._conversation.client.get(f"/v1/decisions/{info.get('id')}")
+            info = info | (logged.get("decision") or {})
+        typer.echo(f"{mark(info)}: {why(info)}")
 
     def _rate(self, rating: str, correction: str | None) -> None:
         response = self._conversation.info.get("id")

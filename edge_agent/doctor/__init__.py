@@ -1,0 +1,1 @@
+"""What could be wrong with an installation, checked piece by piece; nothing is changed."""

@@ -1,0 +1,95 @@
+"""Checks of what lies on disk: data directory, database, model, adapters."""
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+
+from edge_agent.doctor.check import Check, Subject, failure, ok, warning
+
+
+def data_dir(subject: Subject) -> Check:
+    """Ours to write, and nobody else's to read."""
+    place = subject.settings.data_dir
+    if not place.exists():
+        return ok("data directory", f"{place} will be created")
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        return failure(
+            "data directory",
+            f"{place} cannot be written",
+            "give it to your user, or set data_dir to another place",
+        )
+    open_to_others = [path for path in _private_paths(subject) if path.stat().st_mode & 0o077]
+    if open_to_others:
+        return warning(
+            "data directory",
+            f"others can read {', '.join(map(str, open_to_others))}",
+            f"chmod -R go= {place}",
+        )
+    return ok("data directory", f"{place}, readable by you only")
+
+
+def _private_paths(subject: Subject) -> list[Path]:
+    database = subject.settings.database
+    files = [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
+    return [path for path in (subject.settings.data_dir, *files) if path.exists()]
+
+
+def database(subject: Subject) -> Check:
+    """SQLite's own quick check of the file."""
+    path = subject.settings.database
+    if not path.exists():
+        return ok("database", "not there yet: the daemon creates it")
+    restore = "stop the daemon and restore a backup (edge-agent logs backup makes them)"
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
+        ) as connection:
+            findings = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+            if findings != ["ok"]:
+                return failure("database", f"{path} is damaged: {findings[0]}", restore)
+            queries = connection.execute("SELECT count(*) FROM query").fetchone()[0]
+    except sqlite3.Error as error:
+        return failure("database", f"{path}: {error}", restore)
+    return ok("database", f"{path}: whole, {queries} queries, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def model(subject: Subject) -> Check:
+    """The model's file is whole, known to llama.cpp, and can carry the offload decision."""
+    from models.catalog import resolve
+    from models.errors import EdgeAgentError, OffloadTokenError
+    from models.gguf_file import inspect
+    from models.offload_token import verify
+
+    settings = subject.settings
+    try:
+        found = resolve(settings.model, settings.data_dir)
+        info = inspect(found.path)
+        verify(found.path, found.entry.offload_token)
+    except OffloadTokenError as error:
+        return failure("model", str(error), "choose one of the tokens named in the model's entry")
+    except EdgeAgentError as error:
+        return failure("model", str(error), "edge-agent models list shows what can be served")
+    return ok(
+        "model",
+        f"{found.entry.name}: {info.architecture} {info.quantization}, {info.size / 1e6:.0f} MB, "
+        f"offload token {found.entry.offload_token}",
+    )
+
+
+def adapter(subject: Subject) -> Check:
+    """The active adapter's files are as they were when it was promoted."""
+    from models.adapters import AdapterRegistry
+    from models.errors import EdgeAgentError
+
+    folder = subject.settings.data_dir / "adapters"
+    if not folder.exists():
+        return ok("adapter", "none yet: the base model serves")
+    try:
+        active = AdapterRegistry(folder).active()
+        if active is None:
+            return ok("adapter", "none active: the base model serves")
+        AdapterRegistry(folder).verify(active.version)
+    except EdgeAgentError as error:
+        return failure("adapter", str(error), "edge-agent adapters rollback")
+    return ok("adapter", f"{active.version}: whole")

@@ -1,0 +1,215 @@
+"""`edge-agent status`: from the running daemon, else from what lies in the data directory."""
+
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from edge_agent import __version__
+from edge_agent.client import DaemonClient, connect, find_daemon
+from edge_agent.config import Settings
+from edge_agent.errors import EdgeAgentError
+from edge_agent.status import COLD_START_NOTE
+
+_BAR = 20
+_SAMPLE_S = 0.5
+_NAMES = {
+    "rate": "share",
+    "calls_per_day": "calls today",
+    "tokens_per_day": "tokens today",
+    "usd_per_day": "USD today",
+    "usd_per_month": "USD this month",
+}
+
+
+def gather(settings: Settings, url: str | None = None) -> dict[str, Any]:
+    """The status as JSON-ready data; `running` says whether a daemon gave it.
+
+    Raises Unavailable only for an explicit `url` that nothing answers at.
+    """
+    running = find_daemon(settings.data_dir)
+    if url is None and running is None:
+        return {"running": False} | _from_disk(settings)
+    client = connect(settings, url)
+    try:
+        return {
+            "running": True,
+            "url": client.url,
+            "pid": running.pid if running and url is None else None,
+            "tokens_per_s": None,
+        } | _from_daemon(client)
+    except EdgeAgentError as error:
+        if url is not None:
+            raise
+        return {"running": False, "problem": str(error)} | _from_disk(settings)
+
+
+def _from_daemon(client: DaemonClient) -> dict[str, Any]:
+    """One snapshot, or two half a second apart where answers are running: that gives a speed."""
+    first = client.get("/v1/status")
+    if not first.get("engine", {}).get("running"):
+        return first
+    began = time.monotonic()
+    time.sleep(_SAMPLE_S)
+    second = client.get("/v1/status")
+    generated = [found["engine"].get("generation_tokens_total", 0) for found in (first, second)]
+    return second | {"tokens_per_s": (generated[1] - generated[0]) / (time.monotonic() - began)}
+
+
+def _from_disk(settings: Settings) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "version": __version__,
+        "model": {"name": settings.model},
+        "adapter": _active_adapter(settings),
+        "cloud": {"url": settings.cloud.url, "model": settings.cloud.model}
+        if settings.cloud.url
+        else None,
+    }
+    trained = found["adapter"]["trained"]
+    found["decision"] = {
+        "policy": "threshold" if trained else "cold_start",
+        "note": None if trained else COLD_START_NOTE,
+        "rate_target": settings.budget.rate,
+    }
+    if settings.database.exists():
+        found |= _from_database(settings)
+    return found
+
+
+def _active_adapter(settings: Settings) -> dict[str, Any]:
+    from models.adapters import AdapterRegistry
+
+    folder = settings.data_dir / "adapters"
+    active = AdapterRegistry(folder).active() if folder.exists() else None
+    return {"version": active.version if active else "base", "trained": active is not None}
+
+
+def _from_database(settings: Settings) -> dict[str, Any]:
+    import dataclasses
+    from contextlib import closing
+
+    from edge_agent.budget import Ledger
+    from edge_agent.log_reader import LogReader
+
+    with closing(Ledger(settings.database, seed=settings.budget)) as ledger:
+        budget = {name: dataclasses.asdict(limit) for name, limit in ledger.state().items()}
+    with closing(LogReader(settings.database, enabled=settings.log.enabled)) as log:
+        today, enabled = log.counts_today(), log.enabled
+    return {
+        "budget": budget,
+        "log": {"enabled": enabled, "path": str(settings.database), "today": today},
+    }
+
+
+def lines(status: Mapping[str, Any]) -> Iterator[str]:
+    """The status for reading. Parts that are missing are left out."""
+    yield _row("daemon", _daemon(status))
+    model = status.get("model") or {}
+    limit = model.get("context_limit")
+    yield _row("model", str(model.get("name", "?")) + (f", context {limit}" if limit else ""))
+    adapter = status.get("adapter") or {}
+    decision = status.get("decision") or {}
+    state = "trained" if adapter.get("trained") else "untrained"
+    yield _row("adapter", f"{adapter.get('version', 'base')} ({state})")
+    yield _row("decision", _decision(decision))
+    if decision.get("note"):
+        yield from (_row("", text) for text in _wrapped(decision["note"]))
+    yield _row("cloud", _cloud(status.get("cloud")))
+    for name, state in (status.get("budget") or {}).items():
+        yield _row("budget", _limit(name, state))
+    log = status.get("log") or {}
+    if log.get("today"):
+        yield _row("today", _today(log["today"], decision.get("rate_target")))
+    if status.get("engine"):
+        yield _row("engine", _engine(status["engine"], status.get("tokens_per_s")))
+    if log.get("path"):
+        yield _row("log", f"{'on' if log.get('enabled') else 'off'}, {log['path']}")
+
+
+def _row(title: str, text: str) -> str:
+    return f"{title:<9} {text}"
+
+
+def _daemon(status: Mapping[str, Any]) -> str:
+    if not status.get("running"):
+        problem = status.get("problem")
+        return (
+            f"not answering: {problem}" if problem else "not running (edge-agent serve starts it)"
+        )
+    parts = [f"running at {status.get('url')}"]
+    if status.get("pid"):
+        parts.append(f"process {status['pid']}")
+    if status.get("uptime_s") is not None:
+        parts.append(f"up {_duration(status['uptime_s'])}")
+    return ", ".join([*parts, f"version {status.get('version', '?')}"])
+
+
+def _decision(decision: Mapping[str, Any]) -> str:
+    rate = decision.get("rate_target")
+    target = "no rate limit" if rate is None else f"rate τ = {rate:g}"
+    if decision.get("policy") != "threshold":
+        return f"cold start, {target}"
+    threshold = decision.get("threshold")
+    shown = "" if threshold is None else f" p_offload > {threshold:.3g},"
+    return f"threshold:{shown} {target}"
+
+
+def _cloud(cloud: Mapping[str, Any] | None) -> str:
+    if not cloud:
+        return "none configured: every query is answered locally"
+    state = {
+        "open": ", left alone after repeated failures",
+        "half_open": ", being tried again after failures",
+    }.get(str(cloud.get("state")), "")
+    return f"{cloud.get('model')} at {cloud.get('url')}{state}"
+
+
+def _limit(name: str, state: Mapping[str, Any]) -> str:
+    title = f"{_NAMES.get(name, name):<15}"
+    limit, used = state.get("limit"), state.get("used") or 0
+    reserved = state.get("reserved") or 0
+    if limit is None:
+        return f"{title}{used:g}, no limit"
+    share = min(1.0, (used + reserved) / limit) if limit else 1.0
+    filled = round(share * _BAR)
+    text = f"{title}{'█' * filled}{'░' * (_BAR - filled)} {used:g} of {limit:g}"
+    if reserved:
+        text += f", {reserved:g} reserved"
+    if state.get("resets_at"):
+        at = datetime.fromtimestamp(state["resets_at"]).astimezone()
+        text += f", resets {at:%Y-%m-%d %H:%M}"
+    return text
+
+
+def _today(today: Mapping[str, Any], rate: float | None) -> str:
+    total = today.get("queries", 0)
+    parts = [f"{today.get(source, 0)} {source}" for source in ("local", "cloud", "fallback")]
+    text = f"{total} queries: {', '.join(parts)}"
+    if total:
+        share = (today.get("cloud", 0) + today.get("fallback", 0)) / total
+        text += f" ({share:.0%} offloaded" + ("" if rate is None else f", τ = {rate:g}") + ")"
+    return text
+
+
+def _engine(engine: Mapping[str, Any], tokens_per_s: float | None) -> str:
+    text = (
+        f"{engine.get('running', 0)} of {engine.get('slots', '?')} slots busy, "
+        f"{engine.get('waiting', 0)} waiting"
+    )
+    if engine.get("kv_cells"):
+        text += f", KV {engine.get('kv_used', 0)} of {engine['kv_cells']} cells"
+    return text + ("" if tokens_per_s is None else f", {tokens_per_s:.0f} tokens/s")
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    hours, days = minutes // 60, minutes // 1440
+    if days:
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
+def _wrapped(text: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, 78)
