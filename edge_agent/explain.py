@@ -3,18 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from edge_agent.records import Reason, Source
+from edge_agent.records import Reason, Route, Source
 
-_WHY = {
-    Reason.REQUESTED: "the request asked for this route",
-    Reason.PRIVATE: "the query is private and stays on this machine",
-    Reason.COLD_START: "nothing is trained yet, so the route is drawn at random at the rate τ",
-    Reason.THRESHOLD: "the model's own p_offload against the threshold",
-    Reason.EXPLORE: "the exploration share flipped the decision",
-    Reason.BUDGET: "the cloud was wanted, but a limit of the budget is reached",
-    Reason.CLOUD_DOWN: "the cloud was wanted, but it failed repeatedly and is left alone for now",
+_PLAIN: Mapping[str, str] = {
+    Reason.REQUESTED: "forced by the client",
+    Reason.PRIVATE: "the query is private",
+    Reason.CLOUD_DOWN: "cloud wanted, but it failed repeatedly and is left alone for now",
     Reason.NO_CLOUD: "no cloud is configured",
-    Reason.NO_PRICE: "the cloud was wanted, but a money limit is set and its price is unknown",
+    Reason.NO_PRICE: "cloud wanted, but money is limited and its price is not known",
 }
 
 
@@ -31,18 +27,65 @@ def mark(info: Mapping[str, Any]) -> str:
 
 
 def why(info: Mapping[str, Any]) -> str:
-    """The cause of the decision and the figures behind it, in one line."""
-    reason = str(info.get("reason", ""))
-    text = _WHY[Reason(reason)] if reason in set(Reason) else reason or "no reason is recorded"
-    figures = [
-        f"{label} {info[key]:.3g}"
-        for key, label in (
-            ("p_offload", "p_offload"),
-            ("threshold", "threshold"),
-            ("propensity", "propensity"),
-        )
-        if isinstance(info.get(key), int | float)
-    ]
-    if info.get("adapter"):
-        figures.append(f"adapter {info['adapter']}")
-    return f"{text} ({', '.join(figures)})" if figures else text
+    """What was decided and why, in one line: "kept local: p_offload 0.04 below threshold 0.31".
+
+    Reads the columns of `decision` and, where they are there, of `response`; keys that are
+    missing or None are left out of the sentence.
+    """
+    route = "asked the cloud" if info.get("route") == Route.CLOUD else "kept local"
+    sentence = f"{route}: {_cause(info)}"
+    error = info.get("error")
+    if info.get("source") == Source.FALLBACK:
+        sentence += f"; the cloud failed ({error}), so the local model answered"
+    elif error:
+        sentence += f"; failed: {error}"
+    if info.get("disconnected"):
+        sentence += "; the client left before the end"
+    if info.get("audit") is True:
+        sentence += "; also sent to the cloud as an audit"
+    return sentence
+
+
+def _cause(info: Mapping[str, Any]) -> str:
+    reason = info.get("reason")
+    if reason == Reason.COLD_START:
+        return f"nothing is trained yet, {_drawn(info)}"
+    if reason == Reason.THRESHOLD:
+        return _comparison(info)
+    if reason == Reason.EXPLORE:
+        return f"flipped to explore, {_drawn(info)}; {_comparison(info)}"
+    if reason == Reason.BUDGET:
+        full = _full_limits(info.get("budget"))
+        return "cloud wanted, budget refused" + (f": {full}" if full else "")
+    return _PLAIN.get(str(reason), str(reason or "no reason is recorded"))
+
+
+def _drawn(info: Mapping[str, Any]) -> str:
+    propensity = info.get("propensity")
+    return "by a random draw" + (f" (probability {propensity:.2g})" if propensity else "")
+
+
+def _comparison(info: Mapping[str, Any]) -> str:
+    p, threshold = info.get("p_offload"), info.get("threshold")
+    if p is None or threshold is None:
+        return "by p_offload and the threshold"
+    relation = "below" if p < threshold else "not below"
+    if f"{p:.2f}" == f"{threshold:.2f}":
+        return f"p_offload {p:.6g} {relation} threshold {threshold:.6g}"
+    return f"p_offload {p:.2f} {relation} threshold {threshold:.2f}"
+
+
+def _full_limits(budget: Mapping[str, Mapping[str, Any]] | None) -> str:
+    """The limits that had no room left, or the fullest where the call was merely too large."""
+    states = {
+        name: (state["used"] + state.get("reserved", 0), state["limit"])
+        for name, state in (budget or {}).items()
+        if state.get("limit") is not None
+    }
+    if not states:
+        return ""
+    full = [name for name, (used, limit) in states.items() if used >= limit]
+    fullest = max(states, key=lambda name: states[name][0] / (states[name][1] or 1))
+    return ", ".join(
+        f"{name} {states[name][0]:g} of {states[name][1]:g}" for name in full or [fullest]
+    )
