@@ -26,7 +26,7 @@ _WORDS = frozenset(
     properties required items enum const anyOf oneOf allOf $ref $defs definitions
     additionalProperties default title format minimum maximum nullable
     string number integer boolean object array null
-    """.split()
+    """.split()  # noqa: SIM905
 )
 
 

@@ -21,17 +21,18 @@ class Vocabulary:
 
     def __init__(self, model: LlamaModel) -> None:
         self._model = model  # keeps the pointer below alive
-        self._vocab = model.vocab
+        self.handle = model.vocab
+        """The raw `llama_vocab` pointer."""
         self._pieces: dict[int, bytes] = {}
         self.metadata: Mapping[str, str] = model.metadata
         """The GGUF's own, e.g. "tokenizer.chat_template"."""
         self.size: int = model.n_vocab
         """Number of token ids; ids run from 0 to size - 1."""
-        self.bos: int | None = _id(llama_cpp.llama_vocab_bos(self._vocab))
-        self.eos: int | None = _id(llama_cpp.llama_vocab_eos(self._vocab))
-        self.adds_bos: bool = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
+        self.bos: int | None = _id(llama_cpp.llama_vocab_bos(self.handle))
+        self.eos: int | None = _id(llama_cpp.llama_vocab_eos(self.handle))
+        self.adds_bos: bool = bool(llama_cpp.llama_vocab_get_add_bos(self.handle))
         """True if the model was trained with BOS before every text."""
-        attributes = [llama_cpp.llama_vocab_get_attr(self._vocab, i) for i in range(self.size)]
+        attributes = [llama_cpp.llama_vocab_get_attr(self.handle, i) for i in range(self.size)]
         self._control_ids = frozenset(i for i, a in enumerate(attributes) if a & _CONTROL)
         self.special_tokens: Mapping[str, int] = MappingProxyType(
             {self.text(i): i for i in sorted(self._control_ids)}
@@ -71,7 +72,7 @@ class Vocabulary:
         while True:
             ids = (llama_cpp.llama_token * capacity)()
             count = llama_cpp.llama_tokenize(
-                self._vocab, data, len(data), ids, capacity, False, special
+                self.handle, data, len(data), ids, capacity, False, special
             )
             if count >= 0:
                 return ids[:count]
@@ -94,7 +95,7 @@ class Vocabulary:
         size = 64
         while True:
             buffer = ctypes.create_string_buffer(size)
-            length = llama_cpp.llama_token_to_piece(self._vocab, token_id, buffer, size, 0, True)
+            length = llama_cpp.llama_token_to_piece(self.handle, token_id, buffer, size, 0, True)
             if length >= 0:
                 return buffer.raw[:length]
             size = -length
@@ -109,7 +110,7 @@ class Vocabulary:
 
     def is_eog(self, token_id: int) -> bool:
         """True for tokens that end a generation (EOS, end of turn …)."""
-        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, self._checked(token_id)))
+        return bool(llama_cpp.llama_vocab_is_eog(self.handle, self._checked(token_id)))
 
     def is_control(self, token_id: int) -> bool:
         """True for tokens that are no text: they steer the model, and users may not type them."""
