@@ -10,7 +10,6 @@ What no limit can prevent is a cloud that counts more tokens than the reservatio
 is booked as it is, and the next call pays for it.
 """
 
-import functools
 import os
 import threading
 import time
@@ -19,35 +18,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import psutil
 from pydantic import ValidationError
 
-from edge_agent.arrival import count_arrival
 from edge_agent.config import BudgetSettings, Price
 from edge_agent.database import boundary, immediate, open_database, snapshot
 from edge_agent.errors import BudgetExhausted, ConfigError
+from edge_agent.ledger_sums import last_place, latest_time, sum_booked, take_place
 from edge_agent.limits import (
-    LIMITS,
     MONEY,
-    Booked,
     Calendar,
     LimitState,
     Totals,
     allowances,
     answer_cap,
     cost_nano,
+    states,
     to_usd,
-    window_calls,
     worst_cost_nano,
 )
+from edge_agent.process_identity import is_dead, started
 from edge_agent.records import Usage
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
-
-_CLOCK_TOLERANCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +134,8 @@ class Ledger:
                 _refuse_unknown_price(limits, model)
             now = self._now(db)
             calendar = Calendar.at(now, self._tz)
-            seq = _place(db, query_id, now)
-            totals = _totals(db, calendar, since=seq - limits.rate_window)
+            seq = take_place(db, query_id, now)
+            totals = sum_booked(db, calendar, since=seq - limits.rate_window)
             cap, refused_by = answer_cap(
                 allowances(limits, totals),
                 price=price,
@@ -156,7 +151,7 @@ class Ledger:
                 "VALUES (?, ?, ?, ?, ?, 'reserved', 1, ?, ?, ?, ?, ?)",
                 [
                     *(query_id, seq, now, calendar.day, model),
-                    *(prompt_tokens + cap, worst, cap, os.getpid(), _started(os.getpid())),
+                    *(prompt_tokens + cap, worst, cap, os.getpid(), started(os.getpid())),
                 ],
             )
             assert cursor.lastrowid is not None
@@ -214,7 +209,9 @@ class Ledger:
             open_calls = db.conn.execute(
                 "SELECT id, pid, process_started FROM ledger WHERE state = 'reserved'"
             ).fetchall()
-            dead = [(self._clock(), id_) for id_, pid, started in open_calls if _dead(pid, started)]
+            dead = [
+                (self._clock(), id_) for id_, pid, started in open_calls if is_dead(pid, started)
+            ]
             db.conn.executemany(
                 "UPDATE ledger SET state = 'charged', settled_at = ? WHERE id = ?", dead
             )
@@ -225,11 +222,27 @@ class Ledger:
         with self._reading() as db:
             limits = self._limits(db)
             calendar = Calendar.at(self._now(db), self._tz)
-            latest = db.conn.execute("SELECT coalesce(max(seq), 0) FROM arrival").fetchone()[0]
-            since = latest + 1 - limits.rate_window
-            totals = _totals(db, calendar, since=since)
-            open_ = _totals(db, calendar, since=since, only_open=True)
-        return _states(limits, totals, open_, calendar)
+            since = last_place(db) + 1 - limits.rate_window
+            totals = sum_booked(db, calendar, since=since)
+            open_ = sum_booked(db, calendar, since=since, only_open=True)
+        return states(limits, totals, open_, calendar)
+
+    def clock_lag_s(self) -> float:
+        """Seconds by which the clock is behind the latest call; 0 unless it was set back."""
+        with self._reading() as db:
+            return max(0.0, latest_time(db) - self._clock())
+
+    def accept_clock(self) -> None:
+        """Believe the clock again after it was wrong: days are counted from it as it is now.
+
+        Without this, a call made while the clock stood in the future keeps its day current until
+        then. Only the user can know which of the two was wrong.
+        """
+        with self._writing() as db:
+            db.conn.execute(
+                "INSERT INTO setting SELECT 'clock_accepted_at', coalesce(max(id), 0) FROM ledger "
+                "WHERE true ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+            )
 
     def close(self) -> None:
         """Close the connection."""
@@ -256,13 +269,12 @@ class Ledger:
 
     def _now(self, db: "Database") -> float:
         """The clock, but never before the latest call: set back, it must not open a day twice."""
-        latest = db.conn.execute("SELECT max(at) FROM ledger").fetchone()[0]
-        return max(self._clock(), latest or 0.0)
+        return max(self._clock(), latest_time(db))
 
     def _exhausted(
         self, name: str, limits: BudgetSettings, totals: Totals, calendar: Calendar
     ) -> BudgetExhausted:
-        state = _states(limits, totals, totals, calendar)[name]
+        state = states(limits, totals, totals, calendar)[name]
         if name == "rate":
             message = (
                 f"the cloud has had {totals.window} of the last {limits.rate_window} queries; "
@@ -287,78 +299,3 @@ def _refuse_unknown_price(limits: BudgetSettings, model: str) -> None:
             "(USD per million tokens), or lift the limit",
             limit="price",
         )
-
-
-def _place(db: "Database", query_id: str, now: float) -> int:
-    """Where the call stands among the queries: its query's own place if that is new, else last."""
-    count_arrival(db, query_id, now)
-    return int(db.conn.execute("SELECT max(seq) FROM arrival").fetchone()[0])
-
-
-def _totals(db: "Database", calendar: Calendar, *, since: int, only_open: bool = False) -> Totals:
-    """Sums over the window (places after `since`), the day and the month."""
-    if only_open:
-        window = "SELECT count(*) FROM ledger WHERE state = 'reserved' AND seq > ?"
-        days = (
-            "SELECT sum(calls), sum(tokens), sum(nano_usd) FROM ledger "
-            "WHERE state = 'reserved' AND day BETWEEN ? AND ?"
-        )
-    else:
-        window = "SELECT sum(calls) FROM ledger WHERE seq > ?"
-        days = (
-            "SELECT sum(calls), sum(tokens), sum(nano_usd) FROM budget_day "
-            "WHERE day BETWEEN ? AND ?"
-        )
-
-    def booked(first: str, last: str) -> Booked:
-        sums = db.conn.execute(days, [first, last]).fetchone()
-        return Booked(*(value or 0 for value in sums))
-
-    return Totals(
-        window=db.conn.execute(window, [since]).fetchone()[0] or 0,
-        day=booked(calendar.day, calendar.day),
-        month=booked(f"{calendar.month}-01", f"{calendar.month}-31"),
-    )
-
-
-def _states(
-    limits: BudgetSettings, totals: Totals, open_: Totals, calendar: Calendar
-) -> dict[str, LimitState]:
-    used_day, used_month = totals.day - open_.day, totals.month - open_.month
-    rate = None if limits.rate is None else window_calls(limits.rate, limits.rate_window)
-    rows: dict[str, tuple[Any, float, float, float | None]] = {
-        "rate": (rate, totals.window - open_.window, open_.window, None),
-        "calls_per_day": (
-            *(limits.calls_per_day, used_day.calls, open_.day.calls),
-            calendar.day_ends,
-        ),
-        "tokens_per_day": (
-            *(limits.tokens_per_day, used_day.tokens, open_.day.tokens),
-            calendar.day_ends,
-        ),
-        "usd_per_day": (
-            *(limits.usd_per_day, to_usd(used_day.nano_usd), to_usd(open_.day.nano_usd)),
-            calendar.day_ends,
-        ),
-        "usd_per_month": (
-            *(limits.usd_per_month, to_usd(used_month.nano_usd), to_usd(open_.month.nano_usd)),
-            calendar.month_ends,
-        ),
-    }
-    return {name: LimitState(*rows[name]) for name in LIMITS}
-
-
-@functools.cache
-def _started(pid: int) -> float:
-    return psutil.Process(pid).create_time()
-
-
-def _dead(pid: int, started: float) -> bool:
-    if pid == os.getpid() and started == _started(pid):
-        return False
-    try:
-        return abs(psutil.Process(pid).create_time() - started) > _CLOCK_TOLERANCE_S
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.AccessDenied:
-        return False

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from decimal import ROUND_CEILING, Decimal
-from typing import Final
+from typing import Any, Final
 
 from edge_agent.config import BudgetSettings, Price
 from edge_agent.records import Usage
@@ -170,3 +170,31 @@ def _affordable(nano_usd: int, prompt_tokens: int, max_tokens: int, price: Price
     if rest < 0 or price.output == 0:
         return -1
     return int(rest / (Decimal(repr(price.output)) * (_NANO // 10**6)))
+
+
+def states(
+    limits: BudgetSettings, totals: Totals, open_: Totals, calendar: Calendar
+) -> dict[str, LimitState]:
+    """Every limit with what is used: `totals` is all that is booked, `open_` the running part."""
+    used_day, used_month = totals.day - open_.day, totals.month - open_.month
+    rate = None if limits.rate is None else window_calls(limits.rate, limits.rate_window)
+    rows: dict[str, tuple[Any, float, float, float | None]] = {
+        "rate": (rate, totals.window - open_.window, open_.window, None),
+        "calls_per_day": (
+            *(limits.calls_per_day, used_day.calls, open_.day.calls),
+            calendar.day_ends,
+        ),
+        "tokens_per_day": (
+            *(limits.tokens_per_day, used_day.tokens, open_.day.tokens),
+            calendar.day_ends,
+        ),
+        "usd_per_day": (
+            *(limits.usd_per_day, to_usd(used_day.nano_usd), to_usd(open_.day.nano_usd)),
+            calendar.day_ends,
+        ),
+        "usd_per_month": (
+            *(limits.usd_per_month, to_usd(used_month.nano_usd), to_usd(open_.month.nano_usd)),
+            calendar.month_ends,
+        ),
+    }
+    return {name: LimitState(*rows[name]) for name in LIMITS}

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 _LARGEST_BATCH = 256
+_FATAL = (sqlite3.OperationalError,)
+"""Disk full, locked, I/O error: what is wrong with the database, not with one row."""
 Write = Callable[["Database"], None]
 
 
@@ -127,10 +129,13 @@ class Store:
                     try:
                         with self._db.atomic():
                             item.write(self._db)
+                    except _FATAL:
+                        raise
                     except EdgeAgentError as error:
                         failures[index] = error
-                    except (sqlite3.IntegrityError, TypeError, ValueError) as error:
+                    except Exception as error:  # whatever is wrong with this row, others go on
                         failures[index] = StoreError(f"the row cannot be written: {error}")
+                        failures[index].__cause__ = error
         except StoreError as error:
             failures = dict.fromkeys(range(len(batch)), error)
         for index, item in enumerate(batch):
