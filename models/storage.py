@@ -10,28 +10,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _in_process: dict[str, str] = {}
+_REMEMBERED = 200
 
 
 def file_sha256(path: Path, cache: Path | None = None) -> str:
     """Hex digest of `path`. `cache` is a JSON file that remembers digests between processes.
 
-    A file whose size, inode or modification time changed is read again. Raises OSError.
+    A file whose inode, size or modification time changed is read again; a renamed one is not.
+    Raises OSError.
     """
-    key = _key(path)
-    known = _in_process.get(key) or _load(cache).get(key)
-    if known is None:
-        with path.open("rb") as file:
-            known = hashlib.file_digest(file, "sha256").hexdigest()
-    if _in_process.get(key) != known:
-        _in_process[key] = known
-        if cache is not None:
-            _remember(cache, key, known)
-    return known
-
-
-def _key(path: Path) -> str:
     stat = path.stat()
-    return f"{path.resolve()}|{stat.st_ino}|{stat.st_size}|{stat.st_mtime_ns}"
+    key = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
+    digest = _in_process.get(key) or _load(cache).get(key)
+    if digest is None:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if cache is not None:
+            # The last writer wins: a lost entry only means hashing once more.
+            digests = {**_load(cache), key: digest}
+            kept = list(digests.items())[-_REMEMBERED:]
+            write_atomically(cache, json.dumps(dict(kept), indent=1))
+    _in_process[key] = digest
+    return digest
 
 
 def _load(cache: Path | None) -> dict[str, str]:
@@ -41,14 +41,7 @@ def _load(cache: Path | None) -> dict[str, str]:
         digests = json.loads(cache.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return {str(k): str(v) for k, v in digests.items()} if isinstance(digests, dict) else {}
-
-
-def _remember(cache: Path, key: str, digest: str) -> None:
-    """Last writer wins: losing an entry only means hashing once more."""
-    name = key.partition("|")[0] + "|"
-    digests = {k: v for k, v in _load(cache).items() if not k.startswith(name)}
-    write_atomically(cache, json.dumps({**digests, key: digest}, indent=1))
+    return digests if isinstance(digests, dict) else {}
 
 
 def write_atomically(path: Path, text: str) -> None:
