@@ -56,7 +56,7 @@ def create_app(
         await asyncio.wait({loading})
         if not loading.cancelled():
             loading.exception()
-        await service.close(settings.server.shutdown_s)
+        await service.close()
 
     # The interactive pages load scripts from a CDN: a local daemon offers the schema only.
     app = FastAPI(

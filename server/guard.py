@@ -21,7 +21,8 @@ from server.errors import BodyTooLarge, error_response
 
 OPEN_PATHS = frozenset({"/health"})
 """Answered without a key."""
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Names and addresses that only this machine reaches us by."""
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised, not bound
 _EXPOSED = ", ".join(
     f"X-Edge-Agent-{name}"
@@ -35,7 +36,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: ServerSettings, api_keys: Sequence[str]) -> None:
         self._app = app
         self._hosts = {host.lower() for host in settings.allowed_hosts}
-        self._hosts |= _LOOPBACK_NAMES | {settings.host.strip("[]").lower()}
+        self._hosts |= LOOPBACK | {settings.host.strip("[]").lower()}
         self._any_address = settings.host in _WILDCARDS
         self._origins = {origin.rstrip("/").lower() for origin in settings.allowed_origins}
         self._keys = [key.encode() for key in api_keys]

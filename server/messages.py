@@ -1,4 +1,8 @@
-"""Chat messages: what each role may carry, and what the local model's template gets to see."""
+"""Chat messages: which fields each role may carry, and which parts a content may have.
+
+What the local model's template makes of them is `edge_agent.engine.messages`' work; here is what
+must not be ignored silently, by either model.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,79 +10,49 @@ from typing import Any
 from edge_agent.errors import InvalidRequest
 from server.schemas import Message
 
+_ONLY_IN = {
+    "tool_calls": "assistant",
+    "refusal": "assistant",
+    "reasoning_content": "assistant",
+    "tool_call_id": "tool",
+}
+_MEDIA = frozenset({"image_url", "input_audio", "file"})
+"""Parts of a user message that a cloud model may know how to read."""
+
 
 def check(messages: Sequence[Message]) -> None:
     """Raise InvalidRequest, naming the field, where a message lacks or has what it must not."""
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
-        _check_role(message, where)
+        _check_fields(message, where)
         if isinstance(message.content, list):
             _check_parts(message.content, message.role, f"{where}.content")
 
 
-def _check_role(message: Message, where: str) -> None:
-    assistant = message.role == "assistant"
-    if message.content is None and not (assistant and (message.tool_calls or message.refusal)):
-        raise InvalidRequest(f"{where}.content is required", param=f"{where}.content")
+def _check_fields(message: Message, where: str) -> None:
+    if message.content is None and not (message.tool_calls or message.refusal):
+        raise _invalid(f"{where}.content", "is required")
     if message.role == "tool" and message.tool_call_id is None:
-        raise InvalidRequest(
-            f"{where}.tool_call_id is required in a tool message", param=f"{where}.tool_call_id"
-        )
-    if message.role != "tool" and message.tool_call_id is not None:
-        raise InvalidRequest(
-            f"{where}.tool_call_id belongs in a tool message", param=f"{where}.tool_call_id"
-        )
-    for field in ("tool_calls", "refusal"):
-        if getattr(message, field) is not None and not assistant:
-            raise InvalidRequest(
-                f"{where}.{field} belongs in an assistant message", param=f"{where}.{field}"
-            )
+        raise _invalid(f"{where}.tool_call_id", "is required in a tool message")
+    for field, role in _ONLY_IN.items():
+        if getattr(message, field) is not None and message.role != role:
+            raise _invalid(f"{where}.{field}", f"belongs in a message with role {role!r}")
 
 
 def _check_parts(parts: Sequence[Mapping[str, Any]], role: str, where: str) -> None:
     if not parts:
-        raise InvalidRequest(f"{where} is empty", param=where)
+        raise _invalid(where, "must not be empty")
     for index, part in enumerate(parts):
         kind, here = part.get("type"), f"{where}[{index}]"
-        if kind == "text" or (kind == "refusal" and role == "assistant"):
-            if set(part) - {"type", kind}:
-                extra = min(set(part) - {"type", kind})
-                raise InvalidRequest(f"{here}.{extra} is not supported", param=f"{here}.{extra}")
-            if not isinstance(part.get(kind), str):
-                raise InvalidRequest(f"{here}.{kind} must be a string", param=f"{here}.{kind}")
-        elif not (kind in ("image_url", "input_audio", "file") and role == "user"):
-            raise InvalidRequest(
-                f"{here}.type: {kind!r} is not supported in a {role} message", param=f"{here}.type"
-            )
+        if kind in _MEDIA and role == "user":
+            continue
+        if kind != "text" and not (kind == "refusal" and role == "assistant"):
+            raise _invalid(f"{here}.type", f"{kind!r} is not supported in a {role} message")
+        for field in sorted(set(part) - {"type", kind}):
+            raise _invalid(f"{here}.{field}", "is not supported")
+        if not isinstance(part.get(kind), str):
+            raise _invalid(f"{here}.{kind}", "must be a string")
 
 
-def unreadable(messages: Sequence[Message]) -> str | None:
-    """The first part that is no text, as a field name: only a cloud model can read it."""
-    for i, message in enumerate(messages):
-        if isinstance(message.content, list):
-            for j, part in enumerate(message.content):
-                if part["type"] not in ("text", "refusal"):
-                    return f"messages[{i}].content[{j}].type"
-    return None
-
-
-def for_template(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as chat templates know them: text content, and `system` for `developer`."""
-    return [_plain(message) for message in messages]
-
-
-def _plain(message: Message) -> dict[str, Any]:
-    content = message.content
-    if isinstance(content, list):
-        content = "".join(part[part["type"]] for part in content)
-    plain: dict[str, Any] = {
-        "role": "system" if message.role == "developer" else message.role,
-        "content": content if content is not None else message.refusal or "",
-    }
-    if message.name is not None:
-        plain["name"] = message.name
-    if message.tool_call_id is not None:
-        plain["tool_call_id"] = message.tool_call_id
-    if message.tool_calls:
-        plain["tool_calls"] = [call.model_dump(exclude={"index"}) for call in message.tool_calls]
-    return plain
+def _invalid(param: str, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"{param} {problem}", param=param)

@@ -11,10 +11,11 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from edge_agent.engine.tools import ToolFormat
 from ulid import ULID
 
 from edge_agent.engine import grammar
-from edge_agent.engine.tools import ToolFormat
+from edge_agent.engine.chat_template import unsupported_part
 from edge_agent.engine.types import SamplingParams
 from edge_agent.errors import InvalidRequest, NotFound
 from edge_agent.records import Query, Route
@@ -63,7 +64,10 @@ def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", cli
     )
     return Query(
         **_common(request, body, route, client),
-        prompt_ids=_chat_prompt(request, route, tools, tool_format, agent),
+        prompt_ids=_chat_prompt(
+            request, body, route=route, tools=tools, tool_format=tool_format, agent=agent
+        ),
+        template=agent.chat.digest,
         messages=tuple(body["messages"]),
         body=_logged(body),
         sampling=sampling,
@@ -247,22 +251,26 @@ def _grammar(
 
 def _chat_prompt(
     request: ChatRequest,
+    body: Mapping[str, Any],
+    *,
     route: Route,
     tools: tuple[Mapping[str, Any], ...],
     tool_format: ToolFormat | None,
     agent: "Agent",
 ) -> tuple[int, ...]:
-    unreadable = chat_messages.unreadable(request.messages)
-    if unreadable is not None:
+    foreign = unsupported_part(body["messages"])
+    if foreign is not None:
         if route is Route.CLOUD:
             return ()
         raise InvalidRequest(
-            f"{unreadable}: the local model reads text only; ask the model edge-cloud",
-            param=unreadable,
+            f"{foreign}: the local model reads text only; ask the model edge-cloud", param=foreign
         )
-    plain = chat_messages.for_template(request.messages)
-    rendered = tool_format.messages(plain) if tool_format is not None else plain
-    ids = agent.chat.encode(rendered, tools=tools, extra=request.chat_template_kwargs or {})
+    messages = body["messages"]
+    ids = agent.chat.encode(
+        tool_format.messages(messages) if tool_format is not None else messages,
+        tools=tools,
+        extra=request.chat_template_kwargs,
+    )
     too_long = len(ids) >= agent.engine.context_limit
     return () if too_long and route is Route.CLOUD else ids
 

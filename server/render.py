@@ -192,10 +192,11 @@ class Chunks:
         self._tail = '],"usage":null}\n\n' if include_usage else "]}\n\n"
 
     def begin(self) -> str:
-        """The opening: each chat choice's role, and who answers."""
-        tail = f'{self._tail[:-3]},"edge_agent":{dumps(extension(self._answer))}}}\n\n'
+        """The opening of a chat: each choice's role, and who answers."""
         if not self._chat:
             return ""
+        usage = ',"usage":null' if self._include_usage else ""
+        tail = f'],"edge_agent":{dumps(extension(self._answer))}{usage}}}\n\n'
         role = {"role": "assistant", "content": "", "refusal": None}
         choices = (
             {"index": i, "delta": role, "logprobs": None, "finish_reason": None}

@@ -57,6 +57,7 @@ class Message(_Strict):
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
     # SDKs send a whole answer back as a message, with these present and empty.
     annotations: list[Any] | None = Field(None, max_length=0)
     audio: None = None

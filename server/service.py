@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 State = Literal["loading", "ready", "stopping"]
 _FLUSH_S = 1.0
-"""What the agent gets to end aborted work once the running answers' time is over."""
+"""What the agent gets to end its own work once the answers have ended."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,17 +60,21 @@ class Service:
         """Admit nothing more: from now on every new request gets 503."""
         self.state = "stopping"
 
-    async def close(self, grace_s: float) -> None:
-        """Let running answers end within `grace_s` seconds, abort the rest, close the agent."""
+    async def finish(self, grace_s: float) -> None:
+        """Let running answers end within `grace_s` seconds, then abort the rest."""
         self.refuse()
         if self._work:
             await asyncio.wait(self._work, timeout=grace_s)
         aborted = list(self._work)
         if aborted:
-            _log.warning("%d running answers aborted after %g s", len(aborted), grace_s)
+            _log.warning("%d running answers aborted", len(aborted))
         for task in aborted:
             task.cancel()
         await asyncio.gather(*aborted, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Abort what still runs and close the agent, which flushes the log."""
+        await self.finish(0)
         agent, self._agent = self._agent, None
         if agent is not None:
             await agent.close(_FLUSH_S)

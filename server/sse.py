@@ -6,7 +6,6 @@ write was under way leaves in the next.
 """
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -45,34 +44,32 @@ class EventStream(Response):
         self._written: list[str] = []
         self._wake = asyncio.Event()
         self._done = False
+        self._gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until the answer ends or the client is gone."""
         pump = self._service.spawn(self._pump())
         watch = asyncio.create_task(until_gone(receive))
-        watch.add_done_callback(lambda _: self._abandon(pump))
+        watch.add_done_callback(lambda _: self._leave())
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            while not self._done or self._written:
+            while not self._gone and not (self._done and not self._written):
                 await self._wake.wait()
                 self._wake.clear()
                 events, self._written = "".join(self._written), []
                 if events:
                     await send(_body(events.encode(), more=True))
-            await send(_body(b"", more=False))
+            if not self._gone:
+                await send(_body(b"", more=False))
         finally:
             watch.cancel()
             pump.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await pump
+            await asyncio.wait({pump})
             await self._answer.aclose()
             self._timing.end()
 
-    def _abandon(self, pump: asyncio.Task[None]) -> None:
-        """The client is gone, or all is sent: either way nothing more will be read."""
-        pump.cancel()
-        self._done = True
-        self._written.clear()
+    def _leave(self) -> None:
+        self._gone = True
         self._wake.set()
 
     def _push(self, events: str) -> None:

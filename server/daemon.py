@@ -1,0 +1,146 @@
+"""The daemon process: bind, announce, load, serve, stop.
+
+bind the socket ──▶ announce the URL ──▶ HTTP answers 503 while the model loads
+                                         ──▶ ready: daemon.json says where we are
+SIGTERM or SIGINT ──▶ no new requests, running answers end within server.shutdown_s,
+                      the log is flushed, daemon.json goes, exit code 0
+the same again    ──▶ running answers are aborted at once
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from edge_agent import __version__
+from edge_agent.agent import Agent
+from edge_agent.client import STATE_FILE, find_daemon
+from edge_agent.config import Settings
+from server.app import create_app
+from server.bound import url_of
+from server.service import Service
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_KEEP_ALIVE_S = 75
+_SEND_MARGIN_S = 5
+"""After `shutdown_s`: for the aborted answers' last words to reach their clients."""
+
+
+def serve(
+    settings: Settings,
+    listener: socket.socket,
+    *,
+    keys: Sequence[str],
+    on_ready: Callable[[Agent], None],
+) -> None:
+    """Serve on `listener` until a signal; returns when the last answer has ended.
+
+    Raises what loading the model raised.
+    """
+    state_file = _StateFile(settings.data_dir, url_of(listener))
+    failures: list[BaseException] = []
+
+    def ready(agent: Agent) -> None:
+        state_file.write()
+        on_ready(agent)
+
+    def failed(error: BaseException) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(
+        settings, lambda: Agent(settings), api_keys=keys, on_ready=ready, on_failure=failed
+    )
+    server = _Server(app, settings)
+    try:
+        server.run([listener])
+    finally:
+        state_file.remove()
+    if failures:
+        raise failures[0]
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with our own signals: exit code 0, and answers end before connections do."""
+
+    def __init__(self, app: "FastAPI", settings: Settings) -> None:
+        grace_s = settings.server.shutdown_s
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                access_log=False,
+                log_config=None,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=int(grace_s + _SEND_MARGIN_S),
+                server_header=False,
+            )
+        )
+        self._service: Service = app.state.service
+        self._grace_s = grace_s
+        self._closing: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGINT, signal.SIGTERM)
+        for number in signals:
+            loop.add_signal_handler(number, self._stop)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    def _stop(self) -> None:
+        """The first signal ends gracefully; the next aborts what still runs."""
+        if self._service.state == "loading":
+            # llama.cpp cannot be interrupted while it loads, and nothing is there to lose.
+            sys.stdout.flush()
+            os._exit(0)
+        grace_s = self._grace_s if self._closing is None else 0
+        self._closing = asyncio.get_running_loop().create_task(self._service.finish(grace_s))
+        self._service.refuse()
+        self.should_exit = True
+
+
+class _StateFile:
+    """`daemon.json`: how other commands find this daemon."""
+
+    def __init__(self, data_dir: Path, url: str) -> None:
+        self._path = data_dir / STATE_FILE
+        self._state = {
+            "pid": os.getpid(),
+            "url": url,
+            "started_at": time.time(),
+            "version": __version__,
+        }
+        self._written = False
+
+    def write(self) -> None:
+        """Say where we are, unless another daemon already serves this data directory."""
+        if find_daemon(self._path.parent) is not None:
+            return
+        draft = self._path.with_suffix(f".{os.getpid()}.tmp")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(self._state, file)
+        draft.replace(self._path)
+        self._written = True
+
+    def remove(self) -> None:
+        """Take it away again, if it is ours."""
+        if self._written:
+            self._path.unlink(missing_ok=True)
