@@ -82,7 +82,7 @@ def example_toml() -> str:
             lines += ["", f"# {titles[parent]}", f"[{parent}]"]
         lines += [f"# {setting.description}", f"# {name} = {toml_value(setting.default)}"]
         if setting.key == "cloud.prices":
-            lines.append('# prices = { "a-model" = { input = 0.15, output = 0.60 } }')
+            lines.append('# for example: prices = { "a-model" = { input = 0.15, output = 0.60 } }')
     return "\n".join(lines) + "\n"
 
 

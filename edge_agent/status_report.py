@@ -1,7 +1,10 @@
 """`edge-agent status`: from the running daemon, else from what lies in the data directory."""
 
+import dataclasses
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +17,7 @@ from edge_agent.status import COLD_START_NOTE
 _BAR = 20
 _SAMPLE_S = 0.5
 _NAMES = {
-    "rate": "share",
+    "rate": "calls in window",
     "calls_per_day": "calls today",
     "tokens_per_day": "tokens today",
     "usd_per_day": "USD today",
@@ -65,14 +68,16 @@ def _from_disk(settings: Settings) -> dict[str, Any]:
         if settings.cloud.url
         else None,
     }
+    rate = settings.budget.rate
+    if settings.database.exists():
+        found["budget"], rate = _budget(settings)
+        found["log"] = _log(settings)
     trained = found["adapter"]["trained"]
     found["decision"] = {
         "policy": "threshold" if trained else "cold_start",
         "note": None if trained else COLD_START_NOTE,
-        "rate_target": settings.budget.rate,
+        "rate_target": rate,
     }
-    if settings.database.exists():
-        found |= _from_database(settings)
     return found
 
 
@@ -84,21 +89,24 @@ def _active_adapter(settings: Settings) -> dict[str, Any]:
     return {"version": active.version if active else "base", "trained": active is not None}
 
 
-def _from_database(settings: Settings) -> dict[str, Any]:
-    import dataclasses
-    from contextlib import closing
-
+def _budget(settings: Settings) -> tuple[dict[str, Any], float | None]:
+    """State of every limit, and the rate τ in force."""
     from edge_agent.budget import Ledger
-    from edge_agent.log_reader import LogReader
 
     with closing(Ledger(settings.database, seed=settings.budget)) as ledger:
-        budget = {name: dataclasses.asdict(limit) for name, limit in ledger.state().items()}
+        state = {name: dataclasses.asdict(limit) for name, limit in ledger.state().items()}
+        return state, ledger.limits().rate
+
+
+def _log(settings: Settings) -> dict[str, Any]:
+    from edge_agent.log_reader import LogReader
+
     with closing(LogReader(settings.database, enabled=settings.log.enabled)) as log:
-        today, enabled = log.counts_today(), log.enabled
-    return {
-        "budget": budget,
-        "log": {"enabled": enabled, "path": str(settings.database), "today": today},
-    }
+        return {
+            "enabled": log.enabled,
+            "path": str(settings.database),
+            "today": log.counts_today(),
+        }
 
 
 def lines(status: Mapping[str, Any]) -> Iterator[str]:
@@ -113,10 +121,12 @@ def lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield _row("adapter", f"{adapter.get('version', 'base')} ({state})")
     yield _row("decision", _decision(decision))
     if decision.get("note"):
-        yield from (_row("", text) for text in _wrapped(decision["note"]))
+        yield from (_row("", text) for text in textwrap.wrap(decision["note"], 78))
     yield _row("cloud", _cloud(status.get("cloud")))
-    for name, state in (status.get("budget") or {}).items():
-        yield _row("budget", _limit(name, state))
+    limits = status.get("budget") or {}
+    for name, limit in limits.items():
+        if limit.get("limit") is not None:
+            yield _row("budget", _limit(name, limit))
     log = status.get("log") or {}
     if log.get("today"):
         yield _row("today", _today(log["today"], decision.get("rate_target")))
@@ -165,11 +175,9 @@ def _cloud(cloud: Mapping[str, Any] | None) -> str:
 
 
 def _limit(name: str, state: Mapping[str, Any]) -> str:
-    title = f"{_NAMES.get(name, name):<15}"
+    title = f"{_NAMES.get(name, name):<16}"
     limit, used = state.get("limit"), state.get("used") or 0
     reserved = state.get("reserved") or 0
-    if limit is None:
-        return f"{title}{used:g}, no limit"
     share = min(1.0, (used + reserved) / limit) if limit else 1.0
     filled = round(share * _BAR)
     text = f"{title}{'█' * filled}{'░' * (_BAR - filled)} {used:g} of {limit:g}"
@@ -207,9 +215,3 @@ def _duration(seconds: float) -> str:
     if days:
         return f"{days} d {hours % 24} h"
     return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
-
-
-def _wrapped(text: str) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(text, 78)

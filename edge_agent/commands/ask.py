@@ -92,7 +92,7 @@ def ask(
         typer.echo()
     typer.secho(mark(info), err=True, dim=True)
     if verbose or ctx.obj.verbose:
-        typer.secho(why(info), err=True, dim=True)
+        typer.secho(f"{why(info)}; adapter {info.get('adapter')}", err=True, dim=True)
 
 
 def _with_piped_text(question: str | None) -> str:

@@ -121,7 +121,7 @@ class Session:
 
     def _why(self, _: str) -> None:
         from edge_agent.errors import EdgeAgentError
-        from edge_agent.explain import mark, why
+        from edge_agent.explain import why
 
         info = self._conversation.info
         if not info:
@@ -130,8 +130,8 @@ class Session:
         # The log knows more than the response said, but a query may not be logged.
         with contextlib.suppress(EdgeAgentError):
             logged = self._conversation.client.get(f"/v1/decisions/{info.get('id')}")
-            info = info | (logged.get("decision") or {})
-        typer.echo(f"{mark(info)}: {why(info)}")
+            info = info | (logged.get("response") or {}) | (logged.get("decision") or {})
+        typer.echo(why(info))
 
     def _rate(self, rating: str, correction: str | None) -> None:
         response = self._conversation.info.get("id")
