@@ -1,10 +1,10 @@
 """From p_offload to a route. Pure policy: no I/O, no clock, randomness passed in.
 
-| situation                   | probability of the cloud, π(cloud)                          | reason |
-| --------------------------- | ----------------------------------------------------------- | ------ |
-| untrained                   | τ, or 0.3 where no rate is set                              | COLD_START |
-| trained                     | ρ = (1 − ε)·π + ε·(1 − π), π from the moving threshold      | THRESHOLD, EXPLORE |
-| trained, no rate is set     | the same, with π = 1 where p_offload ≥ 0.5, else 0          | THRESHOLD, EXPLORE |
+The probability of the cloud, and the reason logged:
+
+    untrained                τ, or 0.3 without a rate limit                     COLD_START
+    trained                  (1 − ε)·π + ε·(1 − π), π by the moving threshold   THRESHOLD, EXPLORE
+    trained, no rate limit   the same with π = 1 if p_offload ≥ 0.5, else 0     THRESHOLD, EXPLORE
 
 The untrained model's p_offload says nothing, so a cold start draws at random: this spends the
 budget evenly and gives the first training round an unbiased sample of the cloud's answers.

@@ -10,9 +10,10 @@ query's p_offload, c = 1 where the policy wanted the cloud. For a new p it
    above t plus q times the mass at t equal τ̂.
 
 Step 3 is what keeps the rate where p is saturated (all 0, all 1) or takes few values: between
-equal queries only chance can decide. Step 1 is an integral controller with a finite memory. It
-bounds the rate error when the distribution of p moves faster than the window, and being a function
-of the window and τ alone, it survives a restart (`Decider.restore`) and a new τ.
+equal queries only chance can decide. Step 1 is an integral controller with a finite memory:
+even where each new p is the largest (or smallest) ever seen, the rate settles within
+τ (or 1 − τ) / (GAIN · WINDOW / 2), at most 0.1, of τ. Being a function of the window and τ alone,
+it survives a restart (`Decider.restore`) and a new τ.
 
 A freshly trained adapter has no window yet. Training puts its decision boundary at p = 0.5, so
 `PRIOR` virtual decisions stand in whose (1 − τ)-quantile is 0.5: they spread evenly over
