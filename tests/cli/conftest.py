@@ -117,7 +117,7 @@ def daemon(data_dir: Path) -> Iterator[SmallDaemon]:
     found = SmallDaemon("", info={"id": "01J", "route": "local", "reason": "threshold"})
     with ThreadingHTTPServer(("127.0.0.1", 0), _handler(found)) as server:
         found.url = f"http://127.0.0.1:{server.server_address[1]}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         data_dir.mkdir()
         state = {"pid": os.getpid(), "url": found.url, "started_at": 0, "version": "0"}
         (data_dir / "daemon.json").write_text(json.dumps(state))
