@@ -82,6 +82,12 @@ class Ledger:
         self._lock = threading.Lock()
         self._db = open_database(path, synchronous="FULL")
 
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def limits(self) -> BudgetSettings:
         """The limits in force: configuration, with what `set_limits` stored on top."""
         with self._reading() as db:

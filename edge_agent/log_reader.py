@@ -13,6 +13,11 @@ from edge_agent.records import Reason, Route
 from edge_agent.rows import Row, decoded
 
 _ID_PREFIXES = ("chatcmpl-", "cmpl-")
+_TAIL = """
+query.at, log.*, decision.wanted, decision.propensity, decision.budget, decision.audit,
+response.disconnected
+FROM query JOIN log USING (seq) JOIN decision USING (seq) JOIN response USING (seq)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,12 @@ class LogReader:
         self._lock = threading.Lock()
         self._db = open_database(path, read_only=True)
 
+    def __enter__(self) -> "LogReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @property
     def enabled(self) -> bool:
         """Whether the content of queries is written down (`logs on|off`, else configuration)."""
@@ -53,19 +64,23 @@ class LogReader:
             found = self._rows("SELECT * FROM query WHERE id = ?", [bare_id(query_id)])
             return self._whole(found[0], token_ids=token_ids) if found else None
 
-    def tail(self, limit: int = 20, *, after: int = 0, task: str | None = None) -> list[Row]:
-        """The last `limit` rows of the view `log` with `seq` > `after`, newest last."""
-        where = "seq > ?" if task is None else "seq > ? AND task = ?"
-        arguments = [after] if task is None else [after, task]
+    def tail(self, limit: int = 20, *, task: str | None = None) -> list[Row]:
+        """The last `limit` queries as rows of the view `log`, newest last.
+
+        With the columns `at`, `wanted`, `propensity`, `budget`, `audit` and `disconnected` on top,
+        which `explain.why` reads.
+        """
+        where = "" if task is None else "WHERE query.task = ?"
+        arguments = [] if task is None else [task]
         with self._lock, boundary(self.path):
             found = self._rows(
-                f"SELECT * FROM log WHERE {where} ORDER BY seq DESC LIMIT ?",  # noqa: S608
+                f"SELECT {_TAIL} {where} ORDER BY query.seq DESC LIMIT ?",
                 [*arguments, limit],
             )
-        return found[::-1]
+        return [decoded(row, token_ids=False) for row in reversed(found)]
 
     def search(self, words: str, limit: int = 20) -> list[Row]:
-        """The newest `limit` rows of `log` whose prompt or answers hold every word, newest last.
+        """The newest `limit` queries whose prompt or answers hold every word, as `tail` gives them.
 
         A phrase in double quotes must occur as such; words match by their stem.
         """
@@ -80,10 +95,10 @@ class LogReader:
         )
         with self._lock, boundary(self.path):
             found = self._rows(
-                f"SELECT * FROM log WHERE seq IN ({matches}) ORDER BY seq DESC LIMIT ?",  # noqa: S608
+                f"SELECT {_TAIL} WHERE query.seq IN ({matches}) ORDER BY query.seq DESC LIMIT ?",
                 [*(f'"{term}"' for term in terms for _ in range(2)), limit],
             )
-        return found[::-1]
+        return [decoded(row, token_ids=False) for row in reversed(found)]
 
     def export(self, *, after: int = 0, page: int = 200) -> Iterator[dict[str, Any]]:
         """Every logged query, oldest first, as `explain` gives it and with all token ids.
@@ -135,6 +150,16 @@ class LogReader:
             row["source"]: row["n"] for row in found
         }
         return {"queries": sum(counts.values()), **counts}
+
+    def summary(self) -> dict[str, Any]:
+        """Number of logged queries, feedback and audits; Unix times of the first and last query."""
+        with self._lock, boundary(self.path), snapshot(self._db):
+            return self._rows(
+                "SELECT (SELECT count(*) FROM query) AS queries, "
+                "(SELECT count(*) FROM feedback) AS feedback, "
+                "(SELECT count(*) FROM audit) AS audits, "
+                "(SELECT min(at) FROM query) AS first_at, (SELECT max(at) FROM query) AS last_at"
+            )[0]
 
     def close(self) -> None:
         """Close the connection."""
