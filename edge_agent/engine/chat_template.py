@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import jinja2
 import jinja2.ext
@@ -28,7 +28,11 @@ from edge_agent.engine.vocabulary import Vocabulary
 from edge_agent.errors import InvalidRequest
 from models.errors import ModelError
 
-__all__ = ["CHATML", "ChatTemplate", "unsupported_part"]
+__all__ = ["CHATML", "ChatTemplate", "ToolStyle", "unsupported_part"]
+
+ToolStyle = Literal["tagged", "bare"]
+"""tagged: <tool_call>{"name": …, "arguments": …}</tool_call> within text (Hermes, Qwen).
+bare: the whole answer is {"name": …, "parameters": …} (Llama 3)."""
 
 CHATML = (
     "{% for message in messages %}"
@@ -62,8 +66,8 @@ class ChatTemplate:
         self.source: str = template or vocabulary.metadata.get(_METADATA_KEY) or CHATML
         self.digest: str = hashlib.sha256(self.source.encode()).hexdigest()[:16]
         """Names the template in logs: the first 16 hex digits of its SHA-256."""
-        self.supports_tools: bool = "tools" in self.source
-        """True if the template renders tool definitions and calls itself."""
+        self.tool_style: ToolStyle | None = _tool_style(self.source)
+        """How the template has the model write tool calls; None if in no way we can read."""
         self._vocabulary = vocabulary
         added = {text for text in vocabulary.added_tokens if text in self.source}
         self._control = ControlTokens(vocabulary, protected=protected, added=added)
@@ -98,7 +102,7 @@ class ChatTemplate:
     ) -> str:
         """Prompt text of a chat.
 
-        tools: OpenAI tool definitions, given to the template if it knows tools.
+        tools: OpenAI tool definitions, given to the template if it has a `tool_style`.
         extra: further template variables (`chat_template_kwargs`), e.g. enable_thinking.
         Raises InvalidRequest naming the wrong field, or with the template's own message.
         """
@@ -118,7 +122,7 @@ class ChatTemplate:
                 raise InvalidRequest(f"{param} is set by the server", param=param)
         values = {
             "messages": self._adapt(normalise(messages)),
-            "tools": list(tools) if tools and self.supports_tools else None,
+            "tools": list(tools) if tools and self.tool_style else None,
             "extra": dict(extra),
         }
 
@@ -129,7 +133,7 @@ class ChatTemplate:
 
     def _adapt(self, messages: list[Message]) -> list[Message]:
         """Say with the roles this template knows what its model could not be told otherwise."""
-        if not self.supports_tools:
+        if self.tool_style is None:
             messages = tool_history_as_text(messages)
         if not self._knows_system:
             return system_into_user(messages)
@@ -165,6 +169,14 @@ class ChatTemplate:
             raise InvalidRequest(
                 f"the model's chat template refused these messages: {error}", param="messages"
             ) from error
+
+
+def _tool_style(source: str) -> ToolStyle | None:
+    if "tools" not in source:
+        return None
+    if "<tool_call>" in source:
+        return "tagged"
+    return "bare" if '{"name": ' in source and '"parameters": ' in source else None
 
 
 def _text(vocabulary: Vocabulary, token_id: int | None) -> str:

@@ -1,0 +1,236 @@
+"""Tool calls in a model's output, found while it streams.
+
+A parser takes the text of one choice piece by piece. What it has not yet decided about (half a
+tag, an open call) it holds back; nothing is lost: what turns out to be no call is text.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from typing import Any, Protocol
+
+Call = tuple[str, str]
+"""Name, and arguments as JSON text."""
+
+
+class Parser(Protocol):
+    """One choice's output. Yields text, and calls as they are complete."""
+
+    def feed(self, text: str) -> Iterator[str | Call]:
+        """Take the next piece of output."""
+        ...
+
+    def close(self) -> Iterator[str | Call]:
+        """The output ends here: decide about what was held back."""
+        ...
+
+
+class TaggedParser:
+    """Hermes and Qwen: `<tool_call>{"name": …, "arguments": {…}}</tool_call>` within text.
+
+    Qwen's newer form inside the tags, `<function=…><parameter=…>`, is read as well.
+    """
+
+    _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+
+    def __init__(self, tools: Collection[str]) -> None:
+        self._tools = tools
+        self._held = ""
+        self._inside = False
+        self._called = False
+
+    def feed(self, text: str) -> Iterator[str | Call]:
+        self._held += text
+        while True:
+            tag = self._CLOSE if self._inside else self._OPEN
+            before, found, after = self._held.partition(tag)
+            if not found:
+                break
+            self._held = after
+            if self._inside:
+                yield from self._call(before, self._OPEN + before + self._CLOSE)
+            elif before.strip():
+                yield before.rstrip()
+            self._inside = not self._inside
+        if not self._inside:
+            yield from self._release(len(self._held) - _undecided(self._held, self._OPEN))
+
+    def close(self) -> Iterator[str | Call]:
+        held, self._held = self._held, ""
+        if self._inside:
+            yield from self._call(held, self._OPEN + held)
+        elif held and not (self._called and held.isspace()):
+            yield held
+
+    def _release(self, length: int) -> Iterator[str]:
+        text, self._held = self._held[:length], self._held[length:]
+        if text:
+            yield text
+
+    def _call(self, body: str, raw: str) -> Iterator[str | Call]:
+        calls = _calls(body, self._tools) or _xml_calls(body, self._tools)
+        self._called = self._called or bool(calls)
+        yield from calls
+        if not calls:
+            yield raw
+
+
+class BareParser:
+    """Llama 3: the whole output is `{"name": …, "parameters": {…}}`, or several with ";"."""
+
+    _START = re.compile(r'\s*(?:<\|python_tag\|>)?\s*\{\s*"(?:name|type|function)"')
+    _BEGINNINGS = ('{"name"', '{"type"', '{"function"', "<|python_tag|>{")
+
+    def __init__(self, tools: Collection[str]) -> None:
+        self._tools = tools
+        self._held = ""
+        self._is_text = False
+
+    def feed(self, text: str) -> Iterator[str | Call]:
+        if self._is_text:
+            yield text
+            return
+        self._held += text
+        squeezed = "".join(self._held.split())
+        if not self._START.match(self._held) and not any(
+            beginning.startswith(squeezed) for beginning in self._BEGINNINGS
+        ):
+            self._is_text = True
+            held, self._held = self._held, ""
+            yield held
+
+    def close(self) -> Iterator[str | Call]:
+        held, self._held = self._held, ""
+        if held:
+            yield from _calls_or_text(held.replace("<|python_tag|>", ""), held, self._tools)
+
+
+class GenericParser:
+    """Our own form: `{"response": "…"}`, `{"tool_call": {…}}` or `{"tool_calls": […]}`.
+
+    The response streams, unescaped, as it arrives.
+    """
+
+    _RESPONSE = re.compile(r'\s*\{\s*"response"\s*:\s*"')
+    _ESCAPES = {  # noqa: RUF012
+        "n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "/": "/", '"': '"', "\\": "\\",
+    }  # fmt: skip
+    _UNIT = re.compile(
+        r'(?P<text>[^"\\]+)|\\u(?P<code>[0-9a-fA-F]{4})|\\(?P<escape>[^u])|(?P<end>")'
+    )
+
+    def __init__(self, tools: Collection[str]) -> None:
+        self._tools = tools
+        self._held = ""
+        self._state = "start"
+        self._high = ""
+
+    def feed(self, text: str) -> Iterator[str | Call]:
+        if self._state == "done":
+            return
+        self._held += text
+        if self._state == "start" and (match := self._RESPONSE.match(self._held)):
+            self._held = self._held[match.end() :]
+            self._state = "response"
+        if self._state == "response":
+            unescaped = "".join(self._unescape())
+            if unescaped:
+                yield unescaped
+
+    def close(self) -> Iterator[str | Call]:
+        held, self._held = self._held, ""
+        if self._state == "start" and held:
+            yield from _calls_or_text(held, held, self._tools)
+
+    def _unescape(self) -> Iterator[str]:
+        while match := self._UNIT.match(self._held):
+            self._held = self._held[match.end() :]
+            if match["end"]:
+                self._state, self._held = "done", ""
+                return
+            if match["code"]:
+                yield self._code_unit(int(match["code"], 16))
+            else:
+                yield match["text"] or self._ESCAPES.get(match["escape"], match["escape"])
+
+    def _code_unit(self, code: int) -> str:
+        """UTF-16 halves wait for each other; a half alone is no character."""
+        high, self._high = self._high, ""
+        if 0xD800 <= code < 0xDC00:
+            self._high = chr(code)
+            return "\ufffd" if high else ""
+        pair = (high + chr(code)).encode("utf-16", "surrogatepass")
+        return pair.decode("utf-16", "replace")
+
+
+def _undecided(text: str, tag: str) -> int:
+    """Length of the tail that may belong to a call: spaces, and a beginning of `tag`."""
+    for k in range(min(len(tag) - 1, len(text)), -1, -1):
+        if text.endswith(tag[:k]):
+            return k + len(text[: len(text) - k]) - len(text[: len(text) - k].rstrip())
+    return 0
+
+
+def _calls_or_text(body: str, raw: str, tools: Collection[str]) -> Iterator[str | Call]:
+    calls = _calls(body, tools)
+    yield from calls
+    if not calls:
+        yield raw
+
+
+def _calls(text: str, tools: Collection[str]) -> list[Call]:
+    """Calls in JSON text: one object, a list, or objects with ";" between. [] if it is not all
+    calls of known tools."""
+    found: list[Call] = []
+    decoder = json.JSONDecoder()
+    text = text.strip()
+    while text:
+        try:
+            value, end = decoder.raw_decode(text)
+        except (ValueError, RecursionError):
+            return []
+        text = text[end:].lstrip("; \n\t\r")
+        calls = [_call(item, tools) for item in _unwrapped(value)]
+        if not calls or None in calls:
+            return []
+        found += [call for call in calls if call is not None]
+    return found
+
+
+def _unwrapped(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        if set(value) == {"tool_calls"} and isinstance(value["tool_calls"], list):
+            return list(value["tool_calls"])
+        if set(value) == {"tool_call"}:
+            return [value["tool_call"]]
+    return value if isinstance(value, list) else [value]
+
+
+def _call(value: Any, tools: Collection[str]) -> Call | None:
+    if isinstance(value, dict) and isinstance(value.get("function"), dict):
+        value = value["function"]
+    if not isinstance(value, dict) or value.get("name") not in tools:
+        return None
+    arguments = value.get("arguments", value.get("parameters", {}))
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return value["name"], arguments
+
+
+_FUNCTION = re.compile(r"\s*<function=([^>\s]+)>(.*?)(?:</function>)?\s*", re.DOTALL)
+_PARAMETER = re.compile(r"\s*<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
+
+
+def _xml_calls(text: str, tools: Collection[str]) -> list[Call]:
+    match = _FUNCTION.fullmatch(text)
+    if not match or match[1] not in tools:
+        return []
+    arguments = {name: _json_or_text(value) for name, value in _PARAMETER.findall(match[2])}
+    return [(match[1], json.dumps(arguments, ensure_ascii=False))]
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
