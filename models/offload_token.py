@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from gguf.constants import GGMLQuantizationType
 
-from models.errors import OffloadTokenError
+from models.errors import GgufError, OffloadTokenError
 from models.gguf_file import TensorInfo, inspect
 
 if TYPE_CHECKING:
@@ -159,6 +159,8 @@ def _checker(path: Path, model: "LlamaModel | None") -> Iterator[_Checker]:
     info = inspect(path)
     texts: list[bytes] = info.array("tokenizer.ggml.tokens")
     kinds = np.array(info.array("tokenizer.ggml.token_type") or [_NORMAL] * len(texts), np.int32)
+    if not texts or len(kinds) != len(texts):
+        raise GgufError(f"{path} has no vocabulary, or a damaged one")
     keys = (f"tokenizer.ggml.{role}_token_id" for role in _ROLES)
     matrices = [info.tensor(name) for name in ("token_embd.weight", "output.weight")]
     loaded = model or LlamaModel(path, vocab_only=True)

@@ -18,8 +18,9 @@ SPECIAL = (
     "<offload>",
     "<twin-a>",
     "<twin-b>",
+    "<zero>",
 )
-"""The first ids; `<offload>` has a row of its own, the twins share one, `<zero>` follows them."""
+"""The first ids: `<offload>` has a row of its own, the twins share one, `<zero>` has zeros."""
 
 
 def write_tiny_gguf(
@@ -39,7 +40,7 @@ def write_tiny_gguf(
     """
     rng = np.random.default_rng(seed)
     heads, hidden = 4, 2 * width
-    tokens = [*SPECIAL, "<zero>", *(f"<0x{byte:02X}>" for byte in range(256)), "delegate"]
+    tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "delegate"]
     kinds = [2, *[3] * 8, *[6] * 256, 1]
 
     writer = gguf.GGUFWriter(path, architecture)
