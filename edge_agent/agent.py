@@ -1,0 +1,194 @@
+"""The agent put together: one object that opens, answers, reports and closes.
+
+Everything is built here and handed down; nothing below reaches up or sideways for it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from typing import Any
+
+from edge_agent.answer import Answer, Services, begin
+from edge_agent.budget import Ledger
+from edge_agent.cloud import CloudClient, find_api_key
+from edge_agent.config import Settings
+from edge_agent.decision import Decider
+from edge_agent.engine.chat_template import ChatTemplate
+from edge_agent.engine.engine import Engine
+from edge_agent.engine.types import ServedModel
+from edge_agent.errors import BudgetExhausted, CloudError, NotFound, StoreError, Unavailable
+from edge_agent.paid_call import Assistance
+from edge_agent.records import Audit, Feedback, Query, Usage
+from edge_agent.status import status
+from edge_agent.store import Store
+from models import catalog, offload_token
+from models.adapter_version import AdapterVersion
+from models.adapters import AdapterRegistry
+from models.errors import EdgeAgentError
+from models.paths import private_dir
+
+_log = logging.getLogger(__name__)
+_ADAPTER_POLL_S = 1.0
+_RESTORED_DECISIONS = 1000
+
+
+class Agent:
+    """The running agent. `open` loads everything; `start` begins to serve; `close` ends it."""
+
+    def __init__(self, settings: Settings, *, rng: random.Random | None = None) -> None:
+        """Load the model, the active adapter, the store and the ledger. Blocking.
+
+        Raises ModelNotFound, GgufError, OffloadTokenError, StoreError: one clear line each.
+        """
+        self.settings = settings
+        self.rng = rng or random.Random()  # noqa: S311 - exploration, not cryptography
+        private_dir(settings.data_dir)
+        self.model = catalog.resolve(settings.model, settings.data_dir)
+        self.offload_token_id = offload_token.verify(
+            self.model.path, self.model.entry.offload_token
+        )
+        self.registry = AdapterRegistry(settings.data_dir / "adapters")
+        self._active = self.registry.active()
+        self.store = Store(settings.database, enabled=settings.log.enabled)
+        self.ledger = Ledger(settings.database, seed=settings.budget)
+        charged = self.ledger.recover()
+        if charged:
+            _log.warning("%d cloud calls of a crashed process were charged in full", charged)
+        self.engine = Engine(
+            self._served(self._active), settings.engine, offload_token=self.offload_token_id
+        )
+        self.chat = ChatTemplate(self.model.entry.chat_template, self.engine.vocabulary)
+        self.decider = Decider(settings.decision, rng=self.rng)
+        self.decider.restore(
+            self.engine.version,
+            self.store.recent_decisions(_RESTORED_DECISIONS, self.engine.version),
+        )
+        self.cloud = self._open_cloud()
+        self._background: set[asyncio.Task[None]] = set()
+        self.started_at = time.time()
+        self._closing = False
+
+    def _open_cloud(self) -> CloudClient | None:
+        cloud = self.settings.cloud
+        return CloudClient(cloud, api_key=find_api_key(cloud)) if cloud.url else None
+
+    def _served(self, active: AdapterVersion | None) -> ServedModel:
+        if active is None:
+            return ServedModel(self.model.path)
+        if active.merged is not None:
+            return ServedModel(active.merged, version=active.version)
+        return ServedModel(self.model.path, active.gguf_lora, active.version)
+
+    @property
+    def services(self) -> Services:
+        """What `answer.begin` needs of us."""
+        return Services(
+            engine=self.engine,
+            decider=self.decider,
+            store=self.store,
+            assistance=self._assistance(),
+            window=self.settings.decision.window,
+            trained=lambda version: version != "base",
+            dual=self.dual,
+            audit=self._audit,
+        )
+
+    def _assistance(self) -> Assistance | None:
+        cloud = self.settings.cloud
+        if self.cloud is None or cloud.model is None:
+            return None
+        return Assistance(self.cloud, self.ledger, cloud.model, cloud.max_tokens)
+
+    def dual(self, version: str) -> float | None:
+        """Dual variable λ of an adapter version, where it was trained here."""
+        active = self._active
+        if active is None or active.version != version:
+            return None
+        value = active.manifest.metrics.get("dual")
+        return float(value) if isinstance(value, int | float) else None
+
+    async def start(self) -> None:
+        """Start the engine's thread and the watch on the adapter registry."""
+        self.engine.start()
+        self._spawn(self._watch_adapters())
+
+    async def begin(self, query: Query) -> Answer:
+        """Decide on `query` and start answering it; see `answer.begin`."""
+        if self._closing:
+            raise Unavailable("the daemon is shutting down")
+        return await begin(query, self.services)
+
+    async def save_feedback(self, feedback: Feedback) -> None:
+        """Attach feedback to a logged response. Raises NotFound."""
+        self.explain(feedback.query_id)
+        await asyncio.wrap_future(self.store.save_feedback(feedback))
+
+    def explain(self, query_id: str) -> dict[str, Any]:
+        """Everything the log holds of one query. Raises NotFound."""
+        found = self.store.explain(query_id)
+        if found is None:
+            raise NotFound(f"no response {query_id!r} in the log", param="id")
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """A JSON-ready snapshot of everything; see `status.status`."""
+        return status(self)
+
+    async def close(self, grace_s: float) -> None:
+        """Stop admitting, let running answers end within `grace_s`, flush the log."""
+        self._closing = True
+        await self.engine.stop(grace_s)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        if self.cloud is not None:
+            await self.cloud.aclose()
+        self.ledger.close()
+        self.store.close()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _watch_adapters(self) -> None:
+        """Serve what the registry says is active; a bad version leaves the current one serving."""
+        refused: str | None = None
+        while True:
+            await asyncio.sleep(_ADAPTER_POLL_S)
+            active = await asyncio.to_thread(self.registry.active)
+            version = active.version if active else "base"
+            if version in (self.engine.version, refused):
+                continue
+            try:
+                await self.engine.activate(self._served(active))
+            except EdgeAgentError as error:
+                refused = version
+                _log.error("adapter %s not activated: %s", version, error)
+            else:
+                self._active, refused = active, None
+                _log.info("serving adapter %s", version)
+
+    def _audit(self, query: Query) -> None:
+        assistance = self._assistance()
+        if assistance is not None and not query.private:
+            self._spawn(self._ask_for_audit(query, assistance))
+
+    async def _ask_for_audit(self, query: Query, assistance: Assistance) -> None:
+        """Ask the cloud about a query that was answered locally; the budget may say no."""
+        text, usage, cost, failure = "", Usage(), None, None
+        try:
+            call = await assistance.call(query)
+        except BudgetExhausted:
+            return
+        except CloudError as error:
+            failure = error.message
+        else:
+            with contextlib.suppress(CloudError):
+                text = "".join([delta.text async for delta in call if delta.index == 0])
+            usage, cost = call.usage or Usage(), call.cost_usd
+        audit = Audit(query.id, time.time(), assistance.model, text, usage, cost, failure)
+        with contextlib.suppress(StoreError):
+            await asyncio.wrap_future(self.store.save_audit(audit))

@@ -1,0 +1,323 @@
+"""The life of one request: prefill, decide, answer locally or ask the cloud, fall back, log.
+
+prompt ids ──▶ engine prefills, reads p_offload, parks the KV
+                  │
+              decision ──local──▶ resume: go on decoding from the same KV
+                  │
+                cloud ──▶ reserve budget ──refused──▶ resume locally (reason: budget)
+                             │
+                          stream the cloud's answer through
+                             │ fails
+                             ▼
+              resume locally; text the client already has extends the prompt's KV
+"""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from edge_agent.decision import Decider
+from edge_agent.engine.engine import Engine
+from edge_agent.engine.generation import Generation
+from edge_agent.engine.types import DecisionPoint, GenerationRequest, TokenEvent
+from edge_agent.errors import (
+    BudgetExhausted,
+    CloudDown,
+    CloudError,
+    EdgeAgentError,
+    InvalidRequest,
+)
+from edge_agent.paid_call import Assistance, PaidCall
+from edge_agent.records import Decision, Delta, Outcome, Query, Reason, Route, Source, Usage
+from edge_agent.store import Store
+from edge_agent.transcript import Transcript
+
+NO_CLOUD = "no cloud is configured: set cloud.url and cloud.model, or ask the model edge-local"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What answering needs. `assistance` is None where no cloud is configured."""
+
+    engine: Engine
+    decider: Decider
+    store: Store
+    assistance: Assistance | None
+    window: int
+    """Decision window w in answer positions."""
+    trained: Callable[[str], bool]
+    """Whether an adapter version has been taught when to ask."""
+    dual: Callable[[str], float | None]
+    """Dual variable λ of an adapter version."""
+    audit: Callable[[Query], None]
+    """Ask the cloud in the background about a query that was answered locally."""
+
+
+async def begin(query: Query, services: Services) -> "Answer":
+    """Start answering: returns when the route is decided and, for the cloud, its answer begins.
+
+    Raises InvalidRequest, ContextLengthExceeded, QueueFull, Unavailable, and for a forced cloud
+    query also BudgetExhausted.
+    """
+    answer = Answer(query, services)
+    try:
+        await answer._begin()
+    except BaseException:
+        answer._release()
+        raise
+    return answer
+
+
+class Answer:
+    """One answer on its way. Iterate it once; afterwards `outcome` says how it ended."""
+
+    decision: Decision
+    outcome: Outcome | None = None
+
+    def __init__(self, query: Query, services: Services) -> None:
+        self.query = query
+        self.source = Source.LOCAL
+        self.adapter = services.engine.version
+        self._services = services
+        self._started = time.monotonic()
+        self._generation: Generation | None = None
+        self._point: DecisionPoint | None = None
+        self._call: PaidCall | None = None
+        self._cloud_error: str | None = None
+        self._transcript = Transcript(query.n)
+        self._first_at: float | None = None
+
+    async def _begin(self) -> None:
+        query, services = self.query, self._services
+        if query.route is Route.CLOUD and services.assistance is None:
+            raise InvalidRequest(NO_CLOUD, param="model")
+        if query.prompt_ids:
+            self._generation = services.engine.submit(
+                GenerationRequest(
+                    prompt_ids=query.prompt_ids,
+                    sampling=query.sampling,
+                    n=query.n,
+                    decide=True,
+                    window=services.window if query.route is Route.AUTO else 1,
+                    client=query.client,
+                )
+            )
+        if query.route is not Route.CLOUD:
+            await self._reach_decision_point()
+        self.decision = self._decide()
+        if self.decision.route is Route.CLOUD:
+            await self._ask_cloud()
+        if self.decision.audit:
+            services.audit(query)
+
+    async def _reach_decision_point(self) -> DecisionPoint:
+        assert self._generation is not None
+        if self._point is None:
+            self._point = await self._generation.decision_point()
+            self.adapter = self._point.version
+        return self._point
+
+    def _decide(self) -> Decision:
+        query, services = self.query, self._services
+        if query.route is Route.CLOUD:
+            return Decision(Route.CLOUD, Reason.REQUESTED)
+        point = self._point
+        assert point is not None
+        seen = Decision(
+            Route.LOCAL,
+            Reason.REQUESTED,
+            p_offload=point.p_offload,
+            p_first=point.p_first,
+            dual=services.dual(point.version),
+        )
+        if query.private:
+            return dataclasses.replace(seen, reason=Reason.PRIVATE)
+        if query.route is Route.LOCAL:
+            return seen
+        if services.assistance is None:
+            return dataclasses.replace(seen, reason=Reason.NO_CLOUD)
+        decision = services.decider.decide(
+            point,
+            trained=services.trained(point.version),
+            rate=services.assistance.ledger.limits().rate,
+        )
+        return dataclasses.replace(decision, dual=seen.dual)
+
+    async def _ask_cloud(self) -> None:
+        """Open the cloud's answer, or turn to the local model and say why."""
+        assistance, forced = self._services.assistance, self.query.route is Route.CLOUD
+        assert assistance is not None
+        try:
+            self._call = await assistance.call(self.query)
+            self.source = Source.CLOUD
+        except BudgetExhausted as error:
+            if forced:
+                raise
+            price = error.limit == "price"
+            self._stay_local(Reason.NO_PRICE if price else Reason.BUDGET)
+        except CloudDown as error:
+            if forced:
+                await self._fall_back(error)
+            else:
+                self._stay_local(Reason.CLOUD_DOWN)
+        except CloudError as error:
+            await self._fall_back(error)
+
+    def _stay_local(self, reason: Reason) -> None:
+        self.decision = dataclasses.replace(
+            self.decision, route=Route.LOCAL, reason=reason, wanted=Route.CLOUD
+        )
+
+    async def _fall_back(self, error: CloudError) -> None:
+        if self._generation is None:
+            raise error
+        self.source = Source.FALLBACK
+        self._cloud_error = error.message
+        await self._reach_decision_point()
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        """The answer's pieces. The log row is committed before the iteration ends."""
+        failure: BaseException | None = None
+        try:
+            async for delta in self._deltas():
+                if self._first_at is None and (delta.text or delta.tool_calls):
+                    self._first_at = time.monotonic()
+                self._transcript.add(delta)
+                yield delta
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            await asyncio.shield(self._finish(failure))
+
+    async def _deltas(self) -> AsyncIterator[Delta]:
+        if self._call is None:
+            async for delta in self._local():
+                yield delta
+            return
+        try:
+            if self.query.stream:
+                async for delta in self._call:
+                    yield delta
+                return
+            # Nothing was shown yet, so a broken answer can be thrown away whole.
+            for delta in [delta async for delta in self._call]:
+                yield delta
+            return
+        except CloudError as error:
+            if any(self._transcript.tool_calls):
+                raise
+            await self._fall_back(error)
+        async for delta in self._local():
+            yield delta
+
+    async def _local(self) -> AsyncIterator[Delta]:
+        """Decode from the parked KV, after whatever the cloud already said."""
+        generation = self._generation
+        assert generation is not None
+        said = self._transcript
+        if any(said.texts) and self.query.n > 1:
+            async for delta in self._continue_each():
+                yield delta
+            return
+        encode = self._services.engine.vocabulary.encode
+        generation.resume(tuple(encode(said.texts[0])) if said.texts[0] else ())
+        async for delta in self._parsed(generation):
+            yield delta
+
+    async def _continue_each(self) -> AsyncIterator[Delta]:
+        """Several choices broke off at different texts: each goes on from its own."""
+        query, engine = self.query, self._services.engine
+        for index in range(query.n):
+            if self._transcript.finish_reasons[index] is not None:
+                continue
+            said = engine.vocabulary.encode(self._transcript.texts[index])
+            generation = engine.submit(
+                GenerationRequest((*query.prompt_ids, *said), query.sampling, client=query.client)
+            )
+            try:
+                async for event in generation:
+                    yield _delta(dataclasses.replace(event, index=index))
+            finally:
+                generation.cancel()
+
+    async def _parsed(self, generation: Generation) -> AsyncIterator[Delta]:
+        """Events as deltas; with tools, the text is read for calls while it streams."""
+        if self.query.tool_format is None:
+            async for event in generation:
+                yield _delta(event)
+            return
+        parser = self.query.tool_format.parser()
+        async for event in generation:
+            for delta in parser.feed(event.text, event.index):
+                yield delta
+            if event.finish_reason is not None:
+                for delta in parser.finish(event.index):
+                    yield delta
+            reason = parser.finish_reason(event.index, event.finish_reason)
+            yield dataclasses.replace(_delta(event), text="", finish_reason=reason)
+
+    async def aclose(self) -> None:
+        """The client is gone: stop decoding and the cloud's stream, book and log what was."""
+        if self.outcome is None:
+            await self._finish(asyncio.CancelledError())
+
+    async def _finish(self, failure: BaseException | None) -> None:
+        if self.outcome is not None:
+            return
+        self.outcome = self._result(failure)
+        self._release()
+        if self._call is not None:
+            await self._call.end(failure)
+            self.outcome = dataclasses.replace(self.outcome, cost_usd=self._call.cost_usd)
+        await asyncio.wrap_future(
+            self._services.store.save(self.query, self.decision, self.outcome)
+        )
+
+    def _release(self) -> None:
+        if self._generation is not None:
+            self._generation.cancel()
+
+    def _result(self, failure: BaseException | None) -> Outcome:
+        said, call, point = self._transcript, self._call, self._point
+        gone = isinstance(failure, asyncio.CancelledError | GeneratorExit)
+        error = self._cloud_error
+        if isinstance(failure, EdgeAgentError):
+            error = failure.message
+        elif failure is not None and not gone:
+            error = f"{type(failure).__name__}: {failure}"
+        cloud_usage = call.usage if call else None
+        local_usage = Usage(
+            prompt_tokens=len(self.query.prompt_ids),
+            completion_tokens=sum(map(len, said.token_ids)),
+            cached_tokens=point.cached_tokens if point else 0,
+        )
+        from_cloud = self.source is Source.CLOUD
+        return Outcome(
+            source=self.source,
+            usage=(cloud_usage or Usage()) if from_cloud else local_usage,
+            texts=tuple(said.texts),
+            finish_reasons=tuple(said.finish_reasons),
+            tool_calls=tuple(tuple(calls) for calls in said.tool_calls),
+            token_ids=() if from_cloud else tuple(map(tuple, said.token_ids)),
+            adapter=self.adapter,
+            cloud_model=call.model if call else None,
+            cost_usd=0.0 if call is None else call.cost_usd,
+            cloud_usage=cloud_usage,
+            ttft_s=None if self._first_at is None else self._first_at - self._started,
+            duration_s=time.monotonic() - self._started,
+            error=error,
+            disconnected=gone,
+        )
+
+
+def _delta(event: TokenEvent) -> Delta:
+    return Delta(
+        index=event.index,
+        text=event.text,
+        logprobs=event.logprobs,
+        token_ids=event.token_ids,
+        finish_reason=event.finish_reason,
+    )

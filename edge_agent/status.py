@@ -1,0 +1,56 @@
+"""What the running agent says of itself: `GET /v1/status`, `edge-agent status`, `/metrics`."""
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+from edge_agent import __version__
+
+if TYPE_CHECKING:
+    from edge_agent.agent import Agent
+
+COLD_START_NOTE = (
+    "No adapter is trained yet, so p_offload carries no information. Until then a random share "
+    "of the queries, at the budget's rate, is asked of the cloud: that is the evidence the first "
+    "training round needs."
+)
+
+
+def status(agent: "Agent") -> dict[str, Any]:
+    """A JSON-ready snapshot; rates in [0, 1], times in Unix seconds, money in USD."""
+    version = agent.engine.version
+    trained = version != "base"
+    return {
+        "version": __version__,
+        "started_at": agent.started_at,
+        "uptime_s": time.time() - agent.started_at,
+        "model": {
+            "name": agent.model.entry.name,
+            "path": str(agent.model.path),
+            "offload_token": agent.model.entry.offload_token,
+            "context_limit": agent.engine.context_limit,
+        },
+        "adapter": {"version": version, "trained": trained, "dual": agent.dual(version)},
+        "engine": dataclasses.asdict(agent.engine.stats()),
+        "decision": {
+            "policy": "threshold" if trained else "cold_start",
+            "note": None if trained else COLD_START_NOTE,
+            "window": agent.settings.decision.window,
+            "threshold": agent.decider.threshold(version) if trained else None,
+            "rate_target": agent.ledger.limits().rate,
+        },
+        "budget": {name: dataclasses.asdict(limit) for name, limit in agent.ledger.state().items()},
+        "cloud": _cloud(agent),
+        "log": {
+            "enabled": agent.store.enabled,
+            "path": str(agent.settings.database),
+            "today": agent.store.counts_today(),
+        },
+    }
+
+
+def _cloud(agent: "Agent") -> dict[str, Any] | None:
+    if agent.cloud is None:
+        return None
+    settings = agent.settings.cloud
+    return {"url": settings.url, "model": settings.model, "state": agent.cloud.state}
