@@ -1,0 +1,20 @@
+"""A store on a real database file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.store import Store
+
+
+@pytest.fixture
+def database(data_dir: Path) -> Path:
+    return data_dir / "edge-agent.db"
+
+
+@pytest.fixture
+def store(database: Path) -> Iterator[Store]:
+    store = Store(database)
+    yield store
+    store.close()

@@ -1,0 +1,142 @@
+"""The database file: private, migrated once, and refused with one clear line where it is wrong."""
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from log_records import a_decision, a_query, an_outcome
+
+from edge_agent.errors import StoreError
+from edge_agent.store import Store
+
+OPEN = """
+import sys
+from pathlib import Path
+from edge_agent.budget import Ledger
+from edge_agent.config import BudgetSettings
+from edge_agent.store import Store
+print("ready", flush=True)
+sys.stdin.readline()
+store = Store(Path(sys.argv[1]))
+Ledger(Path(sys.argv[1]), seed=BudgetSettings()).close()
+store.close()
+"""
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_only_the_owner_can_read(database: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = Store(database)
+        store.save(a_query(), a_decision(), an_outcome()).result()
+    finally:
+        os.umask(before)
+    files = list(database.parent.iterdir())
+    assert {f.name for f in files} == {
+        "edge-agent.db",
+        "edge-agent.db-wal",
+        "edge-agent.db-shm",
+    }
+    assert {mode(f) for f in files} == {0o600}
+    assert mode(database.parent) == 0o700
+    store.close()
+
+
+def test_a_file_that_others_could_read_is_closed_to_them(database: Path) -> None:
+    Store(database).close()
+    database.chmod(0o644)
+    Store(database).close()
+    assert mode(database) == 0o600
+
+
+def test_durability_of_the_log_and_of_the_ledger(database: Path) -> None:
+    from edge_agent.budget import Ledger
+    from edge_agent.config import BudgetSettings
+
+    store, ledger = Store(database), Ledger(database, seed=BudgetSettings())
+    for connection, level in ((store._db.conn, 1), (ledger._db.conn, 2)):
+        assert connection.execute("PRAGMA synchronous").fetchone() == (level,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA foreign_keys").fetchone() == (1,)
+    ledger.close()
+    store.close()
+
+
+def test_many_processes_may_open_a_new_database_at_once(database: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN, str(database)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(6)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert errors == [""] * 6
+    with sqlite3.connect(database) as db:
+        names = db.execute("SELECT name FROM _sqlite_migrations ORDER BY id").fetchall()
+    assert names == [("m001_log",), ("m002_ledger",)]
+
+
+def test_a_newer_database_is_refused_untouched(database: Path) -> None:
+    Store(database).close()
+    with sqlite3.connect(database) as db:
+        db.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) "
+            "VALUES ('edge-agent', 'm009_future', 'later')"
+        )
+    before = database.read_bytes()
+    with pytest.raises(StoreError, match=r"newer edge-agent \(m009_future is unknown here\)"):
+        Store(database)
+    assert database.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, but long enough" * 200, b"SQLite"])
+def test_a_file_that_is_no_database(database: Path, content: bytes) -> None:
+    database.parent.mkdir()
+    database.write_bytes(content)
+    with pytest.raises(StoreError, match=r"damaged or not a database.*restore a backup") as failure:
+        Store(database)
+    assert "\n" not in str(failure.value)
+    assert database.read_bytes() == content
+
+
+def test_a_damaged_page_is_reported_when_it_is_read(database: Path) -> None:
+    store = Store(database)
+    query = a_query("x" * 20_000)
+    store.save(query, a_decision(), an_outcome()).result()
+    (root,) = store._db.conn.execute(
+        "SELECT rootpage FROM sqlite_master WHERE name = 'query'"
+    ).fetchone()
+    store.close()
+    with database.open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    store = Store(database)
+    with pytest.raises(StoreError, match="damaged"):
+        store.explain(query.id)
+    failure = store.save(a_query(), a_decision(), an_outcome()).exception()
+    assert isinstance(failure, StoreError)
+    store.close()
+
+
+def test_a_directory_where_nothing_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot open"):
+        Store(tmp_path / "file" / "edge-agent.db")
