@@ -60,7 +60,8 @@ def test_every_command_has_an_example_and_every_option_a_description(commands):
     for name, command in commands.items():
         assert "Example: " in command.help, f"{name} has no example"
         for parameter in command.params:
-            assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
+            says = getattr(parameter, "help", None) or parameter.metavar
+            assert says, f"{name}: {parameter.name} has neither help nor metavar"
 
 
 def test_examples_in_help_and_readme_name_commands_and_options_that_exist(commands):
