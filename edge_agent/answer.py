@@ -245,19 +245,10 @@ class Answer:
 
     async def _parsed(self, generation: Generation) -> AsyncIterator[Delta]:
         """Events as deltas; with tools, the text is read for calls while it streams."""
-        if self.query.tool_format is None:
-            async for event in generation:
-                yield _delta(event)
-            return
-        parser = self.query.tool_format.parser()
+        parser = self.query.tool_format.parser() if self.query.tool_format else None
         async for event in generation:
-            for delta in parser.feed(event.text, event.index):
+            for delta in parser.feed(event) if parser else (_delta(event),):
                 yield delta
-            if event.finish_reason is not None:
-                for delta in parser.finish(event.index):
-                    yield delta
-            reason = parser.finish_reason(event.index, event.finish_reason)
-            yield dataclasses.replace(_delta(event), text="", finish_reason=reason)
 
     async def aclose(self) -> None:
         """The client is gone: stop decoding and the cloud's stream, book and log what was."""

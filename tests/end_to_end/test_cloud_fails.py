@@ -1,4 +1,4 @@
-"""The cloud fails in every way it can; the client still gets a whole answer, and the log says so."""
+"""However the cloud fails, the client gets a whole answer, and the log says what happened."""
 
 from pathlib import Path
 from typing import Any
