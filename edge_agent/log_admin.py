@@ -66,7 +66,7 @@ def prune(path: Path, *, before: float, progress: Callable[[int], None] | None =
     `progress` is called with the number of queries deleted so far.
     """
     with boundary(path), contextlib.closing(open_database(path)) as db:
-        size = path.stat().st_size
+        size = _size(db)
         deleted = 0
         while step := _delete(db, _OLD_QUERIES, before):
             deleted += step
@@ -79,7 +79,7 @@ def prune(path: Path, *, before: float, progress: Callable[[int], None] | None =
             for index in ("query_fts", "choice_fts"):
                 _merge(db, index)
         _shrink(db)
-        return Pruned(deleted, max(0, size - path.stat().st_size))
+        return Pruned(deleted, max(0, size - _size(db)))
 
 
 def backup(path: Path, target: Path) -> None:
@@ -130,6 +130,13 @@ def _merge(db: "Database", index: str) -> None:
         if db.conn.total_changes - before < 2:
             return
         step = _PAGES_PER_STEP
+
+
+def _size(db: "Database") -> int:
+    """Bytes of the database, with the pages that are still in the write-ahead log."""
+    (pages,) = db.conn.execute("PRAGMA page_count").fetchone()
+    (page_size,) = db.conn.execute("PRAGMA page_size").fetchone()
+    return int(pages * page_size)
 
 
 def _shrink(db: "Database") -> None:
