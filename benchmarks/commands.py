@@ -1,0 +1,65 @@
+"""Commands of the benchmarks. Heavy imports are inside, so that `edge-agent --help` is fast."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def reference_cloud(
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free port.")] = 3344,
+    accuracy: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of questions answered right.")
+    ] = 0.95,
+    latency_ms: Annotated[
+        float, typer.Option(min=0, help="Median time to the first token; log-normal.")
+    ] = 250,
+    price_in: Annotated[
+        float, typer.Option(min=0, help="Advertised USD per million input tokens.")
+    ] = 0.15,
+    price_out: Annotated[
+        float, typer.Option(min=0, help="Advertised USD per million output tokens.")
+    ] = 0.60,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=RATE", help="Inject a fault; may be repeated."),
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help='JSON lines {"question", "answer"} to look up first.'),
+    ] = None,
+    style: Annotated[
+        str, typer.Option(help='"bare": the answer alone; "sentence": in a sentence.')
+    ] = "bare",
+    seed: Annotated[int, typer.Option(help="Of mistakes, latency and faults.")] = 0,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="First line of output as JSON.")
+    ] = False,
+) -> None:
+    """Run a stand-in for a cloud LLM. It is no language model.
+
+    It speaks OpenAI's API and answers questions of reasoning-gym's generators with a set accuracy,
+    price, latency and faults (rate_limit, server_error, stall, slow, cut, malformed, wrong_type,
+    redirect, huge, unauthorized). GET /stats counts what reached it.
+
+    Example: edge-agent reference-cloud --port 0 --accuracy 0.9 --fault rate_limit=0.1
+    """
+    from benchmarks.reference_cloud.serve import Options, serve
+
+    serve(
+        Options(
+            host=host,
+            port=port,
+            accuracy=accuracy,
+            latency_ms=latency_ms,
+            price_in=price_in,
+            price_out=price_out,
+            faults=tuple(fault or ()),
+            answers=answers,
+            style=style,
+            seed=seed,
+            json_output=json_output,
+        )
+    )
