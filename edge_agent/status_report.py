@@ -210,6 +210,8 @@ def _engine(engine: Mapping[str, Any], tokens_per_s: float | None) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
     minutes = int(seconds // 60)
     hours, days = minutes // 60, minutes // 1440
     if days:
