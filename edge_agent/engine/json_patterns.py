@@ -18,6 +18,7 @@ from edge_agent.engine.gbnf import (
     union,
 )
 
+_MAX_LENGTH = 1000
 _Ranges = list[tuple[str, str]]
 _UNSAFE: _Ranges = [("\0", "\x1f"), ('"', '"'), ("\\", "\\"), ("\x7f", "\x7f")]
 _CATEGORIES: dict[Any, _Ranges] = {
@@ -40,6 +41,8 @@ class PatternError(ValueError):
 
 def pattern_to_gbnf(pattern: str) -> str:
     """Strings that `pattern` matches, without the quotes. Not anchored unless it says so."""
+    if len(pattern) > _MAX_LENGTH:
+        raise PatternError(f"longer than {_MAX_LENGTH} characters")
     try:
         items = list(parser.parse(pattern, re.ASCII))
     except (re.error, RecursionError, OverflowError) as error:
@@ -79,6 +82,9 @@ def _item(kind: Any, value: Any) -> str:  # noqa: PLR0911 (one a kind)
         top = None if most is op.MAXREPEAT else int(most)
         if max(least, top or 0) > MAX_REPETITION:
             raise PatternError(f"repeats more than {MAX_REPETITION} times")
+        if most not in (1, op.MAXREPEAT) and body.getwidth()[0] == 0:
+            # llama.cpp would follow every way to leave out some of them: they double each time.
+            raise PatternError("repeats a part that may be empty")
         return repeat(f"({_sequence(body)})", int(least), top)
     raise PatternError(f"{str(kind).lower()} is not supported")
 
