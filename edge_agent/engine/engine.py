@@ -1,0 +1,413 @@
+"""The engine: one thread that owns every llama.cpp context, and the ways to talk to it.
+
+Any thread may post commands; they run in the engine thread between two batches. News go back
+through the outbox, one wake-up per event loop and batch.
+"""
+
+import asyncio
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import TypeVar
+
+from edge_agent.config import EngineSettings
+from edge_agent.engine import rollouts
+from edge_agent.engine.generation import Generation, Outbox
+from edge_agent.engine.job import Job
+from edge_agent.engine.lane import Lane, Weights, file_identity, free_adapter, load_adapter
+from edge_agent.engine.scheduler import Counters
+from edge_agent.engine.types import EngineStats, GenerationRequest, Group, ServedModel
+from edge_agent.engine.vocabulary import Vocabulary
+from edge_agent.errors import (
+    ContextLengthExceeded,
+    EdgeAgentError,
+    EngineError,
+    InvalidRequest,
+    QueueFull,
+    Unavailable,
+)
+from models.errors import ModelError
+from models.llama_model import LlamaModel
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Engine:
+    """Continuous batching over one model. Blocking in `__init__`: it loads the weights."""
+
+    def __init__(
+        self, served: ServedModel, settings: EngineSettings, *, offload_token: int | None
+    ) -> None:
+        """Load `served`. Raises GgufError, ModelError or AdapterError."""
+        self._settings = settings
+        self._offload_token = offload_token
+        self._counters = Counters()
+        self._outbox = Outbox()
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._embeds: deque[Callable[[], None]] = deque()
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._activation = threading.Lock()
+        self._posted = 0
+        self._closing = False
+        self._dead = False
+        self._deadline = float("inf")
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        weights = Weights(served.gguf, settings, offload_token)
+        try:
+            adapter = load_adapter(weights.model, served.lora) if served.lora else None
+            self._lane = Lane(served, weights, adapter, settings, self._counters)
+        except BaseException:
+            weights.close()  # and with it the adapter
+            raise
+        self._lanes = [self._lane]
+
+    # What is served:
+
+    @property
+    def version(self) -> str:
+        """Adapter version that new requests get."""
+        return self._lane.version
+
+    @property
+    def model(self) -> LlamaModel:
+        """The loaded weights."""
+        return self._lane.weights.model
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's vocabulary."""
+        return self._lane.weights.rules.vocabulary
+
+    @property
+    def context_limit(self) -> int:
+        """Longest prompt + answer of one request, in tokens."""
+        return self._lane.weights.context_limit
+
+    def stats(self) -> EngineStats:
+        """A snapshot; cheap, from any thread."""
+        schedulers = [lane.scheduler for lane in self._lanes]
+        counters = self._counters
+        return EngineStats(
+            slots=self._settings.slots,
+            running=sum(len(s.active) for s in schedulers),
+            parked=sum(len(s.parked) for s in schedulers),
+            waiting=self._posted + sum(len(s.waiting) + len(s.ready) for s in schedulers),
+            kv_cells=sum(lane.context.cells for lane in self._lanes),
+            kv_used=sum(s.kv_used for s in schedulers),
+            prompt_tokens_total=counters.prompt_tokens,
+            cached_tokens_total=counters.cached_tokens,
+            generation_tokens_total=counters.generation_tokens,
+            prefix_cache_hits_total=counters.prefix_hits,
+            decode_batches_total=counters.batches,
+            version=self.version,
+        )
+
+    # Life:
+
+    def start(self) -> None:
+        """Start the engine thread. Idempotent."""
+        with self._lock:
+            if self._thread.ident is None and not self._closing:
+                self._thread.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Admit no more, let what runs finish for `grace_s` seconds, end the rest. Idempotent.
+
+        What did not finish ends with Unavailable. Frees the weights.
+        """
+        with self._lock:
+            started = self._thread.ident is not None
+            self._closing = True
+            self._deadline = min(self._deadline, time.monotonic() + grace_s)
+        if started:
+            self._commands.put(_nothing)  # wakes the thread
+            await asyncio.to_thread(self._thread.join)
+        else:
+            self._finish(None)
+
+    # Requests:
+
+    def submit(self, request: GenerationRequest) -> Generation:
+        """Queue a request, on the event loop that will read it.
+
+        Raises ContextLengthExceeded, InvalidRequest, QueueFull, Unavailable.
+        """
+        self._check(request)
+        number = next(self._numbers)
+        generation = Generation(
+            self._outbox,
+            resume=lambda ids: self._post(partial(self._resume, number, ids)),
+            cancel=lambda: self._post(partial(self._cancel, number)),
+        )
+        with self._lock:
+            self._check_queue()
+            self._enqueue(Job(number, request, generation))
+        return generation
+
+    def sample_groups(
+        self,
+        prompts: Sequence[Sequence[int]],
+        count: int,
+        *,
+        max_tokens: int,
+        temperature: float = 1.0,
+        seed: int | None = None,
+    ) -> list[Group]:
+        """`count` rollouts of each prompt, with behaviour log-probs; blocks until all are done.
+
+        Sampled from the whole vocabulary at `temperature` with the offload token masked. Choice
+        i of prompt k is drawn with seed + k·count + i. Raises as `submit`, and EngineError.
+        """
+        self.start()
+        return rollouts.sample_groups(
+            self._submit_rollouts,
+            prompts,
+            count,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+        )
+
+    def sample_group(
+        self,
+        prompt_ids: Sequence[int],
+        count: int,
+        *,
+        max_tokens: int,
+        temperature: float = 1.0,
+        seed: int | None = None,
+    ) -> Group:
+        """`sample_groups` of one prompt."""
+        return self.sample_groups(
+            [prompt_ids], count, max_tokens=max_tokens, temperature=temperature, seed=seed
+        )[0]
+
+    async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
+        """One vector of length n_embd per prompt: mean-pooled hidden states, L2-normalised.
+
+        Raises ContextLengthExceeded, InvalidRequest, Unavailable, EngineError.
+        """
+        for prompt in prompts:
+            self._check_prompt(prompt, None, "input")
+        futures = [self._call(partial(self._embed, list(p)), self._embeds) for p in prompts]
+        return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
+
+    async def activate(self, served: ServedModel) -> None:
+        """Serve another version from the next batch on; running requests end on theirs.
+
+        Raises ModelError, GgufError or AdapterError, and then the current version stays.
+        """
+        await asyncio.to_thread(self._activate, served)
+
+    def _activate(self, served: ServedModel) -> None:
+        with self._activation:
+            current = self._lane.weights
+            if file_identity(served.gguf) == current.identity:
+                self._open_lane(served, current)
+                return
+            weights = Weights(served.gguf, self._settings, self._offload_token)
+            try:
+                if weights.model.n_vocab != current.model.n_vocab:
+                    raise ModelError(
+                        f"{served.gguf} has another vocabulary than the model being served"
+                    )
+                self._open_lane(served, weights)
+            except BaseException:
+                weights.close()
+                raise
+
+    def _open_lane(self, served: ServedModel, weights: Weights) -> None:
+        """The adapter is loaded in the engine thread, the context made in this one."""
+        adapter = None
+        if served.lora is not None:
+            adapter = self._call(partial(load_adapter, weights.model, served.lora)).result()
+        try:
+            lane = Lane(served, weights, adapter, self._settings, self._counters)
+        except BaseException:
+            if adapter is not None:
+                self._call(partial(free_adapter, adapter)).result()
+            raise
+        try:
+            self._call(partial(self._switch, lane)).result()
+        except BaseException:  # only if the engine has ended meanwhile
+            lane.close()
+            raise
+
+    def _submit_rollouts(self, request: GenerationRequest, sink: rollouts.GroupSink) -> None:
+        self._check(request)
+        with self._lock:
+            self._enqueue(Job(next(self._numbers), request, sink, rollout=True))
+
+    # Checks:
+
+    def _check(self, request: GenerationRequest) -> None:
+        sampling = request.sampling
+        self._check_prompt(request.prompt_ids, sampling.max_tokens, "messages")
+        if sampling.max_tokens is not None and sampling.max_tokens < 1:
+            raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
+        if request.n < 1:
+            raise InvalidRequest("n must be at least 1", param="n")
+        for token in sampling.logit_bias:
+            if not 0 <= token < self.model.n_vocab:
+                raise InvalidRequest(
+                    f"token {token} is not in the vocabulary of {self.model.n_vocab}",
+                    param="logit_bias",
+                )
+
+    def _check_prompt(self, prompt: Sequence[int], max_tokens: int | None, param: str) -> None:
+        if not prompt:
+            raise InvalidRequest("the prompt is empty", param=param)
+        if min(prompt) < 0 or max(prompt) >= self.model.n_vocab:
+            raise InvalidRequest("the prompt has token ids outside the vocabulary", param=param)
+        limit = self.context_limit
+        if len(prompt) + (max_tokens or 1) > limit:
+            asked = "" if max_tokens is None else f" and max_tokens {max_tokens}"
+            raise ContextLengthExceeded(
+                f"the context holds {limit} tokens, but the prompt has {len(prompt)}{asked}",
+                param=param,
+            )
+
+    def _check_queue(self) -> None:
+        scheduler = self._lane.scheduler
+        waiting = self._posted + len(scheduler.waiting)
+        free = max(0, self._settings.slots - len(scheduler.active) - len(scheduler.ready))
+        if waiting >= self._settings.queue + free:
+            retry = self._counters.job_s * (1 + waiting / self._settings.slots)
+            raise QueueFull(
+                f"{waiting} requests are waiting already; try again in {retry:.0f} s",
+                retry_after_s=max(1.0, retry),
+            )
+
+    # Commands; `_post` and `_call` may be used from any thread:
+
+    def _enqueue(self, job: Job) -> None:
+        """Holding the lock. Raises Unavailable."""
+        if self._closing or self._dead:
+            raise Unavailable("the engine is shutting down")
+        self._posted += 1
+        self._commands.put(partial(self._add, job))
+
+    def _post(self, command: Callable[[], None]) -> None:
+        """Run `command` in the engine thread before the next batch; never, if it has ended."""
+        self._commands.put(command)
+
+    def _call(
+        self, function: Callable[[], T], line: "deque[Callable[[], None]] | None" = None
+    ) -> "Future[T]":
+        """Run `function` in the engine thread and get its result. Raises Unavailable."""
+        future: Future[T] = Future()
+
+        def command() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        with self._lock:
+            if self._dead or self._thread.ident is None:
+                raise Unavailable("the engine is not running")
+            if line is not None:
+                line.append(command)
+            self._commands.put(command if line is None else _nothing)
+        return future
+
+    # Engine thread:
+
+    def _run(self) -> None:
+        error: EdgeAgentError | None = None
+        try:
+            while not self._over():
+                self._obey()
+                for lane in self._lanes:
+                    if lane.scheduler.busy:
+                        lane.scheduler.step()
+                self._close_drained()
+                self._outbox.flush()
+        except BaseException as cause:
+            _log.exception("the engine thread died")
+            error = EngineError(f"the engine died: {cause!r}")
+        self._finish(error)
+
+    def _over(self) -> bool:
+        if not self._closing:
+            return False
+        busy = self._embeds or self._posted or any(lane.scheduler.jobs for lane in self._lanes)
+        return not busy or time.monotonic() >= self._deadline
+
+    def _obey(self) -> None:
+        """Run what was posted; where there is nothing to compute, wait for it."""
+        busy = self._embeds or any(lane.scheduler.busy for lane in self._lanes)
+        try:
+            if not busy:
+                timeout = max(0.0, self._deadline - time.monotonic()) if self._closing else None
+                self._commands.get(timeout=timeout)()
+            while True:
+                self._commands.get_nowait()()
+        except queue.Empty:
+            pass
+        if self._embeds:  # one between two batches
+            self._embeds.popleft()()
+
+    def _add(self, job: Job) -> None:
+        self._lane.scheduler.add(job)
+        with self._lock:
+            self._posted -= 1
+
+    def _resume(self, number: int, appended: tuple[int, ...]) -> None:
+        for lane in self._lanes:
+            lane.scheduler.resume(number, appended)
+
+    def _cancel(self, number: int) -> None:
+        for lane in self._lanes:
+            lane.scheduler.cancel(number)
+
+    def _embed(self, prompt: list[int]) -> list[float]:
+        return self._lane.embed(prompt)
+
+    def _switch(self, lane: Lane) -> None:
+        """New requests, and those that have not started, go to `lane`."""
+        for job in self._lane.scheduler.drain():
+            lane.scheduler.add(job)
+        self._lanes = [*self._lanes, lane]
+        self._lane = lane
+
+    def _close_drained(self) -> None:
+        for lane in self._lanes:
+            if lane is not self._lane and not lane.scheduler.jobs:
+                self._lanes = [other for other in self._lanes if other is not lane]
+                self._close(lane)
+
+    def _close(self, lane: Lane) -> None:
+        lane.close()
+        if all(other.weights is not lane.weights for other in self._lanes):
+            lane.weights.close()
+
+    def _finish(self, error: EdgeAgentError | None) -> None:
+        """End every request and free everything."""
+        with self._lock:
+            self._closing = self._dead = True
+        while not self._commands.empty():
+            self._commands.get_nowait()()
+        with self._activation:  # one that is under way still uses the weights
+            pass
+        for lane in self._lanes:
+            lane.scheduler.fail_all(error or Unavailable("the engine is shutting down"))
+        self._outbox.flush()
+        lanes, self._lanes = self._lanes, []
+        for lane in lanes:
+            self._close(lane)
+
+
+def _nothing() -> None:
+    """A command that only wakes the thread."""

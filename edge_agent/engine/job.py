@@ -1,0 +1,268 @@
+"""One request inside the engine thread: its choices, what each has said, where it reports to."""
+
+import time
+from collections.abc import Sequence as Ids
+from enum import Enum
+from typing import Protocol
+
+from edge_agent.engine.kv_cache import Sequence
+from edge_agent.engine.sampling import (
+    Candidates,
+    PlainSampler,
+    Row,
+    Sampler,
+    make_sampler,
+    token_logprob,
+)
+from edge_agent.engine.text_stream import TextStream
+from edge_agent.engine.types import (
+    DecisionPoint,
+    FinishReason,
+    GenerationRequest,
+    TokenEvent,
+    TokenLogprob,
+)
+from edge_agent.engine.vocabulary import Vocabulary
+from edge_agent.errors import EdgeAgentError
+from models.llama_model import LlamaModel
+
+
+class Sink(Protocol):
+    """Where a job reports to; called in the engine thread."""
+
+    def decided(self, point: DecisionPoint) -> None:
+        """The prompt (and the decision window) is computed."""
+        ...
+
+    def emit(self, event: TokenEvent) -> None:
+        """A piece of one choice."""
+        ...
+
+    def close(self, error: EdgeAgentError | None) -> None:
+        """Nothing more comes; `error` if the job failed."""
+        ...
+
+
+class DecodingRules:
+    """What drawing a token needs to know of the model; one per lane."""
+
+    def __init__(self, model: LlamaModel, offload_token: int | None, context_limit: int) -> None:
+        self.model = model
+        self.vocabulary = Vocabulary(model)
+        self.offload_token = offload_token
+        self.context_limit = context_limit
+        self.candidates = Candidates(model.n_vocab)
+        self.eog = frozenset(i for i in range(model.n_vocab) if self.vocabulary.is_eog(i))
+        """Tokens that end a generation."""
+
+    def sampler(self, job: "Job", index: int) -> Sampler:
+        """The sampler of choice `index` of `job`. Raises InvalidRequest for a bad grammar."""
+        sampling = job.request.sampling
+        banned = set(self.eog) if sampling.ignore_eos else set()
+        if self.offload_token is not None:
+            banned.add(self.offload_token)
+        return make_sampler(
+            self.model,
+            sampling,
+            index=index,
+            prompt=job.prompt,
+            longest=job.max_new,
+            banned=banned,
+            candidates=self.candidates,
+        )
+
+
+class Phase(Enum):
+    """Where a job is in its life."""
+
+    WAITING = "waiting"
+    PREFILL = "prefill"
+    WINDOW = "window"
+    """Choice 0 is tried until the decision window closes; its events are held back."""
+    PARKED = "parked"
+    RUNNING = "running"
+    CLOSED = "closed"
+
+
+class Choice:
+    """One answer in the making."""
+
+    __slots__ = (
+        "_ids",
+        "_logprobs",
+        "_sampler",
+        "_text",
+        "finished",
+        "generated",
+        "held",
+        "index",
+        "job",
+        "sequence",
+    )
+
+    def __init__(self, job: "Job", index: int) -> None:
+        self.job = job
+        self.index = index
+        self.sequence = Sequence(list(job.prompt))
+        self.generated = 0
+        self.finished = False
+        self.held: list[TokenEvent] = []
+        """Events of the decision window, until it closes in favour of this answer."""
+        self._sampler: Sampler | None = None
+        self._text = TextStream(job.request.sampling.stop)
+        self._ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
+
+    @property
+    def open_ended(self) -> bool:
+        """True if the request sets no max_tokens, so that the reservation grows."""
+        return self.job.request.sampling.max_tokens is None
+
+    @property
+    def runs(self) -> bool:
+        """True if it holds KV and its job is not over."""
+        return self.sequence.id >= 0 and not self.finished and self.job.phase is not Phase.CLOSED
+
+    @property
+    def max_length(self) -> int:
+        """Cells this choice may ever need: prompt and answer."""
+        return len(self.job.prompt) + self.job.max_new
+
+    def advance(self, row: Row, rules: DecodingRules) -> None:
+        """Draw the next token from `row` (which is written to) and report what became final."""
+        sampling = self.job.request.sampling
+        if self._sampler is None:
+            self._sampler = rules.sampler(self.job, self.index)
+        raw = None if sampling.top_logprobs is None else row.copy()
+        token = self._sampler.sample(row)
+        if token is None:  # the grammar is complete and the end of the answer is banned
+            self.finish("stop")
+            return
+        self.generated += 1
+        self._ids.append(token)
+        if self.job.rollout and isinstance(self._sampler, PlainSampler):
+            self._logprobs.append(TokenLogprob("", token, self._sampler.logprob, b""))
+        if token in rules.eog:
+            self.finish("stop")
+            return
+        text = self._text.push(rules.vocabulary.piece(token))
+        if raw is not None and not self._text.stopped:
+            self._logprobs.append(
+                token_logprob(
+                    raw,
+                    token,
+                    sampling.top_logprobs or 0,
+                    lambda i: rules.vocabulary.piece(i, special=True),
+                    rules.offload_token,
+                )
+            )
+        if self._text.stopped:
+            self.finish("stop", text)
+        elif self.generated >= self.job.max_new:
+            self.finish("length", text)
+        else:
+            self.sequence.tokens.append(token)
+            if text:
+                self._report(text, None)
+
+    def finish(self, reason: FinishReason, text: str = "") -> None:
+        """The last event, with whatever text was held back."""
+        self.finished = True
+        self._report(text + self._text.close(), reason)
+        self.close()
+
+    def _report(self, text: str, reason: FinishReason | None) -> None:
+        event = TokenEvent(self.index, text, tuple(self._ids), tuple(self._logprobs), reason)
+        self._ids.clear()
+        self._logprobs.clear()
+        if self.job.phase is Phase.WINDOW:
+            self.held.append(event)
+        else:
+            self.job.sink.emit(event)
+
+    def release(self) -> None:
+        """Report what the decision window held back."""
+        for event in self.held:
+            self.job.sink.emit(event)
+        self.held.clear()
+
+    def close(self) -> None:
+        """Free the sampler. Idempotent."""
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None
+
+
+class Job:
+    """One request; belongs to the engine thread once it is submitted."""
+
+    def __init__(
+        self, number: int, request: GenerationRequest, sink: Sink, *, rollout: bool = False
+    ) -> None:
+        """number: order of arrival; the lower, the more senior.
+
+        rollout: report log-probs of the behaviour policy instead of the model's.
+        """
+        self.number = number
+        self.request = request
+        self.sink = sink
+        self.rollout = rollout
+        self.phase = Phase.WAITING
+        self.prompt: list[int] = list(request.prompt_ids)
+        self.max_new = 0
+        """Tokens each choice may be given after `prompt`."""
+        self.choices: list[Choice] = []
+        self.undecided = True
+        """True until the decision point was reported."""
+        self.first_row: Row | None = None
+        """Logits of the first position, kept while choices may still start from it."""
+        self.cached_tokens = 0
+        self._measured: list[float] = []
+        self._started_at = 0.0
+
+    def begin(self, rules: DecodingRules) -> None:
+        """Create the choices; the first one computes the prompt."""
+        said = len(self.prompt) - len(self.request.prompt_ids)
+        wanted = self.request.sampling.max_tokens
+        self.max_new = rules.context_limit - len(self.prompt)
+        if wanted is not None:
+            self.max_new = min(self.max_new, wanted - said)
+        self.choices = [Choice(self, i) for i in range(self.request.n)]
+
+    def start(self, cached_tokens: int) -> None:
+        """The first choice has got its slot."""
+        self.phase = Phase.PREFILL
+        self.cached_tokens = cached_tokens
+        self._started_at = time.monotonic()
+
+    def extend(self, ids: Ids[int], rules: DecodingRules) -> None:
+        """Begin anew after `ids`, which count as said already."""
+        self.prompt += ids
+        self.first_row = None
+        self.phase = Phase.PREFILL
+        self.begin(rules)
+
+    def measure(self, p_offload: float) -> None:
+        """Softmax mass of the offload token at the next position of the decision window."""
+        self._measured.append(p_offload)
+
+    @property
+    def window_closed(self) -> bool:
+        """True once every position of the decision window was seen."""
+        return len(self._measured) >= self.request.window
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the job got its slot."""
+        return time.monotonic() - self._started_at
+
+    def point(self, version: str) -> DecisionPoint:
+        """What is known when the decision window closes."""
+        return DecisionPoint(
+            p_offload=max(self._measured, default=0.0),
+            p_first=self._measured[0] if self._measured else 0.0,
+            prompt_tokens=len(self.request.prompt_ids),
+            cached_tokens=self.cached_tokens,
+            version=version,
+            prefill_s=self.age_s,
+        )

@@ -1,0 +1,104 @@
+"""Reserving KV cells, so that a sequence that runs never runs out of them.
+
+Cells belong to sequences that run (reserved up to `Sequence.limit`), to idle ones (parked or
+paused) and to the prefix cache. What is not reserved can be taken: from the prefix cache
+first, least recently used first, then from idle sequences, which are computed again when they
+go on.
+"""
+
+from collections.abc import Collection, Iterable
+
+from edge_agent.engine.kv_cache import KvCache, Sequence
+from edge_agent.engine.prefix_cache import PrefixCache
+
+
+class Reservations:
+    """The KV of one lane, handed out by reservation."""
+
+    def __init__(self, kv: KvCache) -> None:
+        self.kv = kv
+        self.prefixes = PrefixCache(kv)
+
+    def reserve(
+        self,
+        sequence: Sequence,
+        limit: int,
+        running: Collection[Sequence],
+        idle: Iterable[Sequence],
+    ) -> int | None:
+        """Let `sequence` run, growing to `limit` cells; None if that does not fit beside `running`.
+
+        Returns how many of its tokens need not be computed. `idle` may lose their KV, in order.
+        """
+        source, shared = (None, sequence.done)
+        if sequence.id < 0:
+            source, shared = self.kv.best_source(sequence.tokens)
+        kept = self.kv.prefix(sequence if source is None else source, shared)
+        growth = limit - shared
+        if self.kv.cells([*running, kept]) + _unused(running) + growth > self.kv.total:
+            return None
+        if sequence.id < 0:
+            shared = self._open(sequence, source, shared, idle)
+        sequence.limit = limit
+        while self.kv.used + _unused(running) + limit - sequence.done > self.kv.total:
+            if not self.evict(idle, keep=sequence):
+                self.suspend(sequence)
+                return None
+        return shared
+
+    def _open(
+        self, sequence: Sequence, source: Sequence | None, shared: int, idle: Iterable[Sequence]
+    ) -> int:
+        if self.kv.full and not self.evict(idle, keep=source):
+            source, shared = None, 0
+            self.evict(idle)
+        self.kv.open(sequence, source, shared)
+        if source is not None:
+            if source.done == shared:
+                self.prefixes.drop(source)  # the whole entry lives on in `sequence`
+            else:
+                self.prefixes.touch(source)
+        return shared
+
+    def grow(
+        self,
+        sequence: Sequence,
+        limit: int,
+        running: Collection[Sequence],
+        idle: Iterable[Sequence],
+    ) -> bool:
+        """Raise the limit of a running sequence; False if `running` leaves no room."""
+        while self.kv.used + _unused(running) + limit - sequence.limit > self.kv.total:
+            if not self.evict(idle):
+                return False
+        sequence.limit = limit
+        return True
+
+    def evict(self, idle: Iterable[Sequence], keep: Sequence | None = None) -> bool:
+        """Take the KV of whoever misses it least; False if nobody has any to give."""
+        if self.prefixes.evict(keep):
+            return True
+        for sequence in idle:
+            if sequence.id >= 0 and sequence is not keep:
+                self.kv.close(sequence)
+                return True
+        return False
+
+    def suspend(self, sequence: Sequence) -> None:
+        """Give up the reservation; the KV stays until somebody needs the cells."""
+        sequence.limit = sequence.done
+
+    def retire(self, sequence: Sequence) -> None:
+        """The sequence has ended; its KV becomes a cached prefix."""
+        sequence.limit = 0
+        self.prefixes.add(sequence)
+
+    def discard(self, sequence: Sequence) -> None:
+        """The sequence has ended; its KV is of no use to anyone."""
+        sequence.limit = 0
+        self.prefixes.drop(sequence)
+        self.kv.close(sequence)
+
+
+def _unused(running: Iterable[Sequence]) -> int:
+    return sum(s.limit - s.done for s in running)
