@@ -1,0 +1,52 @@
+"""A ledger on a real database file, with a clock that only moves when it is told to."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from edge_agent.budget import Ledger
+from edge_agent.config import BudgetSettings
+
+ZONE = ZoneInfo("America/New_York")
+
+
+@dataclass
+class Clock:
+    now: float
+
+    def __call__(self) -> float:
+        return self.now
+
+    def set(self, *date_and_time: int) -> None:
+        self.now = datetime(*date_and_time, tzinfo=ZONE).timestamp()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    clock = Clock(0)
+    clock.set(2026, 5, 20, 12)
+    return clock
+
+
+@pytest.fixture
+def database(data_dir: Path) -> Path:
+    return data_dir / "edge-agent.db"
+
+
+@pytest.fixture
+def ledger_with(database: Path, clock: Clock) -> Iterator[Callable[..., Ledger]]:
+    """Opens a ledger with these limits and no others."""
+    opened: list[Ledger] = []
+
+    def build(**limits: float | None) -> Ledger:
+        seed = BudgetSettings.model_validate({"rate": None} | limits)
+        opened.append(Ledger(database, seed=seed, clock=clock, tz=ZONE))
+        return opened[-1]
+
+    yield build
+    for ledger in opened:
+        ledger.close()
