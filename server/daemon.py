@@ -86,6 +86,7 @@ class _Server(uvicorn.Server):
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(grace_s + _SEND_MARGIN_S),
                 server_header=False,
+                proxy_headers=False,
             )
         )
         self._service: Service = app.state.service

@@ -11,11 +11,11 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.engine.tools import ToolFormat
 from ulid import ULID
 
 from edge_agent.engine import grammar
 from edge_agent.engine.chat_template import unsupported_part
+from edge_agent.engine.tools import ToolFormat
 from edge_agent.engine.types import SamplingParams
 from edge_agent.errors import InvalidRequest, NotFound
 from edge_agent.records import Query, Route
@@ -59,7 +59,7 @@ def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", cli
         request,
         agent,
         max_tokens=_max_tokens(request),
-        grammar_text=_grammar(request, tool_format),
+        grammar_text=_grammar(request, tool_format, agent),
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
     return Query(
@@ -96,7 +96,7 @@ def from_completion(
             request,
             agent,
             max_tokens=request.max_tokens,
-            grammar_text=_grammar(request, None),
+            grammar_text=_grammar(request, None, agent),
             top_logprobs=request.logprobs,
         ),
     )
@@ -144,7 +144,8 @@ def _route(request: ChatRequest | CompletionRequest) -> Route:
         )
     if ours.private and route is Route.CLOUD:
         raise InvalidRequest(
-            "a private query never leaves this machine, so the cloud cannot answer it",
+            "edge_agent.private: a private query never leaves this machine, so the cloud cannot "
+            "answer it",
             param="edge_agent.private",
         )
     for field in _LOCAL_ONLY:
@@ -157,10 +158,12 @@ def _route(request: ChatRequest | CompletionRequest) -> Route:
 
 
 def _check_encodable(body: Mapping[str, Any]) -> None:
-    try:
-        json.dumps(body, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRequest("the body holds a lone surrogate, which is not text") from error
+    """JSON may escape a lone surrogate, which no tokenizer, database or cloud can take."""
+    for field, value in body.items():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"{field} holds a lone surrogate", param=field) from error
 
 
 def _max_tokens(request: ChatRequest) -> int | None:
@@ -230,11 +233,11 @@ def _tool_format(
 
 
 def _grammar(
-    request: ChatRequest | CompletionRequest, tool_format: ToolFormat | None
+    request: ChatRequest | CompletionRequest, tool_format: ToolFormat | None, agent: "Agent"
 ) -> str | None:
-    """The one grammar that constrains the output."""
+    """The one grammar that constrains the output, known to be one llama.cpp can run."""
     found: dict[str, str] = {}
-    if request.grammar:
+    if request.grammar is not None:
         found["grammar"] = request.grammar
     response_format = getattr(request, "response_format", None)
     if response_format is not None:
@@ -246,7 +249,10 @@ def _grammar(
     if len(found) > 1:
         first, second = list(found)[:2]
         raise InvalidRequest(f"{first} and {second} cannot be combined", param=first)
-    return next(iter(found.values()), None)
+    for field, text in found.items():
+        grammar.check(text, agent.engine.vocabulary, param=field)
+        return text
+    return None
 
 
 def _chat_prompt(
@@ -268,7 +274,8 @@ def _chat_prompt(
     messages = body["messages"]
     ids = agent.chat.encode(
         tool_format.messages(messages) if tool_format is not None else messages,
-        tools=tools,
+        # The generic form has put the tools into the messages.
+        tools=tools if tool_format is not None and tool_format.style != "generic" else (),
         extra=request.chat_template_kwargs,
     )
     too_long = len(ids) >= agent.engine.context_limit

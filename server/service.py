@@ -38,6 +38,7 @@ class Service:
         self._open_agent = open_agent
         self._agent: Agent | None = None
         self._work: set[asyncio.Task[Any]] = set()
+        self._finished = False
 
     @property
     def agent(self) -> "Agent":
@@ -65,6 +66,7 @@ class Service:
         self.refuse()
         if self._work:
             await asyncio.wait(self._work, timeout=grace_s)
+        self._finished = True
         aborted = list(self._work)
         if aborted:
             _log.warning("%d running answers aborted", len(aborted))
@@ -80,7 +82,13 @@ class Service:
             await agent.close(_FLUSH_S)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run `work` as a task that `close` waits for, and in the end cancels."""
+        """Run `work` as a task that `finish` waits for, and in the end cancels.
+
+        Raises Unavailable once `finish` has ended.
+        """
+        if self._finished:
+            work.close()
+            raise Unavailable("Shutting down")
         task = asyncio.get_running_loop().create_task(work)
         self._work.add(task)
         task.add_done_callback(self._work.discard)

@@ -48,10 +48,12 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until the answer ends or the client is gone."""
-        pump = self._service.spawn(self._pump())
         watch = asyncio.create_task(until_gone(receive))
         watch.add_done_callback(lambda _: self._leave())
+        pump = None
         try:
+            pump = self._service.spawn(self._pump())
+            pump.add_done_callback(self._end)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while not self._gone and not (self._done and not self._written):
                 await self._wake.wait()
@@ -63,8 +65,9 @@ class EventStream(Response):
                 await send(_body(b"", more=False))
         finally:
             watch.cancel()
-            pump.cancel()
-            await asyncio.wait({pump})
+            if pump is not None:
+                pump.cancel()
+                await asyncio.wait({pump})
             await self._answer.aclose()
             self._timing.end()
 
@@ -84,17 +87,17 @@ class EventStream(Response):
                 self._timing.delta(delta)
                 self._push(self._chunks.delta(delta))
             self._push(self._chunks.end())
-        except asyncio.CancelledError:
-            self._push(_error_event(Unavailable("Shutting down")))
-            raise
         except EdgeAgentError as error:
             self._push(_error_event(error))
         except Exception:
             _log.exception("answer %s failed", self._answer.query.id)
             self._push(_error_event(EdgeAgentError("internal error; the daemon's log has more")))
-        finally:
-            self._done = True
-            self._wake.set()
+
+    def _end(self, pump: asyncio.Task[None]) -> None:
+        if pump.cancelled():
+            self._push(_error_event(Unavailable("Shutting down")))
+        self._done = True
+        self._wake.set()
 
 
 def _error_event(error: EdgeAgentError) -> str:

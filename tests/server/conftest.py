@@ -1,0 +1,88 @@
+"""The real application on real uvicorn and loopback, over a scripted agent."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from scripted import ScriptedAgent
+
+from edge_agent.config import Settings
+from edge_agent.engine.vocabulary import Vocabulary
+from models.llama_model import LlamaModel
+from server.app import create_app
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def listening(app: FastAPI) -> AsyncIterator[str]:
+    """Serve `app` on a free port of loopback; yields its URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = _Server(uvicorn.Config(app, http="h11", log_config=None, access_log=False))
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
+            await asyncio.sleep(0)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@pytest.fixture(scope="session")
+def vocabulary(smollm2: Path) -> Vocabulary:
+    """The small model's vocabulary, without its weights."""
+    return Vocabulary(LlamaModel(smollm2, vocab_only=True))
+
+
+@pytest.fixture
+def agent(vocabulary: Vocabulary) -> ScriptedAgent:
+    """The scripted agent behind the app."""
+    return ScriptedAgent(vocabulary)
+
+
+@pytest.fixture
+def serve(agent: ScriptedAgent, data_dir: Path) -> Serve:
+    """`async with serve(**server settings) as client`: a ready app and a client of it."""
+
+    @contextlib.asynccontextmanager
+    async def start(
+        *, api_keys: tuple[str, ...] = (), **server: Any
+    ) -> AsyncIterator[httpx.AsyncClient]:
+        ready = asyncio.Event()
+        settings = Settings(data_dir=data_dir, server=server)
+        app = create_app(
+            settings, lambda: agent, api_keys=api_keys, on_ready=lambda _agent: ready.set()
+        )
+        async with listening(app) as url, httpx.AsyncClient(base_url=url) as client:
+            client.app = app
+            await ready.wait()
+            yield client
+
+    return start
+
+
+@pytest.fixture
+async def client(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a ready app with default settings."""
+    async with serve() as found:
+        yield found

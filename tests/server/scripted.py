@@ -1,0 +1,106 @@
+"""An agent whose answers are written down beforehand: for timing and faults no model can show."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any
+
+from edge_agent.engine.chat_template import ChatTemplate
+from edge_agent.engine.types import EngineStats
+from edge_agent.engine.vocabulary import Vocabulary
+from edge_agent.limits import LimitState
+from edge_agent.records import (
+    Decision,
+    Delta,
+    Feedback,
+    Outcome,
+    Query,
+    Reason,
+    Route,
+    Source,
+    Usage,
+)
+
+Script = Callable[[Query], AsyncIterator[Delta]]
+
+
+async def hello(_query: Query) -> AsyncIterator[Delta]:
+    """Two pieces and an end."""
+    yield Delta(text="Hel", token_ids=(1,))
+    yield Delta(text="lo", token_ids=(2,))
+    yield Delta(finish_reason="stop")
+
+
+class ScriptedAnswer:
+    """What `agent.begin` returns."""
+
+    decision = Decision(Route.LOCAL, Reason.COLD_START, p_offload=0.25)
+    adapter = "base"
+    source = Source.LOCAL
+
+    def __init__(self, query: Query, script: Script) -> None:
+        self.query = query
+        self.outcome: Outcome | None = None
+        self.closed = asyncio.Event()
+        self._script = script
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        try:
+            async for delta in self._script(self.query):
+                yield delta
+        finally:
+            self._end()
+
+    async def aclose(self) -> None:
+        """The client is gone, or all was said."""
+        self._end()
+
+    def _end(self) -> None:
+        self.outcome = Outcome(Source.LOCAL, Usage(7, 2, 3), ("Hello",), ("stop",), cost_usd=0.0)
+        self.closed.set()
+
+
+class ScriptedAgent:
+    """The agent's interface over the real vocabulary and chat template."""
+
+    def __init__(self, vocabulary: Vocabulary, *, context_limit: int = 2048) -> None:
+        self.chat = ChatTemplate(None, vocabulary)
+        self.engine: Any = SimpleNamespace(
+            vocabulary=vocabulary,
+            context_limit=context_limit,
+            version="base",
+            stats=lambda: EngineStats(4, 1, 0, 2, 100, 25, 70, 30, 20, 3, 9, "base"),
+        )
+        self.ledger: Any = SimpleNamespace(
+            state=lambda: {"calls_per_day": LimitState(20, used=5, reserved=1, resets_at=None)}
+        )
+        self.script: Script = hello
+        self.refusal: Exception | None = None
+        self.begun = asyncio.Event()
+        """Set when the first answer has begun."""
+        self.answers: list[ScriptedAnswer] = []
+        self.feedback: list[Feedback] = []
+        self.closed = False
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    def dual(self, _version: str) -> float | None:
+        """No adapter, no dual variable."""
+        return None
+
+    async def begin(self, query: Query) -> ScriptedAnswer:
+        """Begin the scripted answer, or refuse."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.answers.append(ScriptedAnswer(query, self.script))
+        self.begun.set()
+        return self.answers[-1]
+
+    async def save_feedback(self, feedback: Feedback) -> None:
+        """Keep it for the test."""
+        self.feedback.append(feedback)
+
+    async def close(self, _grace_s: float) -> None:
+        """Remember that it happened."""
+        self.closed = True

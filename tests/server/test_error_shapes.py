@@ -1,0 +1,186 @@
+"""Every error has OpenAI's shape and names the field."""
+
+import json
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Serve, listening
+from scripted import ScriptedAgent
+
+from edge_agent.config import Settings
+from edge_agent.errors import BudgetExhausted, ContextLengthExceeded, QueueFull
+from server.app import create_app
+
+USER = {"role": "user", "content": "Hi"}
+CHAT = "/v1/chat/completions"
+
+
+def error_of(answer: httpx.Response) -> dict[str, Any]:
+    body = answer.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    return body["error"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": 2.5}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"n": 9}, "n"),
+        ({"n": 0}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1"),
+        ({"logit_bias": {"99999999": 1}}, "logit_bias"),
+        ({"logit_bias": {"²": 1}}, "logit_bias"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"stop": [1]}, "stop[0]"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"include_all": True}}, "stream_options.include_all"),
+        ({"store": True}, "store"),
+        ({"service_tier": "flex"}, "service_tier"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"functions": []}, "functions"),
+        ({"messages": []}, "messages"),
+        ({"messages": "Hi"}, "messages"),
+        ({"messages": [USER, {"role": "user"}]}, "messages[1].content"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{**USER, "colour": 1}]}, "messages[0].colour"),
+        ({"messages": [{**USER, "content": "\ud800"}]}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{**USER, "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        (
+            {"messages": [{**USER, "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages[0].content[0].type",
+        ),
+        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"edge_agent": {"route": "moon"}}, "edge_agent.route"),
+        ({"edge_agent": {"privat": True}}, "edge_agent.privat"),
+        ({"edge_agent": {"grader": {}}}, "edge_agent.grader"),
+        ({"edge_agent": {"private": True, "route": "cloud"}}, "edge_agent.private"),
+        ({"model": "edge-local", "edge_agent": {"route": "cloud"}}, "edge_agent.route"),
+        ({"model": "edge-cloud", "grammar": 'root ::= "a"'}, "grammar"),
+    ],
+)
+async def test_a_wrong_field_is_named(
+    client: httpx.AsyncClient, fields: dict[str, Any], param: str
+) -> None:
+    body = json.dumps({"model": "edge", "messages": [USER], **fields})
+    answer = await client.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    error = error_of(answer)
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert re.split(r"[.\[]", param)[0] in error["message"]
+
+
+async def test_a_typo_is_answered_with_the_field_that_was_meant(client: httpx.AsyncClient) -> None:
+    answer = await client.post(CHAT, json={"model": "edge", "messages": [USER], "max_token": 3})
+    assert "did you mean max_tokens?" in error_of(answer)["message"]
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b"[]", b"\xff{}", b'"text"'])
+async def test_a_body_that_is_no_json_object(client: httpx.AsyncClient, body: bytes) -> None:
+    answer = await client.post(CHAT, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    error_of(answer)
+
+
+async def test_a_form_is_told_to_be_json(client: httpx.AsyncClient) -> None:
+    answer = await client.post(CHAT, data={"model": "edge"})
+    assert "application/json" in error_of(answer)["message"]
+
+
+async def test_unknown_routes_methods_and_models(client: httpx.AsyncClient) -> None:
+    nowhere = await client.get("/v1/nowhere")
+    assert (nowhere.status_code, error_of(nowhere)["type"]) == (404, "not_found_error")
+    wrong = await client.get(CHAT)
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    error_of(wrong)
+    for answer in (
+        await client.post(CHAT, json={"model": "gpt-4o", "messages": [USER]}),
+        await client.get("/v1/models/gpt-4o"),
+    ):
+        assert answer.status_code == 404
+        error = error_of(answer)
+        assert error["code"] == "model_not_found"
+        assert "edge-local" in error["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("refusal", "expected"),
+    [
+        (ContextLengthExceeded("too long"), (400, "context_length_exceeded", None)),
+        (QueueFull("full", retry_after_s=1.2), (429, "queue_full", "2")),
+        (
+            BudgetExhausted("spent", limit="usd_per_day", retry_after_s=90),
+            (429, "budget_exhausted", "90"),
+        ),
+    ],
+)
+async def test_what_the_agent_refuses(
+    client: httpx.AsyncClient,
+    agent: ScriptedAgent,
+    stream: bool,
+    refusal: Exception,
+    expected: tuple[int, str, str | None],
+) -> None:
+    agent.refusal = refusal
+    answer = await client.post(CHAT, json={"model": "edge", "messages": [USER], "stream": stream})
+    code = error_of(answer)["code"]
+    assert (answer.status_code, code, answer.headers.get("retry-after")) == expected
+    # OpenAI's SDK repeats a 429 by itself; an empty budget will not be full in a second.
+    assert ("x-should-retry" in answer.headers) == (code == "budget_exhausted")
+
+
+async def test_a_bug_shows_the_client_no_traceback(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    agent.refusal = ZeroDivisionError("secret detail")
+    answer = await client.post(CHAT, json={"model": "edge", "messages": [USER]})
+    assert answer.status_code == 500
+    assert error_of(answer)["type"] == "server_error"
+    assert "secret" not in answer.text
+
+
+async def test_while_the_model_loads(agent: ScriptedAgent, data_dir: Path) -> None:
+    loaded = threading.Event()
+
+    def load() -> ScriptedAgent:
+        loaded.wait(30)
+        return agent
+
+    app = create_app(Settings(data_dir=data_dir), load)
+    async with listening(app) as url, httpx.AsyncClient(base_url=url) as client:
+        for path in ("/health", "/v1/models", "/metrics", "/v1/status"):
+            answer = await client.get(path)
+            assert answer.status_code == 503
+            error = error_of(answer)
+            assert error["message"] == "Loading model"
+            assert (error["type"], error["code"]) == ("unavailable_error", 503)
+        loaded.set()
+        while (answer := await client.get("/health")).status_code == 503:
+            pass
+        assert answer.json() == {"status": "ok"}
+
+
+async def test_feedback_says_something(serve: Serve) -> None:
+    async with serve() as client:
+        for body, param in (
+            ({}, "rating"),
+            ({"rating": 2}, "rating"),
+            ({"rating": "meh"}, "rating"),
+        ):
+            answer = await client.post("/v1/feedback", json={"id": "x", **body})
+            assert answer.status_code == 400
+            assert error_of(answer)["param"] == param

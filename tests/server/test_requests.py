@@ -1,0 +1,207 @@
+"""What becomes of a request: the query the agent gets, and the whole answer that goes back."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from scripted import ScriptedAgent
+
+from edge_agent.engine.types import SamplingParams, TokenLogprob
+from edge_agent.records import Delta, Query, Route
+
+USER = {"role": "user", "content": "Hi"}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+CHAT = "/v1/chat/completions"
+
+
+async def chat(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
+    body = {"model": "edge", "messages": [USER], **fields}
+    answer = await client.post(CHAT, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+async def test_every_sampling_field_reaches_the_engine(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    given = {
+        "temperature": 0,
+        "top_p": 0.9,
+        "top_k": 7,
+        "min_p": 0.1,
+        "presence_penalty": -1,
+        "frequency_penalty": 1.5,
+        "repeat_penalty": 1.1,
+        "seed": 11,
+        "ignore_eos": True,
+    }
+    await chat(
+        client,
+        **given,
+        n=2,
+        stop="END",
+        logprobs=True,
+        logit_bias={"5": -100},
+        max_completion_tokens=9,
+    )
+    query = agent.answers[0].query
+    assert query.n == 2
+    assert query.sampling == SamplingParams(
+        **given, stop=("END",), logit_bias={5: -100}, max_tokens=9, top_logprobs=0
+    )
+
+
+async def test_the_prompt_is_rendered_and_the_body_kept_as_sent(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    extension = {"task": "sums", "reference": "4", "grader": {"type": "numeric"}, "log": False}
+    await chat(client, user="ann", metadata={"a": "b"}, edge_agent=extension)
+    query = agent.answers[0].query
+    assert query.prompt_ids == agent.chat.encode([USER])
+    assert query.template == agent.chat.digest
+    assert query.body == {
+        "model": "edge",
+        "messages": [USER],
+        "user": "ann",
+        "metadata": {"a": "b"},
+    }
+    assert (query.task, query.reference, query.grader) == ("sums", "4", {"type": "numeric"})
+    assert (query.log, query.private, query.client) == (False, False, "ann")
+
+
+@pytest.mark.parametrize(
+    ("fields", "route"),
+    [
+        ({}, Route.AUTO),
+        ({"model": "edge-local"}, Route.LOCAL),
+        ({"model": "edge-cloud"}, Route.CLOUD),
+        ({"edge_agent": {"route": "cloud"}}, Route.CLOUD),
+        ({"edge_agent": {"route": "auto"}}, Route.AUTO),
+        ({"edge_agent": {"private": True}}, Route.AUTO),
+        ({"top_k": 40}, Route.AUTO),
+        ({"grammar": 'root ::= "a"'}, Route.LOCAL),
+        ({"logit_bias": {"3": 1}}, Route.LOCAL),
+    ],
+)
+async def test_who_may_answer(
+    client: httpx.AsyncClient, agent: ScriptedAgent, fields: dict[str, Any], route: Route
+) -> None:
+    await chat(client, **fields)
+    assert agent.answers[0].query.route is route
+
+
+async def test_what_the_local_model_cannot_read_goes_to_the_cloud_alone(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    picture = [{"role": "user", "content": [{"type": "text", "text": "What?"}, IMAGE]}]
+    long = [{"role": "user", "content": "word " * 3000}]
+    await chat(client, model="edge-cloud", messages=picture)
+    await chat(client, model="edge-cloud", messages=long)
+    await chat(client, model="edge-cloud")
+    assert [bool(answer.query.prompt_ids) for answer in agent.answers] == [False, False, True]
+
+
+async def test_a_whole_answer_with_tools_refusal_and_logprobs(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    def part(**function: str) -> dict[str, Any]:
+        return {"index": 0, "id": "c1", "type": "function", "function": function}
+
+    async def script(_query: Query) -> AsyncIterator[Delta]:
+        yield Delta(text="a", logprobs=(TokenLogprob("a", 3, -0.25, b"a"),))
+        yield Delta(index=1, tool_calls=(part(name="f", arguments='{"x"'),))
+        yield Delta(index=1, tool_calls=(part(arguments=":1}"),))
+        yield Delta(index=2, refusal="No.")
+        for index, reason in enumerate(("length", "tool_calls", "stop")):
+            yield Delta(index=index, finish_reason=reason)
+
+    agent.script = script
+    answer = await chat(client, n=3, logprobs=True)
+    body = answer.json()
+    said, called, refused = (choice["message"] for choice in body["choices"])
+    assert (said["content"], said["refusal"]) == ("a", None)
+    assert called["content"] is None
+    assert called["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x":1}'}
+    assert (refused["content"], refused["refusal"]) == (None, "No.")
+    assert [c["finish_reason"] for c in body["choices"]] == ["length", "tool_calls", "stop"]
+    assert body["choices"][0]["logprobs"]["content"][0]["logprob"] == -0.25
+    assert body["usage"]["total_tokens"] == 9
+    assert body["id"] == "chatcmpl-" + body["edge_agent"]["id"]
+    assert answer.headers["x-edge-agent-id"] == body["edge_agent"]["id"]
+    assert answer.headers["x-edge-agent-reason"] == "cold_start"
+    assert answer.headers["x-edge-agent-p-offload"] == "0.25"
+    assert answer.headers["x-edge-agent-cost-usd"] == "0"
+
+
+@pytest.mark.parametrize("prompt", ["One two", ["One two"], [12, 34], [[12, 34]]])
+async def test_a_completion_takes_one_prompt_as_text_or_ids(
+    client: httpx.AsyncClient, agent: ScriptedAgent, prompt: Any
+) -> None:
+    body = {"model": "edge", "prompt": prompt, "logprobs": 2}
+    answer = await client.post("/v1/completions", json=body)
+    assert answer.json()["choices"][0]["text"] == "Hello"
+    query = agent.answers[0].query
+    assert query.prompt == query.body["prompt"]
+    assert query.prompt == agent.engine.vocabulary.decode(query.prompt_ids)
+    assert query.sampling.top_logprobs == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ["a", "b"]}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": "a", "echo": True}, "echo"),
+        ({"prompt": "a", "best_of": 2}, "best_of"),
+        ({"prompt": "a", "messages": []}, "messages"),
+    ],
+)
+async def test_a_completion_names_what_it_cannot_do(
+    client: httpx.AsyncClient, fields: dict[str, Any], param: str
+) -> None:
+    answer = await client.post("/v1/completions", json={"model": "edge", **fields})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(("rating", "value"), [("up", 1.0), ("down", -1.0), (0.5, 0.5)])
+async def test_feedback_takes_the_response_id(
+    client: httpx.AsyncClient, agent: ScriptedAgent, rating: Any, value: float
+) -> None:
+    body = {"id": "chatcmpl-01ABC", "rating": rating, "correction": "42"}
+    answer = await client.post("/v1/feedback", json=body)
+    assert answer.status_code == 200
+    assert agent.feedback[0].query_id == "01ABC"
+    assert (agent.feedback[0].rating, agent.feedback[0].correction) == (value, "42")
+
+
+async def test_metrics_have_the_names_on_the_dashboards(client: httpx.AsyncClient) -> None:
+    await chat(client)
+    text = (await client.get("/metrics")).text
+    for line in (
+        "prompt_tokens_total 70.0",
+        "generation_tokens_total 20.0",
+        "prefix_cache_hits_total 3.0",
+        "num_requests_running 1.0",
+        "num_requests_waiting 2.0",
+        "kv_cache_usage_ratio 0.25",
+        "time_to_first_token_seconds_count 1.0",
+        "inter_token_latency_seconds_count 1.0",
+        "e2e_request_latency_seconds_count 1.0",
+        'edge_agent_decisions_total{reason="cold_start",route="local"} 1.0',
+        'edge_agent_budget_limit{limit="calls_per_day"} 20.0',
+        'edge_agent_budget_reserved{limit="calls_per_day"} 1.0',
+        'edge_agent_budget_spent{limit="calls_per_day"} 5.0',
+        'edge_agent_adapter_version{version="base"} 1.0',
+    ):
+        assert f"\n{line}\n" in text, line
+
+
+async def test_the_schema_is_offered_without_a_page_from_elsewhere(
+    client: httpx.AsyncClient,
+) -> None:
+    schema = (await client.get("/openapi.json")).json()
+    assert "/v1/chat/completions" in schema["paths"]
+    assert (await client.get("/docs")).status_code == 404

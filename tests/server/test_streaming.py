@@ -1,0 +1,204 @@
+"""Server-sent events: their shape, and what happens when either side goes away."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from conftest import Serve
+from scripted import ScriptedAgent
+
+from edge_agent.engine.types import TokenLogprob
+from edge_agent.errors import EngineError
+from edge_agent.records import Delta, Query
+
+CHAT = "/v1/chat/completions"
+USAGE = {"include_usage": True}
+
+
+def ask(**fields: Any) -> dict[str, Any]:
+    return {
+        "model": "edge",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "stream": True,
+        **fields,
+    }
+
+
+def events_of(text: str) -> list[Any]:
+    assert text.endswith("\n\n")
+    lines = [event.removeprefix("data: ") for event in text.split("\n\n")[:-1]]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+async def stream(client: httpx.AsyncClient, path: str = CHAT, **fields: Any) -> list[Any]:
+    answer = await client.post(path, json=ask(**fields))
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    return events_of(answer.text)
+
+
+async def test_a_chat_streams_in_the_order_clients_expect(client: httpx.AsyncClient) -> None:
+    *chunks, done = await stream(client)
+    assert done == "[DONE]"
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0]["role"] == "assistant"
+    assert [delta.get("content") for delta in deltas] == ["", "Hel", "lo", None]
+    assert [c["choices"][0]["finish_reason"] for c in chunks] == [None, None, None, "stop"]
+    assert all("usage" not in chunk for chunk in chunks)
+    first, last = chunks[0]["edge_agent"], chunks[-1]["edge_agent"]
+    assert (first["route"], first["reason"], first["p_offload"]) == ("local", "cold_start", 0.25)
+    assert first.items() < last.items()
+    assert last["cost_usd"] == 0.0
+
+
+async def test_usage_comes_last_when_it_is_asked_for(client: httpx.AsyncClient) -> None:
+    *chunks, usage, _done = await stream(client, stream_options=USAGE)
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert usage["choices"] == []
+    assert usage["usage"] == {
+        "prompt_tokens": 7,
+        "completion_tokens": 2,
+        "total_tokens": 9,
+        "prompt_tokens_details": {"cached_tokens": 3},
+    }
+    assert usage["edge_agent"]["cost_usd"] == 0.0
+
+
+async def test_each_choice_has_its_role_and_its_end(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    async def two(_query: Query) -> AsyncIterator[Delta]:
+        yield Delta(index=1, text="b")
+        yield Delta(index=1, finish_reason="length")
+        yield Delta(index=0, text="a", finish_reason="stop")
+
+    agent.script = two
+    *chunks, _done = await stream(client, n=2)
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert [c["index"] for c in choices if c["delta"].get("role")] == [0, 1]
+    ends = [(c["index"], c["finish_reason"]) for c in choices if c["finish_reason"]]
+    assert ends == [(1, "length"), (0, "stop")]
+    assert all(c["delta"] == {} for c in choices if c["finish_reason"])
+
+
+async def test_logprobs_tool_calls_and_odd_text(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f"}}
+    token = TokenLogprob('"', 5, -0.5, b'"', top=(TokenLogprob("ß", 6, -1.0, "ß".encode()),))
+
+    async def odd(_query: Query) -> AsyncIterator[Delta]:
+        yield Delta(text='"\n\ud800ß', logprobs=(token,))
+        yield Delta(tool_calls=(call,))
+        yield Delta(finish_reason="tool_calls")
+
+    agent.script = odd
+    _role, text, tool, end, _done = await stream(client, logprobs=True, top_logprobs=1)
+    assert text["choices"][0]["delta"] == {"content": '"\n\ud800ß'}
+    logprob = text["choices"][0]["logprobs"]["content"][0]
+    assert (logprob["token"], logprob["bytes"]) == ('"', [34])
+    assert logprob["top_logprobs"] == [{"token": "ß", "logprob": -1.0, "bytes": [195, 159]}]
+    assert tool["choices"][0]["delta"] == {"tool_calls": [call]}
+    assert end["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_a_plain_completion_streams_text(client: httpx.AsyncClient) -> None:
+    body = {"model": "edge", "prompt": "Hi", "stream": True}
+    answer = await client.post("/v1/completions", json=body)
+    *chunks, done = events_of(answer.text)
+    assert done == "[DONE]"
+    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["Hel", "lo", ""]
+    assert chunks[0]["id"].startswith("cmpl-")
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"), [(EngineError("llama.cpp failed"), "server_error"), (KeyError("x"), None)]
+)
+async def test_a_failure_in_mid_stream_is_an_error_event(
+    client: httpx.AsyncClient, agent: ScriptedAgent, failure: Exception, kind: str | None
+) -> None:
+    async def fails(_query: Query) -> AsyncIterator[Delta]:
+        yield Delta(text="Hel")
+        raise failure
+
+    agent.script = fails
+    *chunks, error = await stream(client)
+    assert chunks[-1]["choices"][0]["delta"] == {"content": "Hel"}
+    assert set(error["error"]) == {"message", "type", "param", "code"}
+    assert error["error"]["type"] == "server_error"
+    assert ("llama.cpp failed" in error["error"]["message"]) == (kind is not None)
+
+
+async def endless(_query: Query) -> AsyncIterator[Delta]:
+    """Says one word, then thinks for ever."""
+    yield Delta(text="Wait")
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_client_that_goes_away_ends_its_answer(
+    serve: Serve, agent: ScriptedAgent, streamed: bool
+) -> None:
+    agent.script = endless
+    async with serve() as client:
+        request = asyncio.create_task(client.post(CHAT, json=ask(stream=streamed)))
+        await agent.begun.wait()
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        await asyncio.wait_for(agent.answers[0].closed.wait(), 10)
+
+
+async def test_a_client_that_goes_away_while_the_prompt_is_read(
+    serve: Serve, agent: ScriptedAgent
+) -> None:
+    waiting, ended = asyncio.Event(), asyncio.Event()
+
+    async def begin(_query: Query) -> None:
+        waiting.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    agent.begin = begin
+    async with serve() as client:
+        request = asyncio.create_task(client.post(CHAT, json=ask()))
+        await waiting.wait()
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        await asyncio.wait_for(ended.wait(), 10)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_what_still_runs_at_the_end_is_told_so(
+    serve: Serve, agent: ScriptedAgent, streamed: bool
+) -> None:
+    agent.script = endless
+    async with serve() as client:
+        request = asyncio.create_task(client.post(CHAT, json=ask(stream=streamed)))
+        await agent.begun.wait()
+        await client.app.state.service.finish(grace_s=0)
+        assert (await client.get("/health")).status_code == 503
+        answer = await request
+    error = events_of(answer.text)[-1] if streamed else answer.json()
+    assert error["error"]["type"] == "unavailable_error"
+    assert agent.closed
+
+
+async def test_pieces_that_wait_leave_in_one_write(serve: Serve, agent: ScriptedAgent) -> None:
+    async def burst(_query: Query) -> AsyncIterator[Delta]:
+        for _ in range(50):
+            yield Delta(text="x")
+        yield Delta(finish_reason="stop")
+
+    agent.script = burst
+    async with serve() as client, client.stream("POST", CHAT, json=ask()) as answer:
+        chunks = [chunk async for chunk in answer.aiter_raw()]
+    assert sum(chunk.count(b'"content":"x"') for chunk in chunks) == 50
+    assert len(chunks) <= 3
