@@ -1,28 +1,13 @@
 """A ledger on a real database file, with a clock that only moves when it is told to."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import pytest
+from local_clock import ZONE, Clock
 
 from edge_agent.budget import Ledger
 from edge_agent.config import BudgetSettings
-
-ZONE = ZoneInfo("America/New_York")
-
-
-@dataclass
-class Clock:
-    now: float
-
-    def __call__(self) -> float:
-        return self.now
-
-    def set(self, *date_and_time: int) -> None:
-        self.now = datetime(*date_and_time, tzinfo=ZONE).timestamp()  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -1,0 +1,67 @@
+"""Many processes on one ledger: exactly the cap is granted, and the sums are whole."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from edge_agent.budget import Ledger
+
+PROCESSES, TRIES, CAP = 4, 50, 20
+
+RESERVE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from edge_agent.budget import Ledger
+from edge_agent.config import BudgetSettings
+from edge_agent.errors import BudgetExhausted
+from edge_agent.records import Usage
+
+ledger = Ledger(Path(sys.argv[1]), seed=BudgetSettings(rate=None, calls_per_day=int(sys.argv[3])))
+print("ready", flush=True)
+sys.stdin.readline()
+
+def offload(number):
+    query_id = f"{sys.argv[2]}-{number}"
+    try:
+        held = ledger.reserve(query_id, model="big", price=None, prompt_tokens=1, max_tokens=1)
+    except BudgetExhausted:
+        return False
+    ledger.settle(held, Usage(1, 1))
+    return True
+
+with ThreadPoolExecutor(8) as pool:
+    print(sum(pool.map(offload, range(int(sys.argv[4])))), flush=True)
+"""
+
+
+def test_exactly_the_cap_is_granted(ledger_with: Callable[..., Ledger], database: Path) -> None:
+    arguments = [str(database), str(CAP), str(TRIES)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RESERVE, arguments[0], str(number), *arguments[1:]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(PROCESSES)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    granted = [int(process.communicate(timeout=120)[0]) for process in processes]
+    assert sum(granted) == CAP
+    with sqlite3.connect(database) as db:
+        booked = db.execute(
+            "SELECT day, sum(calls), sum(tokens), 0 FROM ledger GROUP BY day"
+        ).fetchall()
+        assert db.execute("SELECT * FROM budget_day").fetchall() == booked
+        assert db.execute("SELECT count(*), max(seq) FROM arrival").fetchone() == (CAP, CAP)
+        states = db.execute("SELECT DISTINCT state FROM ledger").fetchall()
+    assert states == [("settled",)]
