@@ -2,50 +2,23 @@
 
 import asyncio
 import contextlib
-import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from fastapi import FastAPI
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scripted import ScriptedAgent
+from scripted_agent import ScriptedAgent
+from serving import Serve, listening
 
 from edge_agent.config import Settings
 from edge_agent.engine.vocabulary import Vocabulary
 from models.llama_model import LlamaModel
 from server.app import create_app
-
-
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-@contextlib.asynccontextmanager
-async def listening(app: FastAPI) -> AsyncIterator[str]:
-    """Serve `app` on a free port of loopback; yields its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = _Server(uvicorn.Config(app, http="h11", log_config=None, access_log=False))
-    task = asyncio.create_task(server.serve([listener]))
-    try:
-        while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event
-            await asyncio.sleep(0)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
-
-
-Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Serve, listening
-from scripted import ScriptedAgent
+from scripted_agent import ScriptedAgent
+from serving import Serve, listening
 
 from edge_agent.config import Settings
 from edge_agent.errors import BudgetExhausted, ContextLengthExceeded, QueueFull

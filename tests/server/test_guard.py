@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from conftest import Serve
-from scripted import ScriptedAgent
+from scripted_agent import ScriptedAgent
+from serving import Serve
 
 ASK = {"model": "edge", "messages": [{"role": "user", "content": "Hi"}]}
 CHAT = "/v1/chat/completions"

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from scripted import ScriptedAgent
+from scripted_agent import ScriptedAgent
 
 from edge_agent.engine.types import SamplingParams, TokenLogprob
 from edge_agent.records import Delta, Query, Route

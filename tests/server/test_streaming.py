@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Serve
-from scripted import ScriptedAgent
+from scripted_agent import ScriptedAgent
+from serving import Serve
 
 from edge_agent.engine.types import TokenLogprob
 from edge_agent.errors import EngineError
