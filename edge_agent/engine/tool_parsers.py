@@ -108,7 +108,7 @@ class BareParser:
 class GenericParser:
     """Our own form: `{"response": "…"}`, `{"tool_call": {…}}` or `{"tool_calls": […]}`.
 
-    The response streams, unescaped, as it arrives.
+    The response streams, unescaped, as it arrives. Its grammar allows no escaped surrogates.
     """
 
     _RESPONSE = re.compile(r'\s*\{\s*"response"\s*:\s*"')
@@ -123,7 +123,6 @@ class GenericParser:
         self._tools = tools
         self._held = ""
         self._state = "start"
-        self._high = ""
 
     def feed(self, text: str) -> Iterator[str | Call]:
         if self._state == "done":
@@ -149,18 +148,10 @@ class GenericParser:
                 self._state, self._held = "done", ""
                 return
             if match["code"]:
-                yield self._code_unit(int(match["code"], 16))
+                code = int(match["code"], 16)
+                yield "\ufffd" if 0xD800 <= code < 0xE000 else chr(code)
             else:
                 yield match["text"] or self._ESCAPES.get(match["escape"], match["escape"])
-
-    def _code_unit(self, code: int) -> str:
-        """UTF-16 halves wait for each other; a half alone is no character."""
-        high, self._high = self._high, ""
-        if 0xD800 <= code < 0xDC00:
-            self._high = chr(code)
-            return "\ufffd" if high else ""
-        pair = (high + chr(code)).encode("utf-16", "surrogatepass")
-        return pair.decode("utf-16", "replace")
 
 
 def _undecided(text: str, tag: str) -> int:

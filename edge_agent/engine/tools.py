@@ -69,6 +69,7 @@ class ToolFormat:
         style = template.tool_style or "generic"
         may_call = tuple(tool for tool in parsed if choice.name in (None, tool.name))
         required = choice.mode == "required"
+        # Llama 3's template refuses a history with two calls in one message.
         many = parallel is not False and choice.name is None and style != "bare"
         return cls(style, may_call, required, many, _grammar(style, may_call, required, many))
 
@@ -78,9 +79,11 @@ class ToolFormat:
             return list(messages)
         prompt = self._prompt()
         first = messages[0] if messages else {}
-        if first.get("role") in ("system", "developer") and isinstance(first.get("content"), str):
-            return [{**first, "content": f"{first['content']}\n\n{prompt}"}, *messages[1:]]
-        return [{"role": "system", "content": prompt}, *messages]
+        if first.get("role") not in ("system", "developer"):
+            return [{"role": "system", "content": prompt}, *messages]
+        own = first.get("content")
+        parts = own if isinstance(own, list) else [{"type": "text", "text": own}]
+        return [{**first, "content": [*parts, {"type": "text", "text": prompt}]}, *messages[1:]]
 
     def _prompt(self) -> str:
         functions = [
