@@ -5,15 +5,10 @@ from collections.abc import Sequence as Ids
 from enum import Enum
 from typing import Protocol
 
+from edge_agent.engine.decoding_rules import DecodingRules
 from edge_agent.engine.kv_cache import Sequence
-from edge_agent.engine.sampling import (
-    Candidates,
-    PlainSampler,
-    Row,
-    Sampler,
-    make_sampler,
-    token_logprob,
-)
+from edge_agent.engine.logprobs import token_logprob
+from edge_agent.engine.sampling import NumpySampler, Row, Sampler
 from edge_agent.engine.text_stream import TextStream
 from edge_agent.engine.types import (
     DecisionPoint,
@@ -22,9 +17,7 @@ from edge_agent.engine.types import (
     TokenEvent,
     TokenLogprob,
 )
-from edge_agent.engine.vocabulary import Vocabulary
 from edge_agent.errors import EdgeAgentError
-from models.llama_model import LlamaModel
 
 
 class Sink(Protocol):
@@ -41,35 +34,6 @@ class Sink(Protocol):
     def close(self, error: EdgeAgentError | None) -> None:
         """Nothing more comes; `error` if the job failed."""
         ...
-
-
-class DecodingRules:
-    """What drawing a token needs to know of the model; one per lane."""
-
-    def __init__(self, model: LlamaModel, offload_token: int | None, context_limit: int) -> None:
-        self.model = model
-        self.vocabulary = Vocabulary(model)
-        self.offload_token = offload_token
-        self.context_limit = context_limit
-        self.candidates = Candidates(model.n_vocab)
-        self.eog = frozenset(i for i in range(model.n_vocab) if self.vocabulary.is_eog(i))
-        """Tokens that end a generation."""
-
-    def sampler(self, job: "Job", index: int) -> Sampler:
-        """The sampler of choice `index` of `job`. Raises InvalidRequest for a bad grammar."""
-        sampling = job.request.sampling
-        banned = set(self.eog) if sampling.ignore_eos else set()
-        if self.offload_token is not None:
-            banned.add(self.offload_token)
-        return make_sampler(
-            self.model,
-            sampling,
-            index=index,
-            prompt=job.prompt,
-            longest=job.max_new,
-            banned=banned,
-            candidates=self.candidates,
-        )
 
 
 class Phase(Enum):
@@ -132,7 +96,9 @@ class Choice:
         """Draw the next token from `row` (which is written to) and report what became final."""
         sampling = self.job.request.sampling
         if self._sampler is None:
-            self._sampler = rules.sampler(self.job, self.index)
+            self._sampler = rules.sampler(
+                self.job.request.sampling, self.index, self.job.prompt, self.job.max_new
+            )
         raw = None if sampling.top_logprobs is None else row.copy()
         token = self._sampler.sample(row)
         if token is None:  # the grammar is complete and the end of the answer is banned
@@ -140,7 +106,7 @@ class Choice:
             return
         self.generated += 1
         self._ids.append(token)
-        if self.job.rollout and isinstance(self._sampler, PlainSampler):
+        if self.job.rollout and isinstance(self._sampler, NumpySampler):
             self._logprobs.append(TokenLogprob("", token, self._sampler.logprob, b""))
         if token in rules.eog:
             self.finish("stop")

@@ -111,11 +111,11 @@ class KvCache:
         """Cells that these sequences hold together, shared ones counted once."""
         ends: dict[_Span, int] = {}
         for sequence in sequences:
-            span: _Span | None = sequence.span
-            end = sequence.done
+            span, end = sequence.span, sequence.done
             while span is not None and ends.get(span, -1) < end:
                 ends[span] = end
-                span, end = span.parent, min(end, span.start)
+                end = min(end, span.start)
+                span = span.parent
         return sum(max(0, end - span.start) for span, end in ends.items())
 
     def prefix(self, sequence: Sequence, length: int) -> Sequence:

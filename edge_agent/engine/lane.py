@@ -14,7 +14,7 @@ import psutil
 
 from edge_agent.config import EngineSettings
 from edge_agent.engine.context import LlamaContext
-from edge_agent.engine.job import DecodingRules
+from edge_agent.engine.decoding_rules import DecodingRules
 from edge_agent.engine.scheduler import Counters, Scheduler
 from edge_agent.engine.types import ServedModel
 from edge_agent.errors import EngineError

@@ -15,11 +15,13 @@ from contextlib import contextmanager
 
 from edge_agent.engine.batch_runner import BatchRunner, Work
 from edge_agent.engine.context import NO_KV_SLOT, LlamaContext
+from edge_agent.engine.decoding_rules import DecodingRules
 from edge_agent.engine.fair_queue import FairQueue
-from edge_agent.engine.job import Choice, DecodingRules, Job, Phase
+from edge_agent.engine.job import Choice, Job, Phase
 from edge_agent.engine.kv_cache import KvCache, Sequence
+from edge_agent.engine.logprobs import probability
 from edge_agent.engine.reservation import Reservations
-from edge_agent.engine.sampling import Row, probability
+from edge_agent.engine.sampling import Row
 from edge_agent.errors import EdgeAgentError, EngineError
 
 _log = logging.getLogger(__name__)

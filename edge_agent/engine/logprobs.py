@@ -1,0 +1,41 @@
+"""Log-probabilities of the model itself: natural log, temperature 1, unchanged logits."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from edge_agent.engine.sampling import Row
+from edge_agent.engine.types import TokenLogprob
+
+
+def log_sum_exp(row: Row) -> float:
+    """log Σ exp(logits), natural log."""
+    top = row.max()
+    return float(top) + float(np.log(np.exp(row - top).sum(dtype=np.float64)))
+
+
+def probability(row: Row, token: int) -> float:
+    """Softmax mass of `token` at temperature 1."""
+    return float(np.exp(float(row[token]) - log_sum_exp(row)))
+
+
+def token_logprob(
+    row: Row, token: int, top: int, piece: Callable[[int], bytes], hidden: int | None
+) -> TokenLogprob:
+    """Log-probs at temperature 1 of `token` and the `top` best, from unchanged logits.
+
+    `hidden`, the offload token, is never among the best.
+    """
+    total = log_sum_exp(row)
+
+    def entry(i: int, best: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        raw = piece(i)
+        return TokenLogprob(raw.decode("utf-8", "replace"), i, float(row[i]) - total, raw, best)
+
+    best: tuple[TokenLogprob, ...] = ()
+    if top:
+        count = min(top + 1, len(row))
+        ranked = np.argpartition(row, -count)[-count:]
+        ranked = ranked[np.argsort(-row[ranked], kind="stable")]
+        best = tuple(entry(int(i)) for i in ranked if i != hidden)[:top]
+    return entry(token, best)
