@@ -41,6 +41,8 @@ from models.errors import AdapterError
 from models.paths import private_dir
 from models.storage import file_sha256, locked, sync_dir, write_atomically
 
+__all__ = ["AdapterRegistry", "AdapterVersion", "Manifest"]
+
 _log = logging.getLogger(__name__)
 
 

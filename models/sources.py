@@ -176,3 +176,21 @@ def _with_usable_token(
         catalog.add(entry, data_dir)
         return entry, f"{error.message.partition(', so it')[0]}; {token!r} is used instead"
     return entry, None
+
+
+def remove(entry: ModelEntry, data_dir: Path) -> int:
+    """Delete what was pulled or made for a model, and its entry if the user added it.
+
+    A file of the user's own and a file inside a package stay. Returns the bytes freed. Raises
+    ModelError if there is nothing to remove.
+    """
+    folder = catalog.model_dir(data_dir, entry.name)
+    added = entry.name in catalog.Catalog.load(data_dir).added
+    if not folder.is_dir() and not added:
+        where = entry.locate(data_dir)
+        hint = f": its file belongs to the {entry.sources[0]}" if where else ""
+        raise ModelError(f"nothing of {entry.name} to remove{hint}")
+    freed = sum(path.stat().st_size for path in folder.rglob("*")) if folder.is_dir() else 0
+    shutil.rmtree(folder, ignore_errors=True)
+    catalog.forget(entry.name, data_dir)
+    return freed
