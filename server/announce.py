@@ -60,7 +60,8 @@ class Announcer:
                 budget=limits.model_dump(),
             )
         else:
-            self._line("model", f"{agent.model.entry.name} ({agent.model.path.name}), {adapter}")
+            served = "no adapter yet" if adapter == "base" else f"adapter {adapter}"
+            self._line("model", f"{agent.model.entry.name} ({agent.model.path.name}), {served}")
             self._line("cloud", self._cloud())
             self._line("budget", describe_budget(limits))
             self._line("ready", f"after {load_s:.1f} s; Ctrl-C ends it")

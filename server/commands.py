@@ -79,18 +79,17 @@ def _serve(root: Any, flags: dict[str, Any], *, reference_cloud: bool, as_json: 
     import os
     import time
 
-    from edge_agent.client import find_daemon
     from server import daemon, stand_in
     from server.announce import Announcer
     from server.bound import api_keys, bind, url_of
 
     settings = root.load(flags).settings
     keys = api_keys(settings.server)
-    running = find_daemon(settings.data_dir)
-    if running is not None:
+    other = daemon.other_daemon(settings.data_dir)
+    if other is not None:
         typer.echo(
-            f"warning: a daemon already serves {settings.data_dir} at {running.url} (process "
-            f"{running.pid}); both share the log and the budget, and the other commands talk to it",
+            f"warning: a daemon already serves {settings.data_dir} at {other.url} (process "
+            f"{other.pid}); both share the log and the budget, and the other commands talk to it",
             err=True,
         )
     with contextlib.ExitStack() as stack:
@@ -117,5 +116,6 @@ def _serve(root: Any, flags: dict[str, Any], *, reference_cloud: bool, as_json: 
             settings,
             listener,
             keys=keys,
+            other=other,
             on_ready=lambda agent: announcer.ready(agent, time.monotonic() - started),
         )

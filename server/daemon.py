@@ -23,8 +23,9 @@ import uvicorn
 
 from edge_agent import __version__
 from edge_agent.agent import Agent
-from edge_agent.client import STATE_FILE, find_daemon
+from edge_agent.client import STATE_FILE, DaemonClient, RunningDaemon, find_daemon
 from edge_agent.config import Settings
+from edge_agent.errors import EdgeAgentError
 from server.app import create_app
 from server.bound import url_of
 from server.service import Service
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 _KEEP_ALIVE_S = 75
+_PROBE_S = 2.0
 _SEND_MARGIN_S = 5
 """After `shutdown_s`: for the aborted answers' last words to reach their clients."""
 
@@ -42,13 +44,15 @@ def serve(
     listener: socket.socket,
     *,
     keys: Sequence[str],
+    other: RunningDaemon | None,
     on_ready: Callable[[Agent], None],
 ) -> None:
     """Serve on `listener` until a signal; returns when the last answer has ended.
 
+    `other` already serves this data directory: commands go on talking to it.
     Raises what loading the model raised.
     """
-    state_file = _StateFile(settings.data_dir, url_of(listener))
+    state_file = _StateFile(settings.data_dir, url_of(listener), taken=other is not None)
     failures: list[BaseException] = []
 
     def ready(agent: Agent) -> None:
@@ -69,6 +73,22 @@ def serve(
         state_file.remove()
     if failures:
         raise failures[0]
+
+
+def other_daemon(data_dir: Path) -> RunningDaemon | None:
+    """Another daemon that answers and serves `data_dir`.
+
+    Its process being alive is not enough: after a crash its pid may be another program's, or, in
+    a container, our own.
+    """
+    found = find_daemon(data_dir)
+    if found is None or found.pid == os.getpid():
+        return None
+    try:
+        DaemonClient(found.url).get("/health", timeout_s=_PROBE_S)
+    except EdgeAgentError:
+        return None
+    return found
 
 
 class _Server(uvicorn.Server):
@@ -120,7 +140,9 @@ class _Server(uvicorn.Server):
 class _StateFile:
     """`daemon.json`: how other commands find this daemon."""
 
-    def __init__(self, data_dir: Path, url: str) -> None:
+    def __init__(self, data_dir: Path, url: str, *, taken: bool) -> None:
+        """`taken`: another daemon serves this data directory, and the file is its."""
+        self._taken = taken
         self._path = data_dir / STATE_FILE
         self._state = {
             "pid": os.getpid(),
@@ -131,8 +153,8 @@ class _StateFile:
         self._written = False
 
     def write(self) -> None:
-        """Say where we are, unless another daemon already serves this data directory."""
-        if find_daemon(self._path.parent) is not None:
+        """Say where we are, unless the file is another daemon's."""
+        if self._taken:
             return
         draft = self._path.with_suffix(f".{os.getpid()}.tmp")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -1,0 +1,203 @@
+"""The process: what it says, where it writes that it runs, and how it ends."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from edge_agent.config import ServerSettings
+from edge_agent.errors import ConfigError
+from server.bound import api_keys, bind
+
+CHAT = "/v1/chat/completions"
+
+
+class Daemon:
+    """`edge-agent serve --json` on a free port."""
+
+    def __init__(self, data_dir: Path, *flags: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "edge_agent", "serve", "--port", "0", "--json", *flags],
+            env=os.environ | {"EDGE_AGENT_DATA_DIR": str(data_dir)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.listening = json.loads(self.process.stdout.readline())
+        self.ready = json.loads(self.process.stdout.readline())
+        self.url = self.listening["url"]
+
+    def chat(self, **fields: Any) -> Any:
+        """POST a streamed chat; the open response."""
+        body = {
+            "model": "edge-local",
+            "messages": [{"role": "user", "content": "Count."}],
+            "stream": True,
+            **fields,
+        }
+        request = urllib.request.Request(  # noqa: S310
+            self.url + CHAT, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        return urllib.request.urlopen(request, timeout=60)  # noqa: S310
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Signal it and wait; its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@contextlib.contextmanager
+def running(data_dir: Path, *flags: str) -> Iterator[Daemon]:
+    daemon = Daemon(data_dir, *flags)
+    try:
+        yield daemon
+    finally:
+        daemon.process.kill()
+        daemon.process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_says_where_it_is_and_ends_without_a_trace(data_dir: Path, number: int) -> None:
+    state_file = data_dir / "daemon.json"
+    with running(data_dir) as daemon:
+        state = json.loads(state_file.read_text())
+        assert (state["url"], state["pid"]) == (daemon.url, daemon.process.pid)
+        assert state_file.stat().st_mode & 0o777 == 0o600
+        assert daemon.listening["pid"] == daemon.process.pid
+        assert daemon.listening["log"] == str(data_dir / "edge-agent.db")
+        assert daemon.ready["status"] == "ready"
+        assert daemon.end(number) == 0
+    assert not state_file.exists()
+
+
+def test_a_running_answer_ends_whole_after_the_signal(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGE_AGENT_SERVER_SHUTDOWN_S", "60")
+    with running(data_dir) as daemon, daemon.chat(max_tokens=40, ignore_eos=True) as answer:
+        answer.readline()
+        daemon.process.terminate()
+        text = answer.read().decode()
+        assert daemon.process.wait(30) == 0
+    assert '"finish_reason":"length"' in text
+    assert text.endswith("data: [DONE]\n\n")
+
+
+def test_a_second_signal_aborts_what_runs(data_dir: Path) -> None:
+    with running(data_dir) as daemon, daemon.chat(ignore_eos=True) as answer:
+        answer.readline()
+        daemon.process.terminate()
+        with contextlib.suppress(urllib.error.URLError):
+            while urllib.request.urlopen(daemon.url + "/health", timeout=5):  # noqa: S310
+                pass
+        daemon.process.terminate()
+        text = answer.read().decode()
+        assert daemon.process.wait(30) == 0
+    assert '"type":"unavailable_error"' in text
+    assert "[DONE]" not in text
+
+
+def test_a_second_daemon_warns_and_leaves_the_first_one_found(data_dir: Path) -> None:
+    with running(data_dir) as first:
+        with running(data_dir) as second:
+            assert second.end() == 0
+            assert f"already serves {data_dir} at {first.url}" in second.process.stderr.read()
+        assert json.loads((data_dir / "daemon.json").read_text())["url"] == first.url
+
+
+def test_a_crashed_daemon_is_replaced(data_dir: Path) -> None:
+    with running(data_dir) as crashed:
+        crashed.process.kill()
+        crashed.process.wait(30)
+    state_file = data_dir / "daemon.json"
+    stale = json.loads(state_file.read_text())
+    state_file.write_text(json.dumps(stale | {"pid": os.getpid()}))
+    with running(data_dir) as daemon:
+        assert json.loads(state_file.read_text())["url"] == daemon.url
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_stand_in_cloud_ends_with_the_daemon(data_dir: Path, number: int) -> None:
+    with running(data_dir, "--reference-cloud") as daemon:
+        assert daemon.ready["reference_cloud"] is True
+        (child,) = psutil.Process(daemon.process.pid).children()
+        with daemon.chat(
+            model="edge-cloud", messages=[{"role": "user", "content": "Calculate 17 + 25."}]
+        ) as answer:
+            assert '"source":"cloud"' in answer.read().decode()
+        daemon.end(number)
+        gone, _alive = psutil.wait_procs([child], timeout=30)
+    assert gone == [child]
+
+
+def test_other_machines_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    everywhere = ServerSettings(host="0.0.0.0")  # noqa: S104
+    with pytest.raises(ConfigError, match="--api-key-env"):
+        api_keys(everywhere)
+    named = everywhere.model_copy(update={"api_key_env": "OUR_KEYS"})
+    monkeypatch.setenv("OUR_KEYS", " , ")
+    with pytest.raises(ConfigError, match="OUR_KEYS holds no key"):
+        api_keys(named)
+    monkeypatch.setenv("OUR_KEYS", "a, b,")
+    assert api_keys(named) == ("a", "b")
+    for host in ("127.0.0.1", "localhost", "::1"):
+        assert api_keys(ServerSettings(host=host)) == ()
+
+
+def test_a_taken_port_is_said_before_anything_is_loaded() -> None:
+    with bind(ServerSettings(port=0)) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
+            bind(ServerSettings(port=port))
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_1(data_dir: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "edge_agent", "serve", "--port", "0", "--model", "no-such-model"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: ")
+    assert "no-such-model" in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert not (data_dir / "daemon.json").exists()
+
+
+def test_for_people_the_first_line_says_the_url(data_dir: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge_agent", "serve", "--port", "0", "--budget-rate", "0.1"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "ready" in line:
+            process.terminate()
+    assert process.wait(30) == 0
+    watchdog.cancel()
+    assert "http://127.0.0.1:" in lines[0]
+    text = "".join(lines)
+    assert "curl http://127.0.0.1:" in text
+    assert str(data_dir / "edge-agent.db") in text
+    assert "smollm2-135m-instruct" in text
+    assert "every query is answered locally" in text
+    assert "10% of any 100 queries" in text
