@@ -53,7 +53,7 @@ def running(*arguments: str, data_dir: Path, **environ: str) -> Iterator[Running
         assert first, f"{arguments} ended with {process.wait()} before it said its URL"
         lines = [first]
         threading.Thread(target=lines.extend, args=(process.stdout,), daemon=True).start()
-        found = Running(process, json.loads(first)["url"], lines)
+        found = Running(process, json.loads(first)["url"].removesuffix("/v1"), lines)
         _wait_until_ready(found)
         yield found
     finally:
