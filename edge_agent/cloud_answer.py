@@ -74,6 +74,7 @@ class CloudAnswer:
         self._reader = reader
         self._pending: deque[Delta] = deque()
         self._ended = False
+        self._failure: CloudError | None = None
         self._breaker: CircuitBreaker | None = None
         self._ticket = 0
 
@@ -121,6 +122,9 @@ class CloudAnswer:
         return self._pending.popleft()
 
     async def _advance(self) -> None:
+        """Read on until something is pending, or to the end."""
+        if self._failure is not None:
+            raise self._failure
         reader = self._reader
         patience_s = None
         if reader.complete:
@@ -128,13 +132,16 @@ class CloudAnswer:
         try:
             piece = await self._body.next(patience_s)
             with self._body.boundary():
-                self._pending.extend(reader.close() if piece is None else reader.feed(piece))
-                if piece is None and not reader.complete:
-                    raise Malformed("it was cut short")
-        except CloudError:
-            if not reader.complete:
+                for delta in reader.close() if piece is None else reader.feed(piece):
+                    self._pending.append(delta)
+        except CloudError as error:
+            if reader.complete:
+                piece = None  # the answer is whole; what failed came after it
+            elif self._pending:
+                self._failure = error  # first what came before it
+                return
+            else:
                 raise
-            piece = None  # the answer is whole; what failed came after it
         if piece is None:
             await self._end(failed=False)
 

@@ -42,38 +42,39 @@ class AnswerReader:
         """Every choice has ended; only usage may be missing."""
         return self.done or len(self._finished) >= self._n
 
-    def feed(self, piece: bytes) -> list[Delta]:
-        """Deltas that the next bytes complete."""
+    def feed(self, piece: bytes) -> Iterator[Delta]:
+        """Deltas that the next bytes complete, each as it is read: what follows may raise."""
         if self._sse is None:
             self._body += piece
-            return []
-        return self._events(self._sse.feed(piece))
+        else:
+            yield from self._events(self._sse.feed(piece))
 
-    def close(self) -> list[Delta]:
-        """Deltas that the end of the bytes completes."""
+    def close(self) -> Iterator[Delta]:
+        """Deltas that the end of the bytes completes. Raises Malformed if the answer is cut."""
         if self._sse is not None:
-            return self._events(self._sse.close())
-        deltas = self._events(iter([_text(self._body)]))
-        if not deltas:
-            raise Malformed("it has no choices")
-        return [*deltas, *self._finish()]
+            yield from self._events(self._sse.close())
+        else:
+            yield from self._events(iter([_text(self._body)]))
+            if self._open or self._finished:
+                yield from self._finish()
+        if not self.complete:
+            raise Malformed("it was cut short")
 
-    def _events(self, events: Iterator[str]) -> list[Delta]:
-        deltas: list[Delta] = []
+    def _events(self, events: Iterator[str]) -> Iterator[Delta]:
         try:
             for data in events:
                 if data.strip() == "[DONE]":
-                    deltas.extend(self._finish())
+                    yield from self._finish()
                 elif data.strip():
-                    deltas.extend(self._deltas(data))
+                    yield from self._deltas(data)
         except UnicodeDecodeError as error:
             raise Malformed("it is not UTF-8") from error
-        return deltas
 
-    def _finish(self) -> list[Delta]:
+    def _finish(self) -> Iterator[Delta]:
         """The announced end ends every choice: some servers never name a finish reason."""
         self.done = True
-        return [self._note(Delta(index, finish_reason="stop")) for index in sorted(self._open)]
+        for index in sorted(self._open):
+            yield self._note(Delta(index, finish_reason="stop"))
 
     def _deltas(self, data: str) -> Iterator[Delta]:
         chunk = json_object(data)

@@ -85,20 +85,19 @@ class ThresholdController:
         return self._threshold(None, target * (len(self._sorted) + prior.mass), prior)
 
     def _threshold(self, p: float | None, quota: float, prior: "_Prior") -> float:
-        """The smallest t in [0, 1] with no more than `quota` of the mass above it, by bisection.
-
-        60 halvings exhaust a float; the mass above t only falls as t rises.
-        """
-        low, high = 0.0, 1.0
-        if self._mass_above(low, p, prior) <= quota:
-            return low
-        for _ in range(60):
-            middle = (low + high) / 2
-            if self._mass_above(middle, p, prior) <= quota:
-                high = middle
-            else:
-                low = middle
-        return high
+        """The smallest t in [0, 1] with no more than `quota` of the mass above it."""
+        values = self._sorted if p is None else sorted([*self._sorted, p])
+        first = bisect_left(
+            values, True, key=lambda t: self._mass_above(t, p, prior) <= quota
+        )  # of the values that are high enough
+        if first > 0:
+            low = values[first - 1]
+            left = quota - (len(values) - bisect_right(values, low))
+        else:
+            low, left = 0.0, quota - len(values)
+        high = values[first] if first < len(values) else 1.0
+        # Between two values only the prior's mass falls.
+        return min(high, max(low, prior.quantile(left))) if prior.mass else high
 
     def _mass_above(self, t: float, p: float | None, prior: "_Prior") -> float:
         real = len(self._sorted) - bisect_right(self._sorted, t)
@@ -117,3 +116,12 @@ class _Prior:
         if t < 0.5:
             return self.mass * (self.rate + (1 - self.rate) * (1 - 2 * t))
         return self.mass * self.rate * 2 * (1 - t)
+
+    def quantile(self, above: float) -> float:
+        """The t that has `above` of the mass above it; `above`'s inverse."""
+        share = above / self.mass
+        if share <= 0:
+            return 1.0
+        if share < self.rate:
+            return 1 - share / (2 * self.rate)
+        return (1 - share) / (2 * (1 - self.rate)) if self.rate < 1 else 0.0

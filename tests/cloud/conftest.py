@@ -29,11 +29,14 @@ def clock() -> Time:
 async def connect(server: ScriptedServer, clock: Time) -> AsyncIterator[Callable[..., CloudClient]]:
     """Makes clients of the scripted server; keyword arguments are cloud settings."""
     clients: list[CloudClient] = []
+    waiting = clock
 
-    def make(*, api_key: str | None = None, **settings: Any) -> CloudClient:
+    def make(
+        *, api_key: str | None = None, clock: Callable[[], float] = clock, **settings: Any
+    ) -> CloudClient:
         merged = {"url": server.url, "model": "big", "retries": 0, **settings}
         client = CloudClient(
-            CloudSettings(**merged), api_key=api_key, clock=clock, sleep=clock.sleep
+            CloudSettings(**merged), api_key=api_key, clock=clock, sleep=waiting.sleep
         )
         clients.append(client)
         return client
