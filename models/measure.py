@@ -145,9 +145,12 @@ class Bench:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
 
     def _tokenize(self, text: str) -> list[int]:
-        data = text.encode()
-        buffer = (llama_cpp.llama_token * (len(data) + 2))()
-        count = llama_cpp.llama_tokenize(
-            self._model.vocab, data, len(data), buffer, len(buffer), True, False
-        )
-        return list(buffer[:count])
+        data, size = text.encode(), 0
+        while True:  # too small a buffer is answered with minus the size it takes
+            buffer = (llama_cpp.llama_token * size)()
+            count = llama_cpp.llama_tokenize(
+                self._model.vocab, data, len(data), buffer, size, True, False
+            )
+            if count >= 0:
+                return list(buffer[:count])
+            size = -count

@@ -1,0 +1,144 @@
+"""Tuning: real requantization and measurement, and the rule that chooses."""
+
+import math
+import shutil
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+import psutil
+import pytest
+
+from models import catalog
+from models.catalog import entry_for, resolve
+from models.errors import ModelError
+from models.gguf_file import inspect
+from models.llama_model import LlamaModel
+from models.measure import Bench
+from models.quantize import FILE_TYPES, quantize
+from models.tune import AS_SHIPPED, Row, choose, tune
+
+
+@pytest.fixture
+def tiny(tiny_gguf: Path, data_dir: Path) -> str:
+    """A tiny model in the user's catalog."""
+    catalog.add(entry_for(tiny_gguf, name="tiny"), data_dir)
+    return "tiny"
+
+
+@pytest.mark.parametrize("kind", FILE_TYPES)
+def test_a_requantized_file_is_whole_and_of_that_type(
+    tiny_gguf: Path, tmp_path: Path, kind: str
+) -> None:
+    target = tmp_path / "out" / "q.gguf"
+    target.parent.mkdir()
+    quantize(tiny_gguf, target, kind, threads=1)
+    assert inspect(target).quantization == kind
+    assert [path.name for path in target.parent.iterdir()] == ["q.gguf"]
+    LlamaModel(target).close()
+
+
+def test_a_source_llama_cpp_cannot_read_leaves_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "x.gguf"
+    source.write_bytes(b"junk")
+    with pytest.raises(ModelError, match="cannot requantize"):
+        quantize(source, tmp_path / "q.gguf", "Q8_0")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
+
+
+def test_perplexity_agrees_with_a_token_by_token_computation(tiny_gguf: Path) -> None:
+    text = "Bread is mostly flour and water. " * 4
+    with LlamaModel(tiny_gguf) as model:
+        data = text.encode()
+        tokens = (llama_cpp.llama_token * 512)()
+        count = llama_cpp.llama_tokenize(model.vocab, data, len(data), tokens, 512, True, False)
+        context = llama_cpp.llama_init_from_model(
+            model.handle, llama_cpp.llama_context_default_params()
+        )
+        total = 0.0
+        for i in range(count - 1):
+            step = (llama_cpp.llama_token * 1)(tokens[i])
+            assert llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(step, 1)) == 0
+            logits = np.array(llama_cpp.llama_get_logits(context)[: model.n_vocab], np.float64)
+            total += np.log(np.exp(logits).sum()) - logits[tokens[i + 1]]
+        llama_cpp.llama_free(context)
+    assert 130 < count < 512
+    with Bench(tiny_gguf, threads=1) as bench:
+        assert bench.perplexity(text) == pytest.approx(math.exp(total / (count - 1)), rel=1e-3)
+
+
+def test_the_real_model_predicts_prose_far_better_than_noise(smollm2: Path) -> None:
+    prose = "The moon does not shine with a light of its own. What we see is sunlight."
+    with Bench(smollm2, threads=1) as bench:
+        assert bench.perplexity(prose) < 100 < bench.perplexity("zq xv jj pf qq wz hh kx vv")
+
+
+def test_tune_measures_remembers_and_cleans_up(tiny: str, data_dir: Path) -> None:
+    steps: list[str] = []
+    tuned = tune(tiny, data_dir, threads=1, progress=steps.append)
+    assert [row["name"] for row in tuned.rows] == [AS_SHIPPED, "Q4_0", "Q8_0", "BF16"]
+    for row in tuned.rows:
+        assert row["skipped"] is None
+        assert min(row["prefill"], row["decode_1"], row["decode_8"], row["perplexity"]) > 0
+    assert "measuring BF16" in steps
+    folder = catalog.model_dir(data_dir, tiny)
+    files = [path.name for path in folder.glob("*.gguf")]
+    assert files == ([tuned.file] if tuned.file else [])
+    resolved = resolve(tiny, data_dir)
+    assert resolved.path == (folder / tuned.file if tuned.file else resolved.shipped)
+    assert resolved.shipped.name == "tiny.gguf"
+
+
+def test_tune_keeps_all_when_asked(tiny: str, data_dir: Path) -> None:
+    tuned = tune(tiny, data_dir, threads=1, keep_all=True)
+    files = {path.name for path in catalog.model_dir(data_dir, tiny).glob("*.gguf")}
+    losers = {f"candidate-{kind}.gguf" for kind in FILE_TYPES if kind != tuned.choice}
+    assert files == losers | ({tuned.file} if tuned.file else set())
+
+
+def test_a_candidate_without_room_is_skipped_and_said_so(
+    tiny: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(data_dir.parent)._replace(free=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    tuned = tune(tiny, data_dir, threads=1)
+    assert tuned.choice == AS_SHIPPED
+    assert {row["skipped"] for row in tuned.rows[1:]} == {
+        f"needs {size} MB of disk" for size in ("0",)
+    }
+    monkeypatch.undo()
+    memory = psutil.virtual_memory()._replace(available=1)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert "of memory" in tune(tiny, data_dir, threads=1).rows[1]["skipped"]
+
+
+def test_a_path_must_be_added_first(tiny_gguf: Path, data_dir: Path) -> None:
+    with pytest.raises(ModelError, match="edge-agent models add"):
+        tune(str(tiny_gguf), data_dir)
+
+
+def row(name: str, speed: float, perplexity: float) -> Row:
+    return Row(name, 1, prefill=speed, decode_1=speed, decode_8=speed, perplexity=perplexity)
+
+
+def test_the_fastest_of_the_exact_ones_is_chosen() -> None:
+    shipped, exact = row(AS_SHIPPED, 100, 10.05), row("BF16", 120, 10.0)
+    fast, wrong = row("Q8_0", 150, 10.19), row("Q4_0", 300, 10.21)
+    none = Row("X", skipped="needs 9,000 MB of disk")
+    assert choose([shipped, exact, fast, wrong, none]) == fast
+    assert choose([shipped, exact, fast, wrong], tolerance=0.03) == wrong
+    assert choose([shipped, exact, fast, wrong], tolerance=0) == exact
+
+
+def test_a_gain_within_the_noise_is_not_worth_another_file() -> None:
+    shipped = row(AS_SHIPPED, 100, 10)
+    assert choose([shipped, row("Q8_0", 102, 10)]) == shipped
+    assert choose([shipped, row("Q8_0", 104, 10)]).name == "Q8_0"
+    inexact = row(AS_SHIPPED, 100, 11)
+    assert choose([inexact, row("Q8_0", 50, 10)]).name == "Q8_0"
+
+
+def test_decoding_weighs_as_much_as_it_takes_time() -> None:
+    """256 tokens of prompt at 512/s are 0.5 s; 64 of answer at 32/s, 2 s."""
+    balanced = Row("a", prefill=512, decode_1=32, decode_8=32, perplexity=1)
+    assert balanced.seconds == pytest.approx(0.5 + 1 + 1)
