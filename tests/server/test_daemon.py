@@ -9,63 +9,15 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+from serve_process import running
 
 from edge_agent.config import ServerSettings
 from edge_agent.errors import ConfigError
 from server.bound import api_keys, bind
-
-CHAT = "/v1/chat/completions"
-
-
-class Daemon:
-    """`edge-agent serve --json` on a free port."""
-
-    def __init__(self, data_dir: Path, *flags: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "edge_agent", "serve", "--port", "0", "--json", *flags],
-            env=os.environ | {"EDGE_AGENT_DATA_DIR": str(data_dir)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        self.listening = json.loads(self.process.stdout.readline())
-        self.ready = json.loads(self.process.stdout.readline())
-        self.url = self.listening["url"]
-
-    def chat(self, **fields: Any) -> Any:
-        """POST a streamed chat; the open response."""
-        body = {
-            "model": "edge-local",
-            "messages": [{"role": "user", "content": "Count."}],
-            "stream": True,
-            **fields,
-        }
-        request = urllib.request.Request(  # noqa: S310
-            self.url + CHAT, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        return urllib.request.urlopen(request, timeout=60)  # noqa: S310
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """Signal it and wait; its exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(30)
-
-
-@contextlib.contextmanager
-def running(data_dir: Path, *flags: str) -> Iterator[Daemon]:
-    daemon = Daemon(data_dir, *flags)
-    try:
-        yield daemon
-    finally:
-        daemon.process.kill()
-        daemon.process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
