@@ -11,17 +11,15 @@ from typing import Any
 
 import llama_cpp
 
+from edge_agent.engine.gbnf_reader import GrammarError, examine
 from edge_agent.engine.json_schema import SchemaError, schema_to_gbnf
 from edge_agent.engine.vocabulary import Vocabulary
 from edge_agent.errors import InvalidRequest
 
 MAX_GRAMMAR_BYTES = 256 * 1024
-MAX_NESTING = 100
-"""llama.cpp parses parentheses by recursion; tens of thousands overflow its stack."""
 
 _NAME = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
 _SCHEMA = "response_format.json_schema.schema"
-_SKIPPED = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*')
 
 
 def from_response_format(response_format: Mapping[str, Any]) -> str | None:
@@ -64,23 +62,23 @@ def _compile(schema: Any, param: str) -> str:
 
 
 def check(gbnf: str, vocabulary: Vocabulary, *, param: str = "grammar") -> None:
-    """Let llama.cpp parse `gbnf`. Raises InvalidRequest if it is none, or too large to run."""
-    if not gbnf.strip():
-        raise InvalidRequest(f"{param} is empty", param=param)
-    if "\0" in gbnf:
-        raise InvalidRequest(f"{param} holds a NUL character", param=param)
+    """Raises InvalidRequest if `gbnf` is no grammar, or too much work for llama.cpp."""
     size = len(gbnf.encode("utf-8", "replace"))
     if size > MAX_GRAMMAR_BYTES:
         raise InvalidRequest(
             f"{param} has {size} bytes, more than {MAX_GRAMMAR_BYTES}", param=param
         )
-    if _nesting(gbnf) > MAX_NESTING:
-        raise InvalidRequest(f"{param} nests deeper than {MAX_NESTING} parentheses", param=param)
+    try:
+        examine(gbnf)
+    except GrammarError as error:
+        raise InvalidRequest(f"{param}: {error}", param=param) from error
     reasons = _Reasons()
     logger = logging.getLogger("llama.cpp")
     logger.addHandler(reasons)
     try:
-        sampler = llama_cpp.llama_sampler_init_grammar(vocabulary.handle, gbnf.encode(), b"root")
+        sampler = llama_cpp.llama_sampler_init_grammar(
+            vocabulary.handle, gbnf.encode("utf-8", "replace"), b"root"
+        )
     finally:
         logger.removeHandler(reasons)
     if not sampler:
@@ -100,11 +98,3 @@ class _Reasons(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.thread == self._thread:
             self.lines.append(record.getMessage())
-
-
-def _nesting(gbnf: str) -> int:
-    depth = deepest = 0
-    for character in _SKIPPED.sub("", gbnf):
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        deepest = max(deepest, depth)
-    return deepest

@@ -26,10 +26,11 @@ class GrammarWalk:
     def __exit__(self, *_: object) -> None:
         llama_cpp.llama_sampler_free(self._sampler)
 
-    def allowed(self) -> np.ndarray:
-        """Boolean mask over token ids: what may come next."""
-        rows = np.zeros(self._vocabulary.size, _ROW)
-        rows["id"] = np.arange(self._vocabulary.size)
+    def allowed(self, ids: np.ndarray | None = None) -> np.ndarray:
+        """Boolean mask over `ids` (default: all tokens): which of them may come next."""
+        ids = np.arange(self._vocabulary.size) if ids is None else ids
+        rows = np.zeros(len(ids), _ROW)
+        rows["id"] = ids
         data = ctypes.cast(rows.ctypes.data, ctypes.POINTER(llama_cpp.llama_token_data))
         array = llama_cpp.llama_token_data_array(data, len(rows), -1, False)
         llama_cpp.llama_sampler_apply(self._sampler, ctypes.byref(array))
@@ -44,10 +45,10 @@ def accepts(gbnf: str, text: str, vocabulary: Vocabulary) -> bool:
     assert vocabulary.eos is not None
     with GrammarWalk(gbnf, vocabulary) as walk:
         for token in vocabulary.encode(text):
-            if not walk.allowed()[token]:
+            if not walk.allowed(np.array([token])).all():
                 return False
             walk.accept(token)
-        return bool(walk.allowed()[vocabulary.eos])
+        return bool(walk.allowed(np.array([vocabulary.eos])).all())
 
 
 def random_sentence(gbnf: str, vocabulary: Vocabulary, seed: int, limit: int = 200) -> str:
