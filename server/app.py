@@ -13,7 +13,7 @@ from server import errors
 from server.guard import Guard
 from server.metrics import Metrics
 from server.routes import admin, chat, completions, embeddings, feedback, models
-from server.service import Service
+from server.service import Admission, Service
 
 if TYPE_CHECKING:
     from edge_agent.agent import Agent
@@ -72,5 +72,21 @@ def create_app(
     errors.install(app)
     for routes in (chat, completions, models, embeddings, feedback, admin):
         app.include_router(routes.router)
+    app.add_middleware(Admission, service=service)
     app.add_middleware(Guard, settings=settings.server, api_keys=tuple(api_keys))
+    _document_errors(app)
     return app
+
+
+def _document_errors(app: FastAPI) -> None:
+    """In the schema, put our error object where FastAPI announces its own 422."""
+    schema = app.openapi()
+    components = schema["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        components.pop(name, None)
+    components["Error"] = errors.SCHEMA
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            operation["responses"]["default"] = {"description": "Any error", "content": content}

@@ -36,6 +36,25 @@ _FIELDS = sorted(
 )
 
 
+SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"], "description": "The offending field"},
+                "code": {"type": ["string", "integer", "null"]},
+            },
+        }
+    },
+}
+"""JSON schema of every error, for the OpenAPI document."""
+
+
 class ClientGone(Exception):
     """The client closed the connection: nobody is left to answer."""
 

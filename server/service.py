@@ -5,12 +5,13 @@ request gets an answer: 503 before and after, the agent's in between.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from starlette.types import Receive
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_agent.config import Settings
 from edge_agent.errors import Unavailable
@@ -28,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class Service:
-    """Holds the agent and every answer in the making."""
+    """Holds the agent, and knows every open request and every answer in the making."""
 
     def __init__(self, settings: Settings, open_agent: "Callable[[], Agent]") -> None:
         """`open_agent` loads the model; it runs in a thread of its own."""
@@ -39,6 +40,9 @@ class Service:
         self._agent: Agent | None = None
         self._work: set[asyncio.Task[Any]] = set()
         self._finished = False
+        self._requests = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def agent(self) -> "Agent":
@@ -62,10 +66,10 @@ class Service:
         self.state = "stopping"
 
     async def finish(self, grace_s: float) -> None:
-        """Let running answers end within `grace_s` seconds, then abort the rest."""
+        """Let open requests end within `grace_s` seconds, then abort their answers."""
         self.refuse()
-        if self._work:
-            await asyncio.wait(self._work, timeout=grace_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), grace_s)
         self._finished = True
         aborted = list(self._work)
         if aborted:
@@ -81,8 +85,20 @@ class Service:
         if agent is not None:
             await agent.close(_FLUSH_S)
 
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        """Around one HTTP request: `finish` waits for it."""
+        self._requests += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._requests -= 1
+            if not self._requests:
+                self._idle.set()
+
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run `work` as a task that `finish` waits for, and in the end cancels.
+        """Run `work` as a task that `finish` cancels if it has not ended in time.
 
         Raises Unavailable once `finish` has ended.
         """
@@ -113,6 +129,22 @@ class Service:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
+
+
+class Admission:
+    """ASGI middleware that lets the service know of every open request."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        with self._service.request():
+            await self._app(scope, receive, send)
 
 
 async def until_gone(receive: Receive) -> None:

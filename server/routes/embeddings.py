@@ -1,5 +1,6 @@
 """POST /v1/embeddings, from the local model."""
 
+import asyncio
 import base64
 from array import array
 from typing import Any
@@ -27,7 +28,7 @@ async def embeddings(
     width = agent.engine.model.n_embd
     if body.dimensions not in (None, width):
         raise InvalidRequest(f"dimensions: the model's width is {width}", param="dimensions")
-    prompts = _prompts(body, agent)
+    prompts = await asyncio.to_thread(_prompts, body, agent)
     vectors = await service.run(agent.engine.embed(prompts), request.receive)
     tokens = sum(map(len, prompts))
     packed = body.encoding_format == "base64"

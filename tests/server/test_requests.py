@@ -203,5 +203,8 @@ async def test_the_schema_is_offered_without_a_page_from_elsewhere(
     client: httpx.AsyncClient,
 ) -> None:
     schema = (await client.get("/openapi.json")).json()
-    assert "/v1/chat/completions" in schema["paths"]
+    chat_route = schema["paths"]["/v1/chat/completions"]["post"]
+    assert set(chat_route["responses"]) == {"200", "default"}
+    fields = schema["components"]["schemas"]["ChatRequest"]["properties"]
+    assert {"messages", "temperature", "tools", "edge_agent"} < set(fields)
     assert (await client.get("/docs")).status_code == 404

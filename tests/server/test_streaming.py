@@ -191,6 +191,28 @@ async def test_what_still_runs_at_the_end_is_told_so(
     assert agent.closed
 
 
+async def test_an_answer_still_being_decided_at_the_end_gets_its_time(
+    serve: Serve, agent: ScriptedAgent
+) -> None:
+    decide, begin = asyncio.Event(), agent.begin
+
+    async def slowly(query: Query) -> Any:
+        agent.begun.set()
+        await decide.wait()
+        return await begin(query)
+
+    agent.begin = slowly
+    async with serve() as client:
+        request = asyncio.create_task(client.post(CHAT, json=ask()))
+        await agent.begun.wait()
+        finishing = asyncio.create_task(client.app.state.service.finish(grace_s=30))
+        assert (await client.get("/health")).status_code == 503
+        decide.set()
+        answer = await request
+        await finishing
+    assert events_of(answer.text)[-1] == "[DONE]"
+
+
 async def test_pieces_that_wait_leave_in_one_write(serve: Serve, agent: ScriptedAgent) -> None:
     async def burst(_query: Query) -> AsyncIterator[Delta]:
         for _ in range(50):
