@@ -130,6 +130,61 @@ class DecisionSettings(_Section):
     )
 
 
+class TrainSettings(_Section):
+    """The learner, and when the daemon runs it. Numbers the paper reports are second-hand."""
+
+    enabled: bool = Field(True, description="The daemon starts training rounds by itself")
+    min_new_queries: int = Field(
+        200, ge=1, description="New usable queries in the log before a round is worth it"
+    )
+    hours: str | None = Field(
+        None, description='Local hours in which rounds may start, e.g. "22-6"; none: any'
+    )
+    on_battery: bool = Field(False, description="Train on battery power too")
+    max_temperature_c: float = Field(
+        85, gt=0, description="No round starts on a machine hotter than this, where it tells"
+    )
+    memory_mb: int = Field(3000, ge=300, description="Memory limit of the trainer process")
+    threads: int | None = Field(None, ge=1, description="Threads of the trainer; none: all cores")
+    estimator: Literal["exact", "sampled"] = Field(
+        "exact", description="exact: our decision gradient; sampled: the paper's"
+    )
+    dual: Literal["pid", "ascent"] = Field(
+        "pid", description="How the dual variable λ follows the rate; ascent is the paper's"
+    )
+    rate: float | None = Field(
+        None, ge=0, le=1, description="τ while training; none: budget.rate, or 0.3"
+    )
+    group_size: int = Field(8, ge=2, description="G: rollouts for one prompt (the paper: 8)")
+    prompts_per_step: int = Field(8, ge=1, description="Prompts in one step")
+    steps: int = Field(100, ge=0, description="DA-GRPO steps of a round (the paper: 840, then 400)")
+    max_new_tokens: int = Field(64, ge=1, description="Longest rollout, tokens")
+    learning_rate: float = Field(
+        5e-5, gt=0, description="For the adapter (the paper's 2e-6 is for models ten times larger)"
+    )
+    warm_start_learning_rate: float = Field(
+        3e-4, gt=0, description="For supervised learning on the log's answers"
+    )
+    warm_start_epochs: float = Field(3, ge=0, description="Most passes over the log's answers")
+    rank: int = Field(16, ge=1, description="Rank of a new adapter")
+    alpha: int = Field(32, ge=1, description="A new adapter changes weights by alpha / rank · B·A")
+    modules: tuple[str, ...] = Field(
+        (), description="Linear modules a new adapter changes; empty: all seven"
+    )
+    kl: float = Field(0.01, ge=0, description="Weight of the KL to the promoted adapter")
+    entropy: float = Field(0.01, ge=0, description="Weight of the decision's entropy")
+    replay: float = Field(
+        0.1, ge=0, lt=1, description="Share of a batch drawn from kinds of work seen before"
+    )
+    held_out: float = Field(
+        0.2, gt=0, lt=1, description="Share of the queries that only the gate sees"
+    )
+    tolerance: float = Field(
+        0.05, ge=0, le=1, description="The most any kind of work may lose in the gate"
+    )
+    seed: int = Field(0, ge=0, description="Of sampling, splits and new adapters")
+
+
 class LogSettings(_Section):
     """What is written down."""
 
@@ -149,6 +204,7 @@ class Settings(_Section):
     cloud: CloudSettings = CloudSettings()
     budget: BudgetSettings = BudgetSettings()
     decision: DecisionSettings = DecisionSettings()
+    train: TrainSettings = TrainSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("data_dir")
