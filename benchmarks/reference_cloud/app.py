@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from benchmarks.reference_cloud.faults import Fault, draw
 from benchmarks.reference_cloud.latency import Latency
 from benchmarks.reference_cloud.messages import Asked, ask
-from benchmarks.reference_cloud.misbehaviour import broken_stream, refusal
+from benchmarks.reference_cloud.misbehaviour import broken_stream, refusal, until_gone
 from benchmarks.reference_cloud.replies import Replies, tokens
 from benchmarks.reference_cloud.wire import MODEL, Answer
 from edge_agent.config import Price
@@ -71,7 +71,7 @@ class ReferenceCloud:
         if fault is not None:
             self.stats.faults[fault] += 1
             if fault is Fault.STALL:
-                await _until_gone(request)
+                await until_gone(request.receive)
             if (response := refusal(fault, self.rng)) is not None:
                 return response
         await asyncio.sleep(self.latency.first_token_s(self.rng, slow=fault is Fault.SLOW))
@@ -165,8 +165,3 @@ def _model(price: Price) -> dict[str, Any]:
 def _error(status: int, error: InvalidRequest) -> JSONResponse:
     content = {"message": error.message, "type": error.type}
     return JSONResponse({"error": {**content, "param": error.param, "code": error.code}}, status)
-
-
-async def _until_gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -1,5 +1,6 @@
 """Injected faults as HTTP responses."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 
@@ -31,6 +32,12 @@ def broken_stream(fault: Fault, events: AsyncIterator[str]) -> Response:
     return _BrokenStream(fault, events)
 
 
+async def until_gone(receive: Receive) -> None:
+    """Wait for the client to hang up; the request's body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 def _error(status: int, kind: str, message: str) -> JSONResponse:
     error = {"message": f"injected: {message}", "type": kind, "param": None, "code": None}
     headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == 429 else None
@@ -58,6 +65,7 @@ class _BrokenStream(Response):
             case Fault.MALFORMED:
                 await write('data: {"choices": [{"ind\n\n', more=False)
             case _:
-                # Ends when the client hangs up: sending then raises OSError.
-                while True:
+                gone = asyncio.ensure_future(until_gone(receive))
+                while not gone.done():
                     await write(_CHATTER)
+                    await asyncio.sleep(0)  # sending to nobody would not let others run
