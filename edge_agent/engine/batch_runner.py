@@ -51,7 +51,7 @@ class BatchRunner:
         elif code == NO_KV_SLOT and self._memory.evict(self._idle()):
             self.run(work)
         elif len(work) > 1:
-            self._undo(work, code)
+            self._undo(work)
             half = (len(work) + 1) // 2  # decoding choices come first, so prompts are blamed first
             self.run(work[:half])
             rest = [item for item in work[half:] if item[0].runs]
@@ -59,7 +59,7 @@ class BatchRunner:
                 self.run(rest)
         else:
             _log.warning("llama_decode returned %d for job %d", code, work[0][0].job.number)
-            self._undo(work, code)
+            self._undo(work)
             self._refused(work[0][0], code)
 
     def _decode(self, work: Work) -> int:
@@ -92,10 +92,8 @@ class BatchRunner:
                 if choice.runs:  # not failed by a sibling meanwhile
                     self._take(choice, row)
 
-    def _undo(self, work: Work, code: int) -> None:
-        """Forget what a fatal error left half done; other codes leave the memory as it was."""
-        if code in (NO_KV_SLOT, -1):
-            return
+    def _undo(self, work: Work) -> None:
+        """Forget what a fatal error left half done."""
         for choice, _ in work:
             sequence = choice.sequence
             if not self._context.trim(sequence.id, sequence.done):

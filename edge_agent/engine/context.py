@@ -61,7 +61,7 @@ class LlamaContext:
         self.model = model
         self.handle = handle
         if adapter is not None:
-            adapters = (ctypes.c_void_p * 1)(adapter)
+            adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
             scales = (ctypes.c_float * 1)(1.0)
             llama_cpp.llama_set_adapters_lora(handle, adapters, 1, scales)
         self._memory: Any = llama_cpp.llama_get_memory(handle)

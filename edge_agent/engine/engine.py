@@ -210,15 +210,17 @@ class Engine:
 
     def _activate(self, served: ServedModel) -> None:
         with self._activation:
+            self._check_running()
             current = self._lane.weights
             if file_identity(served.gguf) == current.identity:
                 self._open_lane(served, current)
                 return
             weights = Weights(served.gguf, self._settings, self._offload_token)
             try:
-                if weights.model.n_vocab != current.model.n_vocab:
+                if not weights.replaces(current):
                     raise ModelError(
-                        f"{served.gguf} has another vocabulary than the model being served"
+                        f"{served.gguf} is not a version of the model being served: "
+                        "its vocabulary, width or context differ"
                     )
                 self._open_lane(served, weights)
             except BaseException:
@@ -276,6 +278,10 @@ class Engine:
                 param=param,
             )
 
+    def _check_running(self) -> None:
+        if self._dead or self._thread.ident is None:
+            raise Unavailable("the engine is not running")
+
     def _check_queue(self) -> None:
         scheduler = self._lane.scheduler
         waiting = self._posted + len(scheduler.waiting)
@@ -315,8 +321,7 @@ class Engine:
                 future.set_exception(error)
 
         with self._lock:
-            if self._dead or self._thread.ident is None:
-                raise Unavailable("the engine is not running")
+            self._check_running()
             if line is not None:
                 line.append(command)
             self._commands.put(command if line is None else _nothing)
@@ -399,14 +404,13 @@ class Engine:
             self._closing = self._dead = True
         while not self._commands.empty():
             self._commands.get_nowait()()
-        with self._activation:  # one that is under way still uses the weights
-            pass
         for lane in self._lanes:
             lane.scheduler.fail_all(error or Unavailable("the engine is shutting down"))
         self._outbox.flush()
-        lanes, self._lanes = self._lanes, []
-        for lane in lanes:
-            self._close(lane)
+        with self._activation:  # one that is under way still uses the weights
+            lanes, self._lanes = self._lanes, []
+            for lane in lanes:
+                self._close(lane)
 
 
 def _nothing() -> None:

@@ -35,6 +35,15 @@ class Weights:
         """Longest prompt + answer of one request, in tokens."""
         self.rules = DecodingRules(self.model, offload_token, self.context_limit)
 
+    def replaces(self, other: "Weights") -> bool:
+        """True if requests made for `other` can be served by these."""
+        ours, theirs = self.model, other.model
+        return (ours.n_vocab, ours.n_embd, self.context_limit) == (
+            theirs.n_vocab,
+            theirs.n_embd,
+            other.context_limit,
+        )
+
     def close(self) -> None:
         """Free the weights; their lanes must be closed."""
         self.model.close()

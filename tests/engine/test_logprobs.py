@@ -1,0 +1,51 @@
+"""logprobs and top_logprobs are those of the model at temperature 1."""
+
+import numpy as np
+import pytest
+from engine_harness import OFFLOAD, Reference, ask, prompt_of
+
+from edge_agent.engine.engine import Engine
+
+
+async def test_log_probs_equal_the_reference_softmax(engine: Engine, reference: Reference) -> None:
+    prompt = prompt_of(70, 30)
+    _, [answer] = await ask(
+        engine, prompt, temperature=2.0, seed=1, logit_bias={40: 5.0}, top_logprobs=5
+    )
+    assert [item.token_id for item in answer.logprobs] == answer.ids
+    for t, item in enumerate(answer.logprobs):
+        row = reference.log_softmax(prompt + answer.ids[:t])
+        assert item.logprob == pytest.approx(row[item.token_id], abs=0.01)
+        row[OFFLOAD] = -np.inf
+        best = np.sort(row)[::-1][:5]
+        assert [top.logprob for top in item.top] == pytest.approx(list(best), abs=0.01)
+        assert [row[top.token_id] for top in item.top] == pytest.approx(list(best), abs=0.01)
+
+
+async def test_the_offload_token_is_not_among_the_best(engine: Engine) -> None:
+    everything = engine.model.n_vocab
+    _, [answer] = await ask(engine, prompt_of(71, 10), top_logprobs=everything)
+    for item in answer.logprobs:
+        assert OFFLOAD not in {top.token_id for top in item.top}
+        assert len({top.token_id for top in item.top}) == everything - 1
+
+
+async def test_none_unless_asked_and_no_alternatives_for_zero(engine: Engine) -> None:
+    _, [silent] = await ask(engine, prompt_of(72, 10))
+    _, [own] = await ask(engine, prompt_of(72, 10), top_logprobs=0)
+    assert silent.logprobs == []
+    assert len(own.logprobs) == len(own.ids)
+    assert all(item.top == () for item in own.logprobs)
+
+
+async def test_bytes_of_tokens_add_up_to_the_text(smol_engine: Engine) -> None:
+    prompt = smol_engine.vocabulary.encode("Emoji: ")
+    _, [answer] = await ask(
+        smol_engine, prompt, top_logprobs=1, max_tokens=30, grammar='root ::= "a 😀 b"'
+    )
+    said = [item for item in answer.logprobs if item.token_id not in _eog(smol_engine)]
+    assert b"".join(item.raw for item in said).decode() == answer.text
+
+
+def _eog(engine: Engine) -> set[int]:
+    return {i for i in range(engine.vocabulary.size) if engine.vocabulary.is_eog(i)}

@@ -1,0 +1,154 @@
+"""Samplers draw from the distribution they should, and never what is banned."""
+
+import json
+
+import numpy as np
+import pytest
+from engine_harness import OFFLOAD, Reference, ask, prompt_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.engine.chain_sampler import Candidates, ChainSampler
+from edge_agent.engine.engine import Engine
+from edge_agent.engine.sampling import NumpySampler, Weights, biases
+from edge_agent.engine.types import SamplingParams
+
+VOCAB = 300
+
+
+def sampler(seed: int = 0, banned: tuple[int, ...] = (), **params: object) -> NumpySampler:
+    sampling = SamplingParams(**params)
+    return NumpySampler(
+        sampling, biases(sampling, banned=banned), seed=seed, weights=Weights(VOCAB)
+    )
+
+
+def expected(row: np.ndarray, *, temperature: float, top_k: int, top_p: float, min_p: float):
+    """The distribution by the book, float64: top-k, top-p, min-p, then temperature."""
+    p = np.exp(row - row.max())
+    order = np.argsort(-p, kind="stable")
+    if top_k:
+        order = order[:top_k]
+    q = p[order] / p[order].sum()
+    order = order[: int(np.searchsorted(np.cumsum(q), top_p)) + 1]
+    order = order[p[order] >= min_p * p.max()]
+    result = np.zeros(len(row))
+    result[order] = p[order] ** (1 / temperature)
+    return result / result.sum()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([0.5, 1.0, 1.7]),
+    st.sampled_from([0, 1, 5, 40]),
+    st.sampled_from([0.1, 0.9, 1.0]),
+    st.sampled_from([0.0, 0.05]),
+)
+def test_log_probs_are_those_of_the_distribution(
+    seed: int, temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    row = np.random.default_rng(seed).normal(0, 3, VOCAB).astype(np.float32)
+    params = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    draws = sampler(seed, **params)
+    distribution = expected(row.astype(np.float64), **params)
+    for _ in range(20):
+        token = draws.sample(row.copy())
+        assert token is not None
+        assert distribution[token] > 0
+        assert draws.logprob == pytest.approx(np.log(distribution[token]), abs=1e-4)
+
+
+@pytest.mark.parametrize("truncation", [{}, {"top_k": 20}, {"top_p": 0.8}, {"min_p": 0.02}])
+def test_frequencies_follow_the_distribution(truncation: dict[str, float]) -> None:
+    row = np.random.default_rng(1).normal(0, 2, VOCAB).astype(np.float32)
+    params = {"temperature": 0.9, "top_k": 0, "top_p": 1.0, "min_p": 0.0, **truncation}
+    draws = sampler(3, **params)
+    n = 20_000
+    counts = np.bincount([draws.sample(row.copy()) or 0 for _ in range(n)], minlength=VOCAB)
+    distribution = expected(row.astype(np.float64), **params)
+    likely = distribution * n > 5
+    deviation = (counts - distribution * n)[likely] / np.sqrt(distribution[likely] * n)
+    assert np.square(deviation).mean() < 2  # χ² per degree of freedom
+
+
+def test_numpy_and_llama_cpp_agree_on_what_survives(reference: Reference) -> None:
+    size = reference.model.n_vocab
+    row = np.random.default_rng(2).normal(0, 2, size).astype(np.float32)
+    params = SamplingParams(temperature=0.8, top_k=30, top_p=0.9, min_p=0.03)
+    chain = ChainSampler(
+        reference.model,
+        params,
+        biases(params, banned=()),
+        seed=5,
+        prompt=[],
+        longest=10,
+        candidates=Candidates(size),
+    )
+    drawn = {chain.sample(row.copy()) for _ in range(3000)}
+    chain.close()
+    distribution = expected(
+        row.astype(np.float64), temperature=0.8, top_k=30, top_p=0.9, min_p=0.03
+    )
+    assert drawn == set(np.flatnonzero(distribution))
+
+
+def test_the_banned_are_never_drawn_and_biases_add_up() -> None:
+    row = np.zeros(VOCAB, np.float32)
+    row[7] = 50
+    draws = sampler(banned=(7,), logit_bias={7: 100.0, 8: 4.0, 9: -100.0})
+    drawn = [draws.sample(row.copy()) for _ in range(2000)]
+    assert 7 not in drawn
+    assert 9 not in drawn
+    share = np.exp(4) / (np.exp(4) + VOCAB - 3)
+    assert drawn.count(8) / 2000 == pytest.approx(share, abs=0.04)
+
+
+async def test_the_offload_token_is_never_said(engine: Engine) -> None:
+    bias = {OFFLOAD: 99.0}
+    for more in {}, {"presence_penalty": 0.1}, {"top_k": 3}, {"temperature": 0}:
+        params = {"temperature": 1.0, "logit_bias": bias, "max_tokens": 30, **more}
+        _, [answer] = await ask(engine, prompt_of(60, 10), **params)
+        assert OFFLOAD not in answer.ids
+
+
+async def test_ignore_eos_goes_on_to_the_end(engine: Engine) -> None:
+    eos = engine.vocabulary.eos
+    bias = {eos: 99.0}
+    _, [ended] = await ask(engine, prompt_of(61, 10), logit_bias=bias)
+    assert (ended.ids, ended.text, ended.finish_reason) == ([eos], "", "stop")
+    _, [went_on] = await ask(engine, prompt_of(61, 10), logit_bias=bias, ignore_eos=True)
+    assert len(went_on.ids) == 8
+    assert went_on.finish_reason == "length"
+
+
+async def test_penalties_discourage_repetition(engine: Engine) -> None:
+    prompt = prompt_of(62, 10)
+    _, [plain] = await ask(engine, prompt, max_tokens=40, ignore_eos=True)
+    assert len(set(plain.ids)) < 40
+    for penalty in {"presence_penalty": 2.0}, {"frequency_penalty": 2.0}:
+        _, [varied] = await ask(engine, prompt, max_tokens=40, ignore_eos=True, **penalty)
+        assert len(set(varied.ids)) == 40
+    _, [repeat] = await ask(engine, prompt, max_tokens=40, ignore_eos=True, repeat_penalty=50.0)
+    assert not set(repeat.ids) & set(prompt)
+
+
+async def test_a_grammar_holds_at_any_temperature(smol_engine: Engine) -> None:
+    grammar = r'root ::= "{\"name\": \"" [a-zA-Z ]{1,20} "\", \"age\": " [1-9] [0-9]? "}"'
+    prompt = smol_engine.vocabulary.encode("Describe a person as JSON: ")
+    _, answers = await ask(
+        smol_engine, prompt, n=4, grammar=grammar, temperature=1.5, seed=1, max_tokens=60
+    )
+    for answer in answers:
+        person = json.loads(answer.text)
+        assert 1 <= person["age"] <= 99
+        assert answer.finish_reason == "stop"
+
+
+async def test_a_complete_grammar_ends_the_answer_even_without_eos(smol_engine: Engine) -> None:
+    prompt = smol_engine.vocabulary.encode("Yes or no? ")
+    _, [answer] = await ask(
+        smol_engine, prompt, grammar='root ::= "yes" | "no"', ignore_eos=True, max_tokens=9
+    )
+    assert answer.text in {"yes", "no"}
+    assert answer.finish_reason == "stop"
