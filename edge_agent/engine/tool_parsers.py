@@ -6,11 +6,13 @@ tag, an open call) it holds back; nothing is lost: what turns out to be no call 
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 Call = tuple[str, str]
 """Name, and arguments as JSON text."""
+Tools = Mapping[str, Mapping[str, Any]]
+"""Name → JSON schema of its parameters, of the tools that may be called."""
 
 
 class Parser(Protocol):
@@ -33,7 +35,7 @@ class TaggedParser:
 
     _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
-    def __init__(self, tools: Collection[str]) -> None:
+    def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._held = ""
         self._inside = False
@@ -81,7 +83,7 @@ class BareParser:
     _START = re.compile(r'\s*(?:<\|python_tag\|>)?\s*\{\s*"(?:name|type|function)"')
     _BEGINNINGS = ('{"name"', '{"type"', '{"function"', "<|python_tag|>{")
 
-    def __init__(self, tools: Collection[str]) -> None:
+    def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._held = ""
         self._is_text = False
@@ -119,7 +121,7 @@ class GenericParser:
         r'(?P<text>[^"\\]+)|\\u(?P<code>[0-9a-fA-F]{4})|\\(?P<escape>[^u])|(?P<end>")'
     )
 
-    def __init__(self, tools: Collection[str]) -> None:
+    def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._held = ""
         self._state = "start"
@@ -162,14 +164,14 @@ def _undecided(text: str, tag: str) -> int:
     return 0
 
 
-def _calls_or_text(body: str, raw: str, tools: Collection[str]) -> Iterator[str | Call]:
+def _calls_or_text(body: str, raw: str, tools: Tools) -> Iterator[str | Call]:
     calls = _calls(body, tools)
     yield from calls
     if not calls:
         yield raw
 
 
-def _calls(text: str, tools: Collection[str]) -> list[Call]:
+def _calls(text: str, tools: Tools) -> list[Call]:
     """Calls in JSON text: one object, a list, or objects with ";" between. [] if it is not all
     calls of known tools."""
     found: list[Call] = []
@@ -197,7 +199,7 @@ def _unwrapped(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _call(value: Any, tools: Collection[str]) -> Call | None:
+def _call(value: Any, tools: Tools) -> Call | None:
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
     if not isinstance(value, dict) or value.get("name") not in tools:
@@ -212,16 +214,22 @@ _FUNCTION = re.compile(r"\s*<function=([^>\s]+)>(.*?)(?:</function>)?\s*", re.DO
 _PARAMETER = re.compile(r"\s*<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
 
 
-def _xml_calls(text: str, tools: Collection[str]) -> list[Call]:
+def _xml_calls(text: str, tools: Tools) -> list[Call]:
     match = _FUNCTION.fullmatch(text)
     if not match or match[1] not in tools:
         return []
-    arguments = {name: _json_or_text(value) for name, value in _PARAMETER.findall(match[2])}
+    schemas = tools[match[1]].get("properties", {})
+    arguments = {
+        name: _xml_value(value, schemas.get(name)) for name, value in _PARAMETER.findall(match[2])
+    }
     return [(match[1], json.dumps(arguments, ensure_ascii=False))]
 
 
-def _json_or_text(value: str) -> Any:
+def _xml_value(text: str, schema: Any) -> Any:
+    """This form writes strings without quotes: "12" is a string only if the schema says so."""
+    if isinstance(schema, Mapping) and schema.get("type") == "string":
+        return text
     try:
-        return json.loads(value)
+        return json.loads(text)
     except ValueError:
-        return value
+        return text

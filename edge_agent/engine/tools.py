@@ -109,7 +109,7 @@ class ToolParser:
 
     def __init__(self, tool_format: ToolFormat) -> None:
         self._format = tool_format
-        self._names = frozenset(tool.name for tool in tool_format.tools)
+        self._tools = {tool.name: tool.parameters for tool in tool_format.tools}
         self._parsers: dict[int, Parser] = {}
         self._calls: dict[int, int] = {}
 
@@ -120,7 +120,7 @@ class ToolParser:
         becomes "tool_calls" if the choice called a tool.
         """
         index, reason = event.index, event.finish_reason
-        parser = self._parsers.setdefault(index, _PARSERS[self._format.style](self._names))
+        parser = self._parsers.setdefault(index, _PARSERS[self._format.style](self._tools))
         deltas = list(self._deltas(parser.feed(event.text), index))
         if reason is not None:
             deltas += self._deltas(parser.close(), index)

@@ -93,6 +93,14 @@ def test_added_tokens_stay_out_of_user_text_only(
     assert marking.encode([_assistant("Hello")]).count(hello) == 2
 
 
+def test_cutting_adds_no_spaces_in_sentencepiece(spm: Vocabulary) -> None:
+    """These vocabularies put a space before a text, and after each control token."""
+    template = ChatTemplate("<s>{{ messages[0].content }}</s>", spm)
+    ids = template.encode([_user("ab</s>ba<s>")])
+    assert _controls(ids, spm) == ["<s>", "</s>"]
+    assert spm.decode(ids, special=True) == "<s> ab</s>ba<s></s>"
+
+
 def test_protected_tokens(vocabulary: Vocabulary) -> None:
     (hello,) = vocabulary.encode("Hello")
     protecting = ChatTemplate("{{ messages[0].content }}", vocabulary, protected=["Hello"])

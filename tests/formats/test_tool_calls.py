@@ -71,6 +71,7 @@ def _read(tool_format: ToolFormat, pieces: Sequence[str]) -> tuple[list[str], li
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 3}}\n</tool_call>'
 CALL_2 = '<tool_call>{"name": "look_up", "arguments": {"key": "é"}}</tool_call>'
 XML = "<tool_call>\n<function=add>\n<parameter=a>\n3\n</parameter>\n</function>\n</tool_call>"
+XML_2 = "<tool_call><function=look_up><parameter=key>12</parameter></function></tool_call>"
 BARE = '{"name": "add", "parameters": {"a": 3}}'
 GENERIC = '{"tool_call": {"name": "add", "arguments": {"a": 3}}}'
 GENERIC_2 = json.dumps(
@@ -92,6 +93,7 @@ A, B = ("add", {"a": 3}), ("look_up", {"key": "é"})
         ("qwen", CALL, "", [A]),
         ("qwen", f"Let me see.\n\n{CALL}\n{CALL_2}\n", "Let me see.", [A, B]),
         ("qwen", XML, "", [A]),
+        ("qwen", XML_2, "", [("look_up", {"key": "12"})]),
         ("qwen", f"{CALL} done", " done", [A]),
         ("qwen", CALL.removesuffix("</tool_call>"), "", [A]),
         ("qwen", "<tool_call>{oops</tool_call>", "<tool_call>{oops</tool_call>", []),

@@ -1,15 +1,10 @@
 """Text to ids and back, on the real SmolLM2 and on a small SentencePiece vocabulary."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import gguf
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge_agent.engine.vocabulary import Vocabulary
-from models.llama_model import LlamaModel
 
 
 @pytest.mark.parametrize("text", ["", "Hello, world", " two  spaces\n\n", "naïve 中文 🙂", "a\0b"])
@@ -69,31 +64,3 @@ def test_sentencepiece_continuation_gets_no_space(spm: Vocabulary) -> None:
     assert spm.decode(spm.encode("ab")) == " ab"
     assert spm.decode(spm.encode("ab", continues=True)) == "ab"
     assert spm.decode(spm.encode(" ab", continues=True)) == " ab"
-
-
-@pytest.fixture(scope="module")
-def spm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocabulary]:
-    """A SentencePiece vocabulary as Llama 2 has it: BOS, a space prefix, byte tokens."""
-    path = tmp_path_factory.mktemp("spm") / "spm.gguf"
-    _write_spm(path)
-    with LlamaModel(path, vocab_only=True) as model:
-        yield Vocabulary(model)
-
-
-def _write_spm(path: Path) -> None:
-    kind = gguf.TokenType
-    tokens = [("<unk>", kind.UNKNOWN), ("<s>", kind.CONTROL), ("</s>", kind.CONTROL)]
-    tokens += [(f"<0x{byte:02X}>", kind.BYTE) for byte in range(256)]
-    tokens += [(text, kind.NORMAL) for text in ("▁", "a", "b", "ab", "▁a")]
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([text for text, _ in tokens])
-    writer.add_token_scores([-float(i) for i in range(len(tokens))])
-    writer.add_token_types([kind for _, kind in tokens])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_add_bos_token(True)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
