@@ -47,6 +47,8 @@ class SmallDaemon:
     responses: dict[str, tuple[int, Any]] = field(default_factory=dict)
     """Path → (status, JSON) of every GET and POST that is not a chat completion."""
     ends_early: bool = False
+    breaks: str | None = None
+    """After the pieces the stream reports this error."""
     holds: bool = False
     """After the pieces the answer stays open until the client leaves: `client_left` is set."""
     client_left: threading.Event = field(default_factory=threading.Event)
@@ -89,6 +91,9 @@ def _handler(daemon: SmallDaemon) -> type[BaseHTTPRequestHandler]:
             for piece in daemon.pieces:
                 self._event({"choices": [{"index": 0, "delta": {"content": piece}}]})
             if daemon.ends_early:
+                return
+            if daemon.breaks is not None:
+                self._event({"error": {"message": daemon.breaks, "type": "server_error"}})
                 return
             if daemon.holds:
                 if self.connection.recv(1) == b"":

@@ -112,6 +112,14 @@ def test_an_answer_that_breaks_off_is_an_error(run, daemon):
     assert "before it was whole" in result.stderr
 
 
+def test_an_error_in_mid_stream_is_the_daemons_own(run, daemon):
+    daemon.breaks = "llama.cpp failed on this request"
+    result = run("ask", "x")
+    assert result.returncode == 1
+    assert result.stdout == "Forty-two."
+    assert result.stderr == "error: llama.cpp failed on this request\n"
+
+
 @pytest.mark.parametrize("left_behind", [False, True])
 def test_without_a_daemon_it_says_how_to_start_one(run, data_dir: Path, left_behind: bool):
     if left_behind:  # by a daemon that was killed

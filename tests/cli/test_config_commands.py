@@ -130,6 +130,7 @@ def test_set_says_that_the_environment_still_wins(run, file: Path):
 def test_unset_restores_the_default(run, file: Path):
     run("config", "set", "engine.slots", "2")
     assert "removed" in run("config", "unset", "engine.slots").stdout
+    assert file.read_text() == ""
     assert values(run)["engine.slots"] == {"value": 16, "origin": "default"}
     assert "is not set" in run("config", "unset", "engine.slots").stdout
 

@@ -79,6 +79,24 @@ def test_a_whole_database_and_a_damaged_one(subject, data_dir: Path):
     assert data.database(subject()).verdict == Verdict.FAILURE
 
 
+def test_a_database_that_opens_but_is_not_whole(subject, data_dir: Path):
+    path = data_dir / "edge-agent.db"
+    Store(path).close()
+    for old, new, then in (
+        ("TEXT NOT NULL", "TEXT     NULL", "INSERT INTO setting VALUES ('x', NULL)"),
+        ("TEXT     NULL", "TEXT NOT NULL", "SELECT 1"),
+    ):
+        change = "UPDATE sqlite_master SET sql = replace(sql, ?, ?) WHERE name = 'setting'"
+        with sqlite3.connect(path) as db:
+            db.execute("PRAGMA writable_schema = ON")
+            db.execute(change, (old, new))
+        with sqlite3.connect(path) as db:
+            db.execute(then)
+    check = data.database(subject())
+    assert check.verdict == Verdict.FAILURE
+    assert "NULL value in setting.value" in check.message
+
+
 def test_the_database_check_changes_nothing(subject, data_dir: Path):
     data_dir.mkdir()
     path = data_dir / "edge-agent.db"

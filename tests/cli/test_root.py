@@ -91,7 +91,8 @@ def test_a_broken_plugin_is_named_and_breaks_nothing_else(run, plugin, source: s
 
 def test_a_plugin_cannot_take_the_name_of_ours(run, plugin):
     env = plugin("thief", {"config": "thief:steal"}, "def steal(): print('stolen')")
-    assert "stolen" not in run("config", "path", env=env).stdout
+    result = run("config", "path", env=env)
+    assert (result.returncode, result.stdout) == (0, f"{os.environ['EDGE_AGENT_CONFIG']}\n")
 
 
 def test_one_name_twice_is_one_command():
@@ -128,11 +129,14 @@ def test_debug_shows_where_an_error_came_from(run):
     assert result.stderr.splitlines()[-1].startswith("error: 'no.key'")
 
 
-def test_a_reader_that_goes_away_is_quiet(data_dir: Path):
+@pytest.mark.parametrize("command", [("config", "example"), ("printer",)])
+def test_a_reader_that_goes_away_is_quiet(data_dir: Path, plugin, command: tuple[str, ...]):
+    env = plugin("printer", {"printer": "printer:run"}, "def run(): print('buffered')")
     reader, writer = os.pipe()
     os.close(reader)
     process = subprocess.run(
-        [sys.executable, "-m", "edge_agent", "config", "example"],
+        [sys.executable, "-m", "edge_agent", *command],
+        env=os.environ | env,
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
