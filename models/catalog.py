@@ -9,18 +9,24 @@ import importlib.util
 import logging
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.errors import GgufError, ModelError, ModelNotFound
 from models.gguf_file import GgufInfo, inspect
-from models.storage import file_sha256, write_atomically
+from models.paths import private_dir
+from models.storage import file_sha256, locked, write_atomically
 from models.tuned import Tuned
 
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
+
 _log = logging.getLogger(__name__)
+_HEADER = "# Written by `edge-agent models add`; may be edited by hand.\n"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _FILE = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)*[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -250,16 +256,15 @@ def entry_for(
 def add(entry: ModelEntry, data_dir: Path) -> None:
     """Write `entry` into the user's catalog, replacing one of the same name."""
     check_name(entry.name)
-    own = _read(user_catalog(data_dir))
-    own[entry.name] = entry
-    _write(own, data_dir)
+    with _user_document(data_dir) as document:
+        document[entry.name] = _table(entry)
 
 
 def forget(name: str, data_dir: Path) -> None:
     """Take `name` out of the user's catalog; it need not be there."""
-    own = _read(user_catalog(data_dir))
-    if own.pop(name, None) is not None:
-        _write(own, data_dir)
+    if user_catalog(data_dir).is_file():
+        with _user_document(data_dir) as document:
+            document.pop(name, None)
 
 
 def is_path(name_or_path: str) -> bool:
@@ -313,6 +318,10 @@ def _read(path: Path) -> dict[str, ModelEntry]:
 def _entry(name: str, table: Mapping[str, Any]) -> ModelEntry:
     values = dict(table)
     try:
+        for key, value in values.items():
+            kind = {"sources": list, "context": int, "size_mb": int}.get(key, str)
+            if not isinstance(value, kind):
+                raise TypeError(f"{key} must be of type {kind.__name__}")
         sources = tuple(_source(source) for source in values.pop("sources"))
         if not sources:
             raise ValueError("no source")
@@ -331,14 +340,19 @@ def _source(table: Mapping[str, str]) -> Source:
     return PackageFile(**table) if "package" in table else HubFile(**table)
 
 
-def _write(entries: Mapping[str, ModelEntry], data_dir: Path) -> None:
+@contextmanager
+def _user_document(data_dir: Path) -> Iterator["TOMLDocument"]:
+    """The user's catalog, to be changed in place: comments and order stay as the user left them."""
     import tomlkit
 
-    document = tomlkit.document()
-    document.add(tomlkit.comment("Written by `edge-agent models add`; may be edited by hand."))
-    for name, entry in entries.items():
-        document[name] = _table(entry)
-    write_atomically(user_catalog(data_dir), tomlkit.dumps(document))
+    path = user_catalog(data_dir)
+    private_dir(path.parent)
+    with locked(path.with_name(".catalog.lock")):
+        _read(path)  # refuses a damaged one
+        text = path.read_text(encoding="utf-8") if path.exists() else _HEADER
+        document = tomlkit.parse(text)
+        yield document
+        write_atomically(path, tomlkit.dumps(document))
 
 
 def _table(entry: ModelEntry) -> dict[str, Any]:

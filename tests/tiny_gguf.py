@@ -36,12 +36,13 @@ def write_tiny_gguf(
 ) -> Path:
     """Write a random model with a byte-level vocabulary of some 270 tokens (weights F32).
 
-    Without `tied` it has an output matrix of its own, in which the twins differ.
+    The word "copy" has the row of the last byte token. Without `tied` there is an output matrix
+    too, in which only the word "delegate" shares a row.
     """
     rng = np.random.default_rng(seed)
     heads, hidden = 4, 2 * width
-    tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "delegate"]
-    kinds = [2, *[3] * 8, *[6] * 256, 1]
+    tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), "delegate", "copy"]
+    kinds = [2, *[3] * 8, *[6] * 256, 1, 1]
 
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
@@ -74,10 +75,13 @@ def write_tiny_gguf(
     embeddings = random(len(tokens), width)
     embeddings[7] = embeddings[6]
     embeddings[8] = 0
+    embeddings[-1] = embeddings[-3]
     writer.add_tensor("token_embd.weight", embeddings)
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     if not tied:
-        writer.add_tensor("output.weight", random(len(tokens), width))
+        output = random(len(tokens), width)
+        output[-2] = output[-3]
+        writer.add_tensor("output.weight", output)
     for layer in range(layers):
         prefix = f"blk.{layer}."
         for name in ("attn_norm", "ffn_norm"):

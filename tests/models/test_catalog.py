@@ -65,11 +65,14 @@ def test_an_added_model_survives_and_is_forgotten(tiny_gguf: Path, data_dir: Pat
     file = catalog.user_catalog(data_dir)
     assert file.stat().st_mode & 0o777 == 0o600
     assert tomllib.loads(file.read_text())["mine"]["offload_token"] == "delegate"
+    file.write_text(file.read_text() + "# kept\n")
+    catalog.add(replace(entry, name="other"), data_dir)
+    assert "# kept" in file.read_text()
     tiny_gguf.unlink()
     with pytest.raises(ModelNotFound, match="is gone"):
         resolve("mine", data_dir)
     catalog.forget("mine", data_dir)
-    assert "mine" not in {found.name for found in Catalog.load(data_dir).entries}
+    assert Catalog.load(data_dir).added == {"other"}
 
 
 def test_a_bad_offload_token_is_refused_when_a_model_is_added(tiny_gguf: Path) -> None:
@@ -90,6 +93,7 @@ def test_names_cannot_leave_the_folder(name: str, data_dir: Path) -> None:
         ('[m]\ntitle = "M"', r"\[m\] lacks 'sources'"),
         ('[m]\nsources = [{repo = "a/b", file = "../x.gguf"}]', "not a plain relative file"),
         ('[m]\nsources = [{repo = "a/b", file = "x.gguf"}]\ncolour = 1', "colour"),
+        ('[m]\nsources = [{path = "/x"}]\ncontext = "long"', "context must be of type int"),
         ('["../m"]\nsources = []', "not a model name"),
     ],
 )

@@ -53,6 +53,7 @@ def test_a_zero_row_a_byte_and_a_template_token_are_refused(tiny_gguf: Path) -> 
         ("<zero>", "all-zero row"),
         ("<twin-a>", "same row in token_embd.weight as token 7"),
         ("<0x41>", "single byte"),
+        ("copy", "same row in token_embd.weight as token 264"),
         ("<|im_start|>", "chat template"),
         ("<unk>", "role of its own"),
     ]:
@@ -65,6 +66,8 @@ def test_an_untied_output_matrix_is_checked_too(tmp_path: Path) -> None:
     assert verify(path, "<offload>") == 5
     with pytest.raises(OffloadTokenError, match="same row in token_embd"):
         verify(path, "<twin-a>")
+    with pytest.raises(OffloadTokenError, match=r"same row in output\.weight as token 264"):
+        verify(path, "delegate")
 
 
 def test_usable_lists_special_tokens_first(tiny_gguf: Path, smollm2: Path) -> None:
