@@ -1,0 +1,181 @@
+"""The learner: a LoRA adapter on the served weights, and one optimizer step at a time.
+
+Token ids in, figures out. It knows nothing of text, of the log, or of the daemon. The algorithm
+is `dagrpo`, its use on one prompt `objective`; this file runs the model under them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainer import weights
+from trainer.errors import TrainerError
+from trainer.logprobs import AnswerLogProbs, answer_logprobs
+from trainer.lora import LoraModel
+from trainer.objective import Episode, Objective, StepFigures
+from trainer.packing import Answers, Ids, micro_batches, pack
+from trainer.settings import LearnerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One supervised item: a prompt, the answer to give, and how often to ask instead."""
+
+    prompt_ids: Ids
+    answer_ids: Ids
+    p_offload: float = 0.0
+    """Target probability of the offload token; the answer itself weighs 1 - p_offload."""
+
+
+class Learner:
+    """Base weights, one adapter, its optimizer, and the promoted adapter as KL reference."""
+
+    def __init__(
+        self,
+        gguf: Path,
+        settings: LearnerSettings,
+        *,
+        offload_token: int,
+        adapter: Path | None = None,
+        seed: int = 0,
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Load `gguf`; continue `adapter` (PEFT folder of the promoted one) or start a fresh one.
+
+        `between` is called between micro-batches, so that the trainer can yield to requests.
+        Raises GgufError, NotTrainable, TrainerError (the adapter does not fit the model).
+        """
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(auto if settings.device == "auto" else settings.device)
+        self.settings = settings
+        self.offload_token = offload_token
+        self._between = between
+        base, self.layout = weights.load(gguf, getattr(torch, settings.dtype))
+        torch.manual_seed(seed)
+        self.lora = LoraModel(base.to(self.device), settings.lora, adapter)
+        self.optimizer = torch.optim.AdamW(
+            self.lora.parameters.values(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+        self.promoted = self.lora.state()
+        """A and B that the KL refers to: those the learner started from."""
+
+    def step(self, episodes: Sequence[Episode], dual: float) -> StepFigures:
+        """Train on one batch of rollouts at price `dual`; figures are those of its first update.
+
+        Raises TrainerError, with the adapter unchanged, if the gradient is not finite.
+        """
+        groups = [Answers(episode.prompt_ids, episode.answers) for episode in episodes]
+        references: dict[int, Tensor] = {}
+        if self.settings.kl:
+            with torch.no_grad(), self.lora.using(self.promoted):
+                for index, logp in self._forward(groups):
+                    references[index] = logp.local_B_G_T[0]
+        old: dict[int, Tensor] = {}
+        figures: list[StepFigures] = []
+        for _ in range(self.settings.updates):
+            objective = Objective(self.settings, dual, old)
+
+            def loss(index: int, logp: AnswerLogProbs, objective: Objective = objective) -> Tensor:
+                return objective.loss(index, episodes[index], logp, references.get(index))
+
+            total, grad_norm = self._update(groups, loss)
+            figures.append(objective.figures(episodes, total, grad_norm))
+        return figures[0]
+
+    def supervised_step(self, examples: Sequence[Example]) -> float:
+        """One update towards `examples`; returns the mean loss per prompt before it, in nats.
+
+        The loss is the cross-entropy of the decision plus (1 - p) times the answer's own, given
+        that it is local: the likelihood of answering so and asking at rate p.
+        """
+        groups = [Answers(example.prompt_ids, [example.answer_ids]) for example in examples]
+
+        def loss(index: int, logp: AnswerLogProbs) -> Tensor:
+            p = examples[index].p_offload
+            local = logp.log_not_p_B[0] + logp.local_B_G_T.sum()
+            return -(p * logp.log_p_B[0] + (1 - p) * local)
+
+        return self._update(groups, loss)[0]
+
+    @torch.no_grad()
+    def logprobs(self, groups: Sequence[Answers]) -> list[AnswerLogProbs]:
+        """Log-probs of `groups` in their order, without gradient; each has B = 1, its own G, T."""
+        found = dict(self._forward(groups))
+        return [found[index] for index in range(len(groups))]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Adapter, KL reference and optimizer moments, for a checkpoint."""
+        named = {f"adapter.{name}": value for name, value in self.lora.state().items()}
+        named |= {f"promoted.{name}": value for name, value in self.promoted.items()}
+        for name, parameter in self.lora.parameters.items():
+            for key, value in self.optimizer.state[parameter].items():
+                named[f"optimizer.{key}.{name}"] = torch.as_tensor(value).clone()
+        return named
+
+    def load_tensors(self, named: Mapping[str, Tensor]) -> None:
+        """Take up what `tensors` gave. Raises TrainerError if it does not fit this model."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            cut = len(prefix)
+            return {key[cut:]: value for key, value in named.items() if key.startswith(prefix)}
+
+        self.lora.load_state(part("promoted."))
+        self.promoted = self.lora.state()
+        self.lora.load_state(part("adapter."))
+        self.optimizer.state.clear()
+        for name, parameter in self.lora.parameters.items():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = named.get(f"optimizer.{key}.{name}")
+                if value is not None:
+                    device = "cpu" if key == "step" else self.device
+                    self.optimizer.state[parameter][key] = value.clone().to(device)
+
+    def _forward(self, groups: Sequence[Answers]) -> Iterator[tuple[int, AnswerLogProbs]]:
+        for indices in micro_batches(groups, self.settings.tokens_at_once):
+            yield from self._run([groups[i] for i in indices], indices)
+            self._between()
+
+    def _run(
+        self, groups: Sequence[Answers], indices: Sequence[int]
+    ) -> list[tuple[int, AnswerLogProbs]]:
+        logp = answer_logprobs(
+            self.lora.base,
+            pack(groups, self.device),
+            self.offload_token,
+            window=self.settings.window,
+            rows_at_once=self.settings.rows_at_once,
+        )
+        return [(index, logp.row(b, groups[b])) for b, index in enumerate(indices)]
+
+    def _update(
+        self, groups: Sequence[Answers], loss: Callable[[int, AnswerLogProbs], Tensor]
+    ) -> tuple[float, float]:
+        """One optimizer update on the mean of `loss` over `groups`: its value, gradient norm."""
+        self.optimizer.zero_grad()
+        total = 0.0
+        limit = self.settings.tokens_at_once
+        for indices in micro_batches(groups, limit):
+            batch = [groups[i] for i in indices]
+            with self.lora.recomputing(batch[0].packed_length > limit):
+                rows = self._run(batch, indices)
+                part = torch.stack([loss(index, logp) for index, logp in rows]).sum() / len(groups)
+                part.backward()  # type: ignore[no-untyped-call]
+            total += part.item()
+            self._between()
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.lora.parameters.values(), self.settings.max_grad_norm
+        ).item()
+        if not torch.isfinite(torch.tensor([norm, total])).all():
+            raise TrainerError(
+                f"the step's loss ({total}) or gradient ({norm}) is not finite; nothing was "
+                "updated. Resume from the last checkpoint with a lower learning rate"
+            )
+        self.optimizer.step()
+        return total, norm

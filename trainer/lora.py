@@ -1,0 +1,168 @@
+"""LoRA on the frozen base: PEFT's adapters with a forward that keeps less for the backward.
+
+PEFT casts a bf16 input to fp32 once per adapted layer and saves every copy. Here the bf16 input
+itself is saved (one tensor shared by q, k and v), and cast again where a gradient needs it: the
+numbers are the same, a step's activations take about a third less.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import LoraVariant
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from trainer.errors import TrainerError
+from trainer.settings import LoraSettings
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+_NAME = "default"
+
+
+class _Delta(torch.autograd.Function):
+    """scaling * (x A^T) B^T in fp32, with x [..., in] of any dtype, A [r, in] and B [out, r]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+        low = x.flatten(0, -2).float() @ a.T
+        ctx.save_for_backward(x, a, b, low)
+        ctx.scaling = scaling
+        return (low @ (b.T * scaling)).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        x, a, b, low = ctx.saved_tensors
+        grad_out = grads[0].flatten(0, -2)
+        grad_low = grad_out @ (b * ctx.scaling)
+        grad_x = (grad_low @ a).to(x.dtype).view(x.shape) if ctx.needs_input_grad[0] else None
+        grad_a = grad_low.T @ x.flatten(0, -2).float()
+        return grad_x, grad_a, (grad_out.T @ low) * ctx.scaling, None
+
+
+class _LeanForward(LoraVariant):
+    """PEFT's hook for another way to compute a LoRA layer."""
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **_: Any) -> Tensor:
+        a = module.lora_A[active_adapter].weight
+        b = module.lora_B[active_adapter].weight
+        delta: Tensor = _Delta.apply(x, a, b, module.scaling[active_adapter])  # type: ignore[no-untyped-call]
+        return result + delta
+
+
+class LoraModel:
+    """A frozen causal model with one trainable adapter; A and B are fp32 masters."""
+
+    def __init__(self, base: Any, settings: LoraSettings, adapter: Path | None) -> None:
+        """A fresh adapter (A random, B zero: no change), or the one in the PEFT folder `adapter`,
+        which keeps its own rank, alpha and modules. Raises TrainerError if it does not fit."""
+        self.config = _config(settings) if adapter is None else _read_config(adapter)
+        self.model: Any = get_peft_model(base, self.config, adapter_name=_NAME)
+        self.base = base
+        self._recompute = False
+        for module in self.model.modules():
+            if isinstance(module, LoraLayer):
+                module.lora_variant[_NAME] = _LeanForward()
+                module.cast_input_dtype_enabled = False
+        for layer in self.base.get_decoder().layers:
+            layer.forward = self._maybe_recomputed(layer.forward)
+        self.parameters: dict[str, nn.Parameter] = {
+            name.replace(f".{_NAME}.", "."): parameter
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
+        for parameter in self.parameters.values():
+            parameter.data = parameter.data.float()
+        if adapter is not None:
+            self.load_state(_read_weights(adapter))
+
+    def _maybe_recomputed(self, forward: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self._recompute and torch.is_grad_enabled():
+                return checkpoint(
+                    forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+                )
+            return forward(*args, **kwargs)
+
+        return run
+
+    @contextmanager
+    def recomputing(self, on: bool) -> Iterator[None]:
+        """Inside, layers keep only their inputs and are computed again in the backward."""
+        self._recompute = on
+        try:
+            yield
+        finally:
+            self._recompute = False
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of A and B under PEFT's names (`base_model.model.….lora_A.weight`)."""
+        return {name: value.detach().clone() for name, value in self.parameters.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Replace A and B. Raises TrainerError if names or shapes differ."""
+        if state.keys() != self.parameters.keys() or any(
+            state[name].shape != value.shape for name, value in self.parameters.items()
+        ):
+            raise TrainerError(
+                "the adapter's tensors do not fit this model: it was trained on another one, "
+                "or with another rank or other modules"
+            )
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(state[name])
+
+    @contextmanager
+    def using(self, state: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, the model runs with `state` in place of its adapter."""
+        mine = {name: parameter.data for name, parameter in self.parameters.items()}
+        try:
+            for name, parameter in self.parameters.items():
+                parameter.data = state[name]
+            yield
+        finally:
+            for name, parameter in self.parameters.items():
+                parameter.data = mine[name]
+
+    def save(self, folder: Path) -> None:
+        """Write the PEFT folder: `adapter_config.json` and safetensors, nothing pickled."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.inference_mode = True
+        self.config.save_pretrained(str(folder))
+        state = {name: value.cpu().contiguous() for name, value in self.state().items()}
+        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def _config(settings: LoraSettings) -> LoraConfig:
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=list(settings.modules),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _read_config(folder: Path) -> LoraConfig:
+    try:
+        config: LoraConfig = LoraConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainerError(f"{folder / CONFIG} cannot be read: {error}") from error
+    config.inference_mode = False
+    return config
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    try:
+        return dict(load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError) as error:
+        raise TrainerError(f"{folder / WEIGHTS} cannot be read: {error}") from error

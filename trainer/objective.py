@@ -1,0 +1,182 @@
+"""From one graded prompt and its log-probs to a loss and the step's figures, by `dagrpo`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from trainer import dagrpo
+from trainer.logprobs import AnswerLogProbs
+from trainer.packing import Ids
+from trainer.settings import LearnerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One prompt with its graded rollouts."""
+
+    prompt_ids: Ids
+    answers: Sequence[Ids]
+    """Local answers as sampled, none empty."""
+    logprobs: Sequence[Sequence[float]]
+    """Behaviour log-probs of the answers' tokens (`engine.types.Rollout.logprobs`)."""
+    rewards: Sequence[float]
+    """Task reward of each answer."""
+    reward_off: float
+    """Task reward of the cloud's answer."""
+    p_offload: float
+    """Behaviour probability of the offload token at the first position, in (0, 1)."""
+    asked: int = 0
+    """Further rollouts that chose the cloud at once; only `sampled` may have any."""
+    costs: Sequence[float] = ()
+    """1.0 where an answer asked later in the window; empty = nowhere (so always for w = 1)."""
+
+    def __post_init__(self) -> None:
+        group = len(self.answers)
+        if len(self.logprobs) != group or len(self.rewards) != group:
+            raise ValueError("an episode needs log-probs and a reward for every answer")
+        if any(len(a) != len(b) for a, b in zip(self.answers, self.logprobs, strict=True)):
+            raise ValueError("an episode needs a log-prob for every token")
+        if self.costs and len(self.costs) != group:
+            raise ValueError("an episode needs a cost for every answer, or none at all")
+        if group + self.asked < 2:
+            raise ValueError("a group needs at least two rollouts")
+
+
+@dataclass(frozen=True, slots=True)
+class StepFigures:
+    """What one DA-GRPO step saw, before its update."""
+
+    loss: float
+    reward_local: float
+    """Mean task reward of the local answers; NaN if there were none."""
+    reward_offload: float
+    p_offload: float
+    """Mean probability of asking."""
+    cost: float
+    """J_c as the estimator sees it: mean p (`exact`) or mean c (`sampled`)."""
+    kl: float
+    """Mean k3 per token to the promoted adapter; 0 if its weight is 0."""
+    entropy: float
+    """Mean entropy of the decision, nats."""
+    abs_delta_logp: float
+    """Mean |log pi_torch - log mu_llama.cpp| per token."""
+    effective_samples: float
+    """Effective sample size of the rollouts' importance weights, as a share of their number."""
+    unanimous: float
+    """Share of groups whose advantages are all 0, so that their answers teach nothing."""
+    grad_norm: float
+    """Before clipping."""
+    tokens: int
+    """Answer tokens trained on."""
+
+
+@dataclass(slots=True)
+class Objective:
+    """The loss of a batch of episodes at price `dual`, and what was seen on the way."""
+
+    settings: LearnerSettings
+    dual: float
+    old: dict[int, Tensor] = field(default_factory=dict)
+    """Log-probs at the first update, by episode: what PPO's ratio is measured against."""
+    seen: list[dict[str, float]] = field(default_factory=list)
+    log_ratios: list[Tensor] = field(default_factory=list)
+
+    def loss(
+        self, index: int, episode: Episode, logp: AnswerLogProbs, reference_G_T: Tensor | None
+    ) -> Tensor:
+        """Loss of episode number `index`; `logp` is its row alone (B = 1)."""
+        rewards_G, costs_G, now_G_T, behaviour_G_T, mask_G_T = self._rollouts(episode, logp)
+        old_G_T = self.old.setdefault(index, now_G_T.detach())
+        weights_G_T = dagrpo.importance_weights(
+            old_G_T, behaviour_G_T, self.settings.importance_cap
+        )
+        rollouts = dagrpo.LogProbs(now_G_T, old_G_T, weights_G_T, mask_G_T)
+        p = logp.log_p_B[0].exp()
+        values_G = rewards_G - self.dual * costs_G
+        clip = self.settings.clip
+        if self.settings.estimator == "exact":
+            r_off = rewards_G.new_tensor(episode.reward_off)
+            loss = dagrpo.exact_loss(p, r_off, values_G, self.dual, rollouts, clip=clip)
+        else:
+            loss = dagrpo.sampled_loss(rewards_G, costs_G, self.dual, rollouts, clip=clip)
+        entropy = dagrpo.decision_entropy(logp.log_p_B[0], logp.log_not_p_B[0])
+        kl_per_token = 0.0
+        if reference_G_T is not None and episode.answers:
+            kl_G_T = dagrpo.kl_k3(logp.local_B_G_T[0], reference_G_T) * logp.mask_B_G_T[0]
+            loss = loss + self.settings.kl * kl_G_T.sum(-1).mean()
+            kl_per_token = (kl_G_T.sum() / logp.mask_B_G_T.sum()).item()
+        drift_G_T = (now_G_T.detach() - behaviour_G_T) * mask_G_T
+        self.log_ratios.append(drift_G_T.sum(-1))
+        exact = self.settings.estimator == "exact"
+        self.seen.append(
+            {
+                "p_offload": p.item(),
+                "cost": p.item() if exact else costs_G.mean().item(),
+                "kl": kl_per_token,
+                "entropy": entropy.item(),
+                "drift": drift_G_T.abs().sum().item(),
+                "positions": mask_G_T.sum().item(),
+                "tokens": logp.mask_B_G_T.sum().item(),
+                "unanimous": float(values_G.max() == values_G.min()),
+            }
+        )
+        return loss - self.settings.entropy * entropy
+
+    def _rollouts(
+        self, episode: Episode, logp: AnswerLogProbs
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Rewards and costs [G], log-probs, behaviour log-probs and mask [G, T].
+
+        `sampled` has the decision as position 0, and the rollouts that asked last.
+        """
+        now, mask = logp.local_B_G_T[0], logp.mask_B_G_T[0]
+        behaviour = torch.zeros_like(mask)
+        for g, values in enumerate(episode.logprobs):
+            behaviour[g, : len(values)] = mask.new_tensor(values)
+        rewards = mask.new_tensor(episode.rewards)
+        costs = mask.new_tensor(episode.costs or [0.0] * len(episode.answers))
+        if self.settings.estimator == "exact":
+            if episode.asked:
+                raise ValueError("the exact estimator wants every rollout local")
+            return rewards, costs, now, behaviour, mask
+        group, asked = len(episode.answers), episode.asked
+        p = mask.new_tensor(episode.p_offload)
+
+        def with_decision(local: Tensor, stay: Tensor, ask: Tensor) -> Tensor:
+            first = torch.cat([stay.expand(group), ask.expand(asked)])
+            rest = torch.cat([local, local.new_zeros(asked, local.shape[1])])
+            return torch.cat([first[:, None], rest], dim=1)
+
+        one = mask.new_ones(())
+        return (
+            torch.cat([rewards, mask.new_full((asked,), episode.reward_off)]),
+            torch.cat([costs, mask.new_ones(asked)]),
+            with_decision(now, logp.log_not_p_B[0], logp.log_p_B[0]),
+            with_decision(behaviour, torch.log1p(-p), p.log()),
+            with_decision(mask, one, one),
+        )
+
+    def figures(self, episodes: Sequence[Episode], loss: float, grad_norm: float) -> StepFigures:
+        """Means over the batch that `loss` has seen."""
+        total = {key: sum(item[key] for item in self.seen) for key in self.seen[0]}
+        count = len(self.seen)
+        log_ratios = torch.cat(self.log_ratios)
+        rewards = [reward for episode in episodes for reward in episode.rewards]
+        return StepFigures(
+            loss=loss,
+            reward_local=sum(rewards) / len(rewards) if rewards else float("nan"),
+            reward_offload=sum(episode.reward_off for episode in episodes) / count,
+            p_offload=total["p_offload"] / count,
+            cost=total["cost"] / count,
+            kl=total["kl"] / count,
+            entropy=total["entropy"] / count,
+            abs_delta_logp=total["drift"] / total["positions"],
+            effective_samples=(
+                dagrpo.effective_sample_size(log_ratios) / log_ratios.numel()
+            ).item(),
+            unanimous=total["unanimous"] / count,
+            grad_norm=grad_norm,
+            tokens=round(total["tokens"]),
+        )
