@@ -1,6 +1,7 @@
 """The HTTP server of the reference cloud, in OpenAI's shapes."""
 
 import asyncio
+import json
 import random
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from benchmarks.reference_cloud.faults import Fault, draw
 from benchmarks.reference_cloud.latency import Latency
 from benchmarks.reference_cloud.messages import Asked, ask
-from benchmarks.reference_cloud.misbehaviour import broken_stream, refusal, until_gone
+from benchmarks.reference_cloud.misbehaviour import BrokenAnswer, refusal, until_gone
 from benchmarks.reference_cloud.replies import Replies, tokens
 from benchmarks.reference_cloud.wire import MODEL, Answer
 from edge_agent.config import Price
@@ -77,7 +78,7 @@ class ReferenceCloud:
         await asyncio.sleep(self.latency.first_token_s(self.rng, slow=fault is Fault.SLOW))
         answer = self._answer(asked)
         if fault in (Fault.CUT, Fault.MALFORMED, Fault.HUGE):
-            return broken_stream(fault, self._events(asked, answer))
+            return _broken(fault, asked, answer)
         if asked.stream:
             return StreamingResponse(self._events(asked, answer), media_type="text/event-stream")
         await asyncio.sleep(self.latency.gap_s * answer.usage["completion_tokens"])
@@ -110,6 +111,14 @@ class ReferenceCloud:
             if "[DONE]" in event[:14]:
                 self.stats.count(answer)
             yield event
+
+
+def _broken(fault: Fault, asked: Asked, answer: Answer) -> Response:
+    if asked.stream:
+        first = next(answer.events(include_usage=False))
+        return BrokenAnswer(fault, first, "text/event-stream")
+    text = json.dumps(answer.whole())
+    return BrokenAnswer(fault, text[: len(text) // 2], "application/json")
 
 
 def create_app(cloud: ReferenceCloud) -> FastAPI:

@@ -8,6 +8,7 @@ from edge_agent.errors import InvalidRequest
 
 _UNSUPPORTED = ("tools", "functions", "logprobs", "audio")
 _MAX_TOKENS = 4096
+_MAX_CHOICES = 128
 
 
 @dataclass(frozen=True)
@@ -42,28 +43,27 @@ def ask(body: Mapping[str, Any], model: str, *, chat: bool) -> Asked:
         )
     texts = _messages(body) if chat else _prompt(body)
     stop = body.get("stop") or ()
-    limit = body.get("max_completion_tokens") or body.get("max_tokens")
+    limit = body.get("max_completion_tokens", body.get("max_tokens"))
     options = body.get("stream_options") or {}
     return Asked(
         question=texts[-1],
         prompt="\n".join(texts),
         chat=chat,
-        n=_positive(body, "n", 1),
-        max_tokens=_MAX_TOKENS
-        if limit is None
-        else _positive({"max_tokens": limit}, "max_tokens", 1),
+        n=_positive(body, "n", 1, _MAX_CHOICES),
+        max_tokens=_positive({"max_tokens": limit}, "max_tokens", _MAX_TOKENS),
         stop=(stop,) if isinstance(stop, str) else tuple(map(str, stop)),
         stream=bool(body.get("stream")),
         include_usage=isinstance(options, Mapping) and bool(options.get("include_usage")),
     )
 
 
-def _positive(body: Mapping[str, Any], name: str, default: int) -> int:
+def _positive(body: Mapping[str, Any], name: str, default: int, most: int | None = None) -> int:
     value = body.get(name)
     if value is None:
         return default
-    if not isinstance(value, int) or value < 1:
-        raise InvalidRequest(f"{name} must be a positive integer", param=name)
+    if not isinstance(value, int) or value < 1 or (most is not None and value > most):
+        up_to = "" if most is None else f" up to {most}"
+        raise InvalidRequest(f"{name} must be a positive integer{up_to}", param=name)
     return value
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -27,11 +27,6 @@ def refusal(fault: Fault, rng: random.Random) -> Response | None:
     return None if make is None else make()
 
 
-def broken_stream(fault: Fault, events: AsyncIterator[str]) -> Response:
-    """A stream that begins well."""
-    return _BrokenStream(fault, events)
-
-
 async def until_gone(receive: Receive) -> None:
     """Wait for the client to hang up; the request's body has been read."""
     while (await receive())["type"] != "http.disconnect":
@@ -44,21 +39,21 @@ def _error(status: int, kind: str, message: str) -> JSONResponse:
     return JSONResponse({"error": error}, status, headers)
 
 
-class _BrokenStream(Response):
-    """Sends the first event; then stops for good (cut), garbage (malformed), or no end (huge)."""
+class BrokenAnswer(Response):
+    """Begins well; then stops for good (cut), turns to garbage (malformed), has no end (huge)."""
 
-    def __init__(self, fault: Fault, events: AsyncIterator[str]) -> None:
-        super().__init__(media_type="text/event-stream")
+    def __init__(self, fault: Fault, beginning: str, media_type: str) -> None:
+        super().__init__(media_type=media_type)
         del self.headers["content-length"]
         self._fault = fault
-        self._events = events
+        self._beginning = beginning
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def write(text: str, *, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
 
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await write(await anext(self._events))
+        await write(self._beginning)
         match self._fault:
             case Fault.CUT:
                 return  # an unfinished response: the server closes the connection
