@@ -85,8 +85,7 @@ def from_completion(
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise InvalidRequest("best_of is only supported as the same number as n", param="best_of")
     text, ids = _completion_prompt(request, agent)
-    if route is Route.CLOUD and len(ids) >= agent.engine.context_limit:
-        ids = ()
+    ids = _if_it_fits(ids, request, route, agent)
     return Query(
         **_common(request, body, route, client),
         prompt_ids=ids,
@@ -95,7 +94,7 @@ def from_completion(
         sampling=_sampling(
             request,
             agent,
-            max_tokens=request.max_tokens,
+            max_tokens=_max_tokens(request),
             grammar_text=_grammar(request, None, agent),
             top_logprobs=request.logprobs,
         ),
@@ -166,8 +165,8 @@ def _check_encodable(body: Mapping[str, Any]) -> None:
             raise InvalidRequest(f"{field} holds a lone surrogate", param=field) from error
 
 
-def _max_tokens(request: ChatRequest) -> int | None:
-    old, new = request.max_tokens, request.max_completion_tokens
+def _max_tokens(request: ChatRequest | CompletionRequest) -> int | None:
+    old, new = request.max_tokens, getattr(request, "max_completion_tokens", None)
     if old is not None and new is not None and old != new:
         raise InvalidRequest(
             "max_tokens and max_completion_tokens contradict each other", param="max_tokens"
@@ -278,8 +277,18 @@ def _chat_prompt(
         tools=tools if tool_format is not None and tool_format.style != "generic" else (),
         extra=request.chat_template_kwargs,
     )
-    too_long = len(ids) >= agent.engine.context_limit
-    return () if too_long and route is Route.CLOUD else ids
+    return _if_it_fits(ids, request, route, agent)
+
+
+def _if_it_fits(
+    ids: tuple[int, ...],
+    request: ChatRequest | CompletionRequest,
+    route: Route,
+    agent: "Agent",
+) -> tuple[int, ...]:
+    """`ids`, but () for a forced cloud query too long for the local model to take over."""
+    whole = len(ids) + (_max_tokens(request) or 1)
+    return () if route is Route.CLOUD and whole > agent.engine.context_limit else ids
 
 
 def _completion_prompt(request: CompletionRequest, agent: "Agent") -> tuple[str, tuple[int, ...]]:

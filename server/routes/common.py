@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse
 
 from edge_agent.agent import Agent
 from edge_agent.answer import Answer
+from edge_agent.errors import ContextLengthExceeded
 from edge_agent.records import Query
 from server.metrics import Metrics, Timing
 from server.render import Whole, headers
@@ -51,13 +52,21 @@ async def answer(request: Request, query: Query, *, include_usage: bool = False)
     timing = Timing(metrics)
     if not query.stream:
         return await service.run(_whole(service.agent, query, metrics, timing), request.receive)
-    begun = await service.run(service.agent.begin(query), request.receive)
+    begun = await service.run(_begin(service.agent, query), request.receive)
     metrics.decided(begun)
     return EventStream(begun, service, timing, include_usage=include_usage)
 
 
+async def _begin(agent: Agent, query: Query) -> Answer:
+    try:
+        return await agent.begin(query)
+    except ContextLengthExceeded as error:
+        param = "messages" if query.is_chat else "prompt"
+        raise ContextLengthExceeded(error.message, param=param) from error
+
+
 async def _whole(agent: Agent, query: Query, metrics: Metrics, timing: Timing) -> Response:
-    answer: Answer = await agent.begin(query)
+    answer = await _begin(agent, query)
     try:
         metrics.decided(answer)
         whole = Whole(answer)

@@ -104,6 +104,12 @@ def test_a_plain_completion_has_logprobs_in_its_own_shape(sdk: openai.OpenAI) ->
     assert all(len(top) == 2 for top in choice.logprobs.top_logprobs)
 
 
+def test_a_prompt_that_is_too_long_is_named(sdk: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        sdk.completions.create(model="edge", prompt="word " * 9000)
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
+
+
 def test_embeddings_are_the_same_packed_and_plain(sdk: openai.OpenAI) -> None:
     texts = ["A cat sat.", "A cat sat.", "Interest rates rose."]
     packed = sdk.embeddings.create(model="edge", input=texts)
@@ -140,7 +146,8 @@ def test_a_query_that_is_not_to_be_logged_is_not(sdk: openai.OpenAI) -> None:
 
 def test_a_client_that_leaves_frees_its_slot(daemon: Daemon, sdk: openai.OpenAI) -> None:
     answer = daemon.chat(ignore_eos=True)
-    answer.readline()
+    while b'"delta":{"content"' not in answer.readline():
+        pass
     assert running_now(sdk) == 1
     answer.close()
     while running_now(sdk):
