@@ -99,18 +99,15 @@ def tail(
     Example: edge-agent logs tail -n 20 --follow
     """
     with _reader(_settings(ctx, data_dir)) as reader:
-        rows = reader.tail(count, task=task)
-        _print(rows, as_json=as_json)
-        if not follow:
-            return
-        # Not "what has a higher number": a long cloud answer ends after younger queries did.
-        shown = {row["seq"] for row in (*rows, *reader.tail(_FOLLOW_WINDOW, task=task))}
+        known = reader.tail(max(count, _FOLLOW_WINDOW) if follow else count, task=task)
+        _print(known[-count:], as_json=as_json)
         try:
-            while True:
+            while follow:
+                # Not "what has a higher number": a long cloud answer ends after younger queries.
+                shown = {row["seq"] for row in known}
                 time.sleep(_FOLLOW_POLL_S)
-                rows = [r for r in reader.tail(_FOLLOW_WINDOW, task=task) if r["seq"] not in shown]
-                _print(rows, as_json=as_json)
-                shown |= {row["seq"] for row in rows}
+                known = reader.tail(_FOLLOW_WINDOW, task=task)
+                _print([row for row in known if row["seq"] not in shown], as_json=as_json)
         except KeyboardInterrupt:
             return
 

@@ -216,3 +216,15 @@ def test_recover_charges_the_dead_in_full_and_never_the_living(
     assert used(ledger, "calls_per_day") == (1, 0)
     assert used(ledger, "usd_per_day") == (0.0041, 0)
     assert ledger.settle(mine, Usage(1, 0)) == 0.000001
+
+
+def test_fractions_of_a_nano_dollar_round_up(ledger_with: LedgerWith) -> None:
+    price = Price(input=0.0375, output=0.0)  # 37.5 nano-dollars a token
+    ledger = ledger_with()
+    assert reserve(ledger, price=price, prompt_tokens=1).worst_usd == 38e-9
+    assert ledger.settle(reserve(ledger, price=price), Usage(3, 9)) == 113e-9
+
+
+def test_worst_case_allows_for_a_cache_that_costs_more(ledger_with: LedgerWith) -> None:
+    price = Price(input=1.0, cached_input=1.25, output=0.0)
+    assert reserve(ledger_with(), price=price).worst_usd == 0.000125
