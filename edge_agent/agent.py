@@ -49,7 +49,9 @@ class Agent:
         self.offload_token_id = offload_token.verify(
             self.model.path, self.model.entry.offload_token
         )
-        self.registry = AdapterRegistry(settings.data_dir / "adapters")
+        self.registry = AdapterRegistry(
+            settings.data_dir / "adapters", base_sha256=self.model.base_sha256
+        )
         self._active = self.registry.active()
         self.store = Store(settings.database, enabled=settings.log.enabled)
         self.ledger = Ledger(settings.database, seed=settings.budget)
