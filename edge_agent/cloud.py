@@ -48,10 +48,6 @@ _MESSAGE_CHARS = 300
 __all__ = ["CloudAnswer", "CloudCheck", "CloudClient", "find_api_key"]
 
 
-class _OtherTokenField(Exception):
-    """The model wants max_completion_tokens instead of max_tokens."""
-
-
 class CloudClient:
     """One cloud. Made once, used from one event loop, closed with `aclose`."""
 
@@ -68,6 +64,7 @@ class CloudClient:
         if settings.url is None or settings.model is None:
             raise ConfigError("no cloud is configured: set cloud.url and cloud.model")
         self.model = settings.model
+        self.host = _host(settings.url)
         self._settings = settings
         self._url = settings.url.rstrip("/")
         self._key = SecretStr(api_key) if api_key else None
@@ -83,20 +80,14 @@ class CloudClient:
             timeout=httpx.Timeout(
                 settings.first_byte_timeout_s,
                 connect=settings.connect_timeout_s,
-                pool=settings.connect_timeout_s,
             ),
+            limits=httpx.Limits(max_connections=None),  # the budget limits calls, not a pool
             headers={
                 "User-Agent": f"edge-agent/{__version__}",
                 "Accept": "text/event-stream, application/json",
                 "Accept-Encoding": "identity",
             },
         )
-        try:
-            self.host = httpx.URL(self._url).netloc.decode("ascii").rpartition("@")[2]
-        except (httpx.InvalidURL, UnicodeError):
-            self.host = ""
-        if not self.host:
-            raise ConfigError("cloud.url is not a URL")
 
     @property
     def state(self) -> BreakerState:
@@ -149,10 +140,12 @@ class CloudClient:
             payload = request_body(body, self.model, endpoint, max_tokens, self._token_field)
             try:
                 return await self._try(deadline, payload, endpoint)
-            except _OtherTokenField:
-                self._token_field = "max_completion_tokens"  # noqa: S105
-                continue
             except CloudError as error:
+                if isinstance(error, CloudRefused) and wants_other_token_field(
+                    error.message, payload, endpoint
+                ):
+                    self._token_field = "max_completion_tokens"  # noqa: S105
+                    continue
                 repeatable = isinstance(error, CloudBusy) or not error.sent
                 error.sent = sent = error.sent or sent
                 if not repeatable or attempt >= self._settings.retries:
@@ -189,7 +182,7 @@ class CloudClient:
             boundary=lambda: self._boundary(lambda: True),
         )
         try:
-            await self._check_status(response, stream, payload)
+            await self._check_status(response, stream)
             reader = AnswerReader(int(payload.get("n") or 1), streamed=self._streams(response))
             answer = CloudAnswer(self.model, stream, reader)
             await answer.wait_for_content()
@@ -201,9 +194,7 @@ class CloudClient:
     def _authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._key.get_secret_value()}"} if self._key else {}
 
-    async def _check_status(
-        self, response: httpx.Response, stream: Body, payload: Mapping[str, Any]
-    ) -> None:
+    async def _check_status(self, response: httpx.Response, stream: Body) -> None:
         status = response.status_code
         if status == 200:
             return
@@ -220,8 +211,6 @@ class CloudClient:
                 sent=True,
             )
         said = await stream.read(_ERROR_BYTES)
-        if status == 400 and wants_other_token_field(said, payload):
-            raise _OtherTokenField
         message = f"{self.host} answered {status}: {self.scrub(error_message(said))}"
         if is_retryable(status):
             raise CloudBusy(message, sent=True, retry_after_s=retry_after_s(response.headers))
@@ -247,7 +236,6 @@ class CloudClient:
         except (TimeoutError, httpx.TimeoutException) as error:
             what = {
                 httpx.ConnectTimeout: "no connection",
-                httpx.PoolTimeout: "no free connection",
                 TimeoutError: "no end of the answer",
             }.get(type(error), "nothing came")
             raise CloudTimeout(f"{self.host}: {what} in time", sent=sent()) from error
@@ -284,9 +272,10 @@ class CloudClient:
         started = self._clock()
         try:
             with self._boundary(lambda: False):
-                response = await self._http.get(
-                    f"{self._url}/models", headers=self._authorization()
-                )
+                async with asyncio.timeout(self._settings.first_byte_timeout_s):
+                    response = await self._http.get(
+                        f"{self._url}/models", headers=self._authorization()
+                    )
         except CloudError as error:
             return CloudCheck(ok=False, message=error.message)
         return judge(
@@ -307,3 +296,16 @@ class CloudClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+def _host(url: str) -> str:
+    """Host and port. Raises ConfigError for a URL without a host, or with a password in it."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"cloud.url is not a URL: {error}") from error
+    if not parsed.host:
+        raise ConfigError("cloud.url names no host")
+    if parsed.userinfo:
+        raise ConfigError("cloud.url must not hold a password: use the environment or keyring")
+    return parsed.netloc.decode("ascii")

@@ -101,8 +101,10 @@ class CloudAnswer:
             await self._advance()
 
     def begin(self, breaker: CircuitBreaker, ticket: int, *, ttft_s: float) -> None:
-        """The answer is handed out; from here on it reports its end to `breaker`."""
+        """The answer is handed out; its end, past or to come, is reported to `breaker`."""
         self._breaker, self._ticket, self.ttft_s = breaker, ticket, ttft_s
+        if self._ended:
+            breaker.success(ticket)
 
     def __aiter__(self) -> Self:
         return self

@@ -31,6 +31,10 @@ def request_body(
     }
 
 
-def wants_other_token_field(answer: bytes, payload: Mapping[str, Any]) -> bool:
-    """Whether a 400 says that this model wants max_completion_tokens, as OpenAI's newer ones do."""
-    return "max_tokens" in payload and b"max_completion_tokens" in answer
+def wants_other_token_field(refusal: str, payload: Mapping[str, Any], endpoint: str) -> bool:
+    """Whether the model asks for max_completion_tokens instead, as OpenAI's newer ones do."""
+    return (
+        endpoint == "chat/completions"
+        and "max_tokens" in payload
+        and "max_completion_tokens" in refusal
+    )

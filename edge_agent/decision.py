@@ -99,7 +99,8 @@ class Decider:
         if self._rate is None:
             return FIXED_THRESHOLD
         explore = min(self._settings.explore, self._rate)
-        return self._controller(version).threshold(self._rate, _base_rate(self._rate, explore))
+        controller = self._controllers.get(version, ThresholdController())
+        return controller.threshold(self._rate, _base_rate(self._rate, explore))
 
     def restore(self, version: str, rows: "Iterable[RecentDecision]") -> None:
         """Continue where the log ends: `rows` are the version's last decisions, newest last.

@@ -9,6 +9,7 @@ from edge_agent.breaker import CircuitBreaker
 from edge_agent.errors import CloudBroken, CloudBusy, CloudDown, CloudError, CloudRefused
 
 BUSY = head("application/json", "503 X") + b"{}"
+JSON = head("application/json") + b'{"choices": [{"message": {"content": "Hello world"}}]}'
 REFUSED = head("application/json", "400 X") + b"{}"
 
 
@@ -89,6 +90,16 @@ async def test_a_cancelled_probe_makes_room_for_another(server, connect, clock):
     probe.cancel()
     await asyncio.gather(probe, return_exceptions=True)
     assert await ask(client) == "Hello world"
+
+
+@pytest.mark.parametrize("good", [WHOLE, JSON], ids=["streamed", "at once"])
+async def test_an_answer_ends_the_row(server, connect, good):
+    server.scripts = [BUSY, good, BUSY, good]
+    client = connect(breaker_failures=2)
+    for _ in range(2):
+        await fail(client)
+        assert await ask(client) == "Hello world"
+    assert client.state == "closed"
 
 
 async def test_refusals_are_answers_and_end_the_row(server, connect):

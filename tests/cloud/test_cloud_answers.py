@@ -6,6 +6,7 @@ import json
 import pytest
 from scripted_server import BODY, DONE, USAGE, WHOLE, chunk, event, head
 
+from edge_agent.errors import CloudRefused
 from edge_agent.records import Usage
 
 
@@ -57,6 +58,14 @@ async def test_a_model_that_wants_max_completion_tokens_gets_it_from_then_on(ser
     await ask(client, {**BODY, "max_tokens": 8})
     fields = [(r.get("max_tokens"), r.get("max_completion_tokens")) for r in server.requests]
     assert fields == [(9, None), (None, 9), (None, 8)]
+
+
+async def test_a_plain_completion_knows_no_other_field(server, connect):
+    no = head("application/json", "400 X") + b'{"error": "use max_completion_tokens"}'
+    server.scripts = [no]
+    with pytest.raises(CloudRefused):
+        await ask(connect(), {"prompt": "x"}, endpoint="completions")
+    assert len(server.requests) == 1
 
 
 async def test_bytes_may_come_one_at_a_time_with_any_line_ends(server, connect):

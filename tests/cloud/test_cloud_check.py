@@ -72,10 +72,13 @@ async def test_nobody_there(connect):
     assert "cannot connect" in check.message
 
 
-@pytest.mark.parametrize("url", ["http://", "https://:443/v1", "http://[::1/v1"])
-def test_a_url_without_a_host_is_a_configuration_error(url):
-    with pytest.raises(ConfigError, match=r"cloud\.url"):
+@pytest.mark.parametrize(
+    "url", ["http://", "https://:443/v1", "http://[::1/v1", "https://me:secret@host/v1"]
+)
+def test_a_url_without_a_host_or_with_a_password_is_a_configuration_error(url):
+    with pytest.raises(ConfigError, match=r"cloud\.url") as caught:
         CloudClient(CloudSettings(url=url, model="m"))
+    assert "secret" not in caught.value.message
 
 
 def test_price_comes_from_the_table(connect):
