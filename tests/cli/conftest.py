@@ -17,7 +17,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def run(data_dir: Path) -> Run:
+def run(data_dir: Path, tmp_path: Path) -> Run:
     """Run `edge-agent ARGUMENTS` as a user does; `stdin` is piped text, `env` is added."""
 
     def call(
@@ -29,6 +29,7 @@ def run(data_dir: Path) -> Run:
             capture_output=True,
             text=True,
             timeout=60,
+            cwd=tmp_path,  # not the repository, whose own metadata would come first
             env={**os.environ, **(env or {})},
             check=False,
         )

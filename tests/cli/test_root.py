@@ -56,16 +56,9 @@ def test_help_imports_nothing_heavy(data_dir: Path):
     assert "LOADED []" in out
 
 
-def test_every_command_shows_help_with_an_example(run):
-    pending = [[name] for name in listed(run("--help").stdout)]
-    while pending:
-        path = pending.pop()
-        result = run(*path, "--help")
-        assert result.returncode == 0, result.stderr
-        if "Commands:\n" in result.stdout:
-            pending += [[*path, name] for name in listed(result.stdout)]
-        else:
-            assert "Example" in result.stdout, f"{' '.join(path)} has no example in its help"
+def test_help_keeps_the_examples_on_lines_of_their_own(run):
+    lines = run("config", "set", "--help").stdout.splitlines()
+    assert "  Example: edge-agent config set budget.rate 0.2" in lines
 
 
 def test_a_plugins_command_comes_after_ours_and_runs(run, plugin):
@@ -136,7 +129,7 @@ def test_a_reader_that_goes_away_is_quiet(data_dir: Path, plugin, command: tuple
     os.close(reader)
     process = subprocess.run(
         [sys.executable, "-m", "edge_agent", *command],
-        env=os.environ | env,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"} | env,
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,
