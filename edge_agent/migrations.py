@@ -8,6 +8,8 @@ query ──┬─ decision      one each, joined by `seq`
         └─ audit         any number
 ledger ─── every cloud call: reserved, then settled; summed by day in budget_day
 budget_limit, setting ── what `edge-agent budget set` and `logs off` keep
+example ── prompts with their right answers from `edge-agent logs import`, to train on
+training_round ─ training_step    what each round of training did
 
 Tables that full-text search indexes have an explicit INTEGER PRIMARY KEY: VACUUM renumbers
 implicit rowids, and the index points at rowids.
@@ -35,6 +37,12 @@ def m001_log(db: "Database") -> None:
 def m002_ledger(db: "Database") -> None:
     """Cloud calls and what they cost, the limits, and the settings the commands keep."""
     db.executescript(_LEDGER)
+
+
+@migrations()
+def m003_training(db: "Database") -> None:
+    """Imported examples, and the rounds and steps of training."""
+    db.executescript(_TRAINING)
 
 
 _LOG = """
@@ -219,4 +227,56 @@ CREATE TABLE setting (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
 );
+"""
+
+_TRAINING = """
+CREATE TABLE example (          -- not a query: never served, never counted for the budget
+    id INTEGER PRIMARY KEY,
+    at REAL NOT NULL,           -- Unix seconds of the import
+    digest TEXT NOT NULL UNIQUE,    -- of messages and reference: importing twice adds nothing
+    messages TEXT NOT NULL,     -- JSON, as in `query`
+    task TEXT,
+    reference TEXT NOT NULL,
+    grader TEXT                 -- JSON
+);
+CREATE TABLE training_round (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    started_at REAL NOT NULL,   -- Unix seconds
+    ended_at REAL,
+    state TEXT NOT NULL,        -- running | interrupted | promoted | rejected | failed
+    reason TEXT,                -- why it was rejected, or failed
+    pid INTEGER NOT NULL,
+    process_started REAL NOT NULL,
+    last_seq INTEGER NOT NULL,  -- the newest query it saw (query.seq)
+    last_example INTEGER NOT NULL,
+    base TEXT NOT NULL,         -- name of the model
+    parent TEXT NOT NULL,       -- adapter version it started from
+    adapter TEXT,               -- version it made
+    items INTEGER,              -- queries trained on
+    held_out INTEGER,           -- queries kept for the gate
+    settings TEXT NOT NULL,     -- JSON
+    gate TEXT                   -- JSON: what the gate measured
+);
+CREATE TABLE training_step (
+    id INTEGER PRIMARY KEY,
+    round INTEGER NOT NULL REFERENCES training_round (id) ON DELETE CASCADE,
+    step INTEGER NOT NULL,      -- 0, 1, … within its phase
+    phase TEXT NOT NULL,        -- warm_start | dagrpo
+    at REAL NOT NULL,
+    seconds REAL NOT NULL,
+    loss REAL,
+    tokens INTEGER,             -- answer tokens trained on
+    reward_local REAL,
+    reward_offload REAL,
+    p_offload REAL,             -- mean over the step's prompts
+    rate REAL,                  -- J_c: what λ holds against τ
+    dual REAL,                  -- λ after the step
+    kl REAL,                    -- per token, to the promoted adapter
+    entropy REAL,               -- of the decision, nats
+    abs_delta_logp REAL,        -- mean |log π_torch − log μ_llama.cpp| per token
+    effective_samples REAL,     -- share of the rollouts that the importance weights leave
+    unanimous REAL,             -- share of groups that teach nothing
+    grad_norm REAL
+);
+CREATE UNIQUE INDEX training_step_of ON training_step (round, phase, step);
 """

@@ -1,0 +1,155 @@
+"""From the log to what can be trained on.
+
+A query is usable when there is something to grade an answer against: the reference its client
+sent, a correction or reference from feedback, or the cloud's own answer (asked for, or an
+audit). Private queries are never read, and prompts rendered by another chat template than
+today's are left out and counted: their ids would teach a format that is no longer served.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_agent.database import boundary, open_database
+from edge_agent.journal import Position
+from edge_agent.token_ids import unpack
+from trainer.records import Item, ReferenceSource
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+Render = Callable[[Sequence[Mapping[str, Any]]], tuple[int, ...]]
+"""Messages to prompt ids, as served."""
+
+_NO_CLUSTER = ""
+
+_QUERIES = """
+SELECT
+    query.id, query.at, query.prompt, query.task, query.template, query.prompt_ids,
+    query.reference, query.grader,
+    (SELECT coalesce(reference, correction) FROM feedback
+     WHERE query_id = query.id AND coalesce(reference, correction) IS NOT NULL
+     ORDER BY feedback.id DESC LIMIT 1) AS corrected,
+    (SELECT rating FROM feedback WHERE query_id = query.id AND rating IS NOT NULL
+     ORDER BY feedback.id DESC LIMIT 1) AS rating,
+    coalesce(
+        (SELECT text FROM choice
+         WHERE response.source = 'cloud' AND choice.seq = query.seq
+           AND finish_reason = 'stop' AND tool_calls IS NULL
+         ORDER BY number LIMIT 1),
+        (SELECT text FROM audit WHERE query_id = query.id AND error IS NULL
+         ORDER BY audit.id DESC LIMIT 1)
+    ) AS cloud_text
+FROM query JOIN response ON response.seq = query.seq
+WHERE query.seq > :after AND query.seq <= :until
+  AND NOT query.private AND query.tools IS NULL AND length(query.prompt_ids) > 1
+ORDER BY query.seq
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a stretch of the log holds for training."""
+
+    items: tuple[Item, ...]
+    """Oldest first; imported examples come before queries."""
+    without_reference: int
+    """Queries that nobody gave an answer to grade against."""
+    other_template: int
+    """Queries whose prompt another chat template rendered."""
+
+
+def newest(database: Path) -> Position:
+    """The end of the log as it is now."""
+    with boundary(database):
+        db = open_database(database, read_only=True)
+        try:
+            (seq,) = db.execute("SELECT coalesce(max(seq), 0) FROM query").fetchone()
+            (example,) = db.execute("SELECT coalesce(max(id), 0) FROM example").fetchone()
+        finally:
+            db.close()
+    return Position(seq, example)
+
+
+def load(
+    database: Path,
+    *,
+    template: str,
+    render: Render,
+    until: Position,
+    after: Position = Position(),
+) -> Found:
+    """Usable queries and examples after one position of the log and up to another.
+
+    `template` is the digest of the chat template now in use. Raises StoreError.
+    """
+    with boundary(database):
+        db = open_database(database, read_only=True)
+        try:
+            items = [_example_item(row, render) for row in _examples(db, after, until)]
+            without_reference = other_template = 0
+            for row in _rows(db, _QUERIES, {"after": after.seq, "until": until.seq}):
+                item = _query_item(row)
+                if item is None:
+                    without_reference += 1
+                elif row["template"] != template:
+                    other_template += 1
+                else:
+                    items.append(item)
+        finally:
+            db.close()
+    return Found(tuple(items), without_reference, other_template)
+
+
+def _query_item(row: Mapping[str, Any]) -> Item | None:
+    candidates: tuple[tuple[str | None, ReferenceSource], ...] = (
+        (row["reference"], "client"),
+        (row["corrected"], "feedback"),
+        (row["cloud_text"], "cloud"),
+    )
+    for reference, source in candidates:
+        if reference and reference.strip():
+            return Item(
+                query_id=row["id"],
+                at=row["at"],
+                prompt_ids=tuple(unpack(row["prompt_ids"])),
+                question=row["prompt"] or "",
+                cluster=row["task"] or _NO_CLUSTER,
+                reference=reference,
+                reference_source=source,
+                grader=None if row["grader"] is None else json.loads(row["grader"]),
+                cloud_text=row["cloud_text"],
+                rating=row["rating"],
+            )
+    return None
+
+
+def _examples(db: "Database", after: Position, until: Position) -> Iterator[Mapping[str, Any]]:
+    return _rows(
+        db,
+        "SELECT * FROM example WHERE id > :after AND id <= :until ORDER BY id",
+        {"after": after.example, "until": until.example},
+    )
+
+
+def _example_item(row: Mapping[str, Any], render: Render) -> Item:
+    messages = json.loads(row["messages"])
+    return Item(
+        query_id=f"example-{row['id']}",
+        at=row["at"],
+        prompt_ids=render(messages),
+        question=str(messages[-1]["content"]),
+        cluster=row["task"] or _NO_CLUSTER,
+        reference=row["reference"],
+        reference_source="import",
+        grader=None if row["grader"] is None else json.loads(row["grader"]),
+    )
+
+
+def _rows(db: "Database", sql: str, arguments: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    cursor = db.execute(sql, dict(arguments))
+    names = [column[0] for column in cursor.description]
+    for row in cursor:
+        yield dict(zip(names, row, strict=True))
