@@ -129,7 +129,10 @@ class ChatTemplate:
         def render(guarded: Any) -> str:
             return self._render(add_generation_prompt=add_generation_prompt, **guarded)
 
-        return self._control.render(values, render)
+        try:
+            return self._control.render(values, render)
+        except RecursionError:
+            raise InvalidRequest("the request is nested too deeply", param="messages") from None
 
     def _adapt(self, messages: list[Message]) -> list[Message]:
         """Say with the roles this template knows what its model could not be told otherwise."""

@@ -27,6 +27,7 @@ from edge_agent.engine.schema_merge import CannotMerge, merge
 Schema = Mapping[str, Any]
 
 _MAX_RULES = 2000
+_MAX_STEPS = 20_000
 _MAX_DEPTH = 64
 _UNSUPPORTED = frozenset(
     """
@@ -83,18 +84,22 @@ class _Converter:
         self._hint = hint
         self._lax = lax
         self._by_pointer: dict[str, str] = {}
+        self._steps = 0
 
     def convert(self) -> str:
         try:
             return self._visit(self._document, "#", 0)
         except RecursionError:
             raise SchemaError("the schema is nested too deeply", "#") from None
+        except SchemaError:
+            raise
+        except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+            raise SchemaError(f"the schema is malformed: {error}", "#") from error
 
     def _visit(self, schema: Any, path: str, depth: int) -> str:  # noqa: PLR0911 (one a case)
         if depth > _MAX_DEPTH:
             raise SchemaError(f"the schema is nested deeper than {_MAX_DEPTH}", path)
-        if len(self._grammar) > _MAX_RULES:
-            raise SchemaError(f"the schema needs more than {_MAX_RULES} rules", path)
+        self._step(path)
         if schema is True:
             return "value"
         if schema is False:
@@ -117,6 +122,12 @@ class _Converter:
         if "const" in schema or "enum" in schema:
             return self._constants(schema, path)
         return self._typed(schema, path, depth)
+
+    def _step(self, path: str) -> None:
+        """References that share targets can multiply the work beyond any bound."""
+        self._steps += 1
+        if self._steps > _MAX_STEPS or len(self._grammar) > _MAX_RULES:
+            raise SchemaError("the schema is too large", path)
 
     def _supported(self, schema: Schema, path: str) -> dict[str, Any]:
         """`schema` less its annotations. Raises SchemaError for what no grammar can hold."""
@@ -154,6 +165,7 @@ class _Converter:
 
     def _flattened(self, schema: Schema, path: str, depth: int = 0) -> dict[str, Any]:
         """`schema` with `$ref` and `allOf` merged into it."""
+        self._step(path)
         if depth > _MAX_DEPTH:
             raise SchemaError("allOf and $ref go round in a circle", path)
         result = {k: v for k, v in schema.items() if k not in ("$ref", "allOf")}

@@ -112,7 +112,7 @@ def _object_or_text(arguments: str) -> Any:
     """Templates print arguments as JSON themselves; what a model got wrong stays as it is."""
     try:
         value = json.loads(arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return arguments
     return value if isinstance(value, dict) else arguments
 

@@ -138,6 +138,16 @@ def test_extra_variables(vocabulary: Vocabulary) -> None:
     assert caught.value.param == "chat_template_kwargs.messages"
 
 
+def test_deep_nesting_is_refused_not_a_crash(vocabulary: Vocabulary) -> None:
+    nested: Any = "x"
+    for _ in range(5000):
+        nested = [nested]
+    function = {"name": "f", "parameters": {"type": "object", "default": nested}}
+    tool = {"type": "function", "function": function}
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        ChatTemplate(QWEN, vocabulary).encode([USER], tools=[tool])
+
+
 IMAGE = {"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "image_url"}]}
 
 

@@ -1,5 +1,6 @@
 """Every sentence of a schema's grammar is valid JSON that fits the schema."""
 
+import contextlib
 import json
 import re
 from typing import Any
@@ -10,9 +11,11 @@ from grammar_walk import accepts, random_sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_agent.engine.grammar import check
 from edge_agent.engine.json_numbers import Bounds, integers, numbers
 from edge_agent.engine.json_schema import SchemaError, schema_to_gbnf
 from edge_agent.engine.vocabulary import Vocabulary
+from edge_agent.errors import InvalidRequest
 
 PERSON = {
     "type": "object",
@@ -115,6 +118,9 @@ def test_random_sentences_fit_the_schema(name: str, vocabulary: Vocabulary) -> N
         ({"type": "string", "pattern": "^a+$"}, '"aa"', '"ab"'),
         ({"type": "string", "pattern": "^(a|b){2}$"}, '"ba"', '"a"'),
         ({"type": "string", "pattern": "b"}, '"abc"', '"ac"'),
+        ({"type": "integer", "minimum": 0.5, "exclusiveMaximum": 2}, "1", "0"),
+        ({"type": "integer", "minimum": 0.5, "exclusiveMaximum": 2}, "1", "2"),
+        ({"type": "integer", "minimum": 1, "exclusiveMinimum": True}, "2", "1"),
         ({"type": "integer", "nullable": True, "title": "a note"}, "null", "true"),
     ],
 )
@@ -169,6 +175,41 @@ def test_schema_nested_without_end_is_refused() -> None:
         schema = {"type": "array", "items": schema}
     with pytest.raises(SchemaError, match="nested"):
         schema_to_gbnf(schema)
+
+
+def test_references_that_multiply_are_refused() -> None:
+    doubling = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(25)}
+    schema = {"$ref": "#/$defs/d0", "$defs": {**doubling, "d25": {"type": "null"}}}
+    with pytest.raises(SchemaError, match="too large"):
+        schema_to_gbnf(schema)
+
+
+_KEYS = st.sampled_from(
+    """
+    type properties required additionalProperties items prefixItems minItems maxItems minLength
+    maxLength pattern format minimum maximum exclusiveMinimum enum const anyOf allOf $ref $defs not
+    """.split()  # noqa: SIM905
+)
+_WORDS = st.sampled_from(["object", "array", "string", "integer", "number", "null", "#", "#/x"])
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | _WORDS | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS | _WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def test_any_json_is_a_grammar_or_refused(vocabulary: Vocabulary) -> None:
+    @settings(deadline=None, max_examples=400)
+    @given(st.dictionaries(_KEYS, _VALUES, max_size=4))
+    def check_one(schema: dict[str, Any]) -> None:
+        with contextlib.suppress(SchemaError):
+            gbnf = schema_to_gbnf(schema)
+            try:
+                check(gbnf, vocabulary)
+            except InvalidRequest as error:
+                assert "left recursion" in str(error) or "can begin in too many" in str(error)
+
+    check_one()
 
 
 def _regex(gbnf: str) -> re.Pattern[str]:
