@@ -1,9 +1,9 @@
-"""What drawing tokens needs to know of a model, and which sampler a request gets."""
+"""What drawing tokens needs to know of a model, and the sampler that a request gets."""
 
 import secrets
 
-from edge_agent.engine.chain_sampler import Candidates, ChainSampler
-from edge_agent.engine.sampling import NumpySampler, Sampler, Weights, biases
+from edge_agent.engine.grammar_state import Candidates, GrammarState
+from edge_agent.engine.sampling import Sampler, Weights, biases
 from edge_agent.engine.types import SamplingParams
 from edge_agent.engine.vocabulary import Vocabulary
 from models.llama_model import LlamaModel
@@ -24,33 +24,24 @@ class DecodingRules:
         self._weights = Weights(model.n_vocab)
         self._candidates = Candidates(model.n_vocab)
 
-    def sampler(
-        self, sampling: SamplingParams, index: int, prompt: list[int], longest: int
-    ) -> Sampler:
+    def sampler(self, sampling: SamplingParams, index: int, prompt: list[int]) -> Sampler:
         """The sampler of choice `index`, whose seed is the request's plus `index`.
 
-        prompt: what `repeat_penalty` looks back on; longest: the most tokens to be drawn.
+        prompt: what `repeat_penalty` looks back on.
         Raises InvalidRequest if the grammar does not parse.
         """
-        seed = secrets.randbits(32) if sampling.seed is None else sampling.seed + index
-        seed %= 2**32 - 1  # llama.cpp takes 32 bits, and the last value for "random"
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed + index
         banned = set(self.eog) if sampling.ignore_eos else set()
         if self.offload_token is not None:
             banned.add(self.offload_token)
-        bias = biases(sampling, banned=banned)
-        if (
-            sampling.grammar
-            or sampling.repeat_penalty != 1
-            or sampling.presence_penalty
-            or sampling.frequency_penalty
-        ):
-            return ChainSampler(
-                self._model,
-                sampling,
-                bias,
-                seed=seed,
-                prompt=prompt,
-                longest=longest,
-                candidates=self._candidates,
-            )
-        return NumpySampler(sampling, bias, seed=seed, weights=self._weights)
+        grammar = None
+        if sampling.grammar:
+            grammar = GrammarState(self._model, sampling.grammar, self._candidates)
+        return Sampler(
+            sampling,
+            seed=seed % 2**64,
+            bias=biases(sampling, banned=banned),
+            weights=self._weights,
+            prompt=prompt,
+            grammar=grammar,
+        )

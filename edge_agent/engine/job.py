@@ -8,7 +8,7 @@ from typing import Protocol
 from edge_agent.engine.decoding_rules import DecodingRules
 from edge_agent.engine.kv_cache import Sequence
 from edge_agent.engine.logprobs import token_logprob
-from edge_agent.engine.sampling import NumpySampler, Row, Sampler
+from edge_agent.engine.sampling import Row, Sampler
 from edge_agent.engine.text_stream import TextStream
 from edge_agent.engine.types import (
     DecisionPoint,
@@ -96,9 +96,7 @@ class Choice:
         """Draw the next token from `row` (which is written to) and report what became final."""
         sampling = self.job.request.sampling
         if self._sampler is None:
-            self._sampler = rules.sampler(
-                self.job.request.sampling, self.index, self.job.prompt, self.job.max_new
-            )
+            self._sampler = rules.sampler(sampling, self.index, self.job.prompt)
         raw = None if sampling.top_logprobs is None else row.copy()
         token = self._sampler.sample(row)
         if token is None:  # the grammar is complete and the end of the answer is banned
@@ -106,7 +104,7 @@ class Choice:
             return
         self.generated += 1
         self._ids.append(token)
-        if self.job.rollout and isinstance(self._sampler, NumpySampler):
+        if self.job.rollout:
             self._logprobs.append(TokenLogprob("", token, self._sampler.logprob, b""))
         if token in rules.eog:
             self.finish("stop")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_agent.engine.sampling import Row
 from edge_agent.engine.types import TokenLogprob
@@ -34,8 +35,16 @@ def token_logprob(
 
     best: tuple[TokenLogprob, ...] = ()
     if top:
-        count = min(top + 1, len(row))
-        ranked = np.argpartition(row, -count)[-count:]
-        ranked = ranked[np.argsort(-row[ranked], kind="stable")]
+        ranked = _best(row, top + 1)
         best = tuple(entry(int(i)) for i in ranked if i != hidden)[:top]
     return entry(token, best)
+
+
+def _best(row: Row, count: int) -> npt.NDArray[np.intp]:
+    """Ids of at least `count` largest logits (or all there are), largest first."""
+    floor, ids = row.max(), np.empty(0, np.intp)
+    for depth in (4, 8, 16, 32, np.inf):  # few tokens are near the best: no need to sort them all
+        ids = np.flatnonzero(row >= floor - depth)
+        if len(ids) >= count:
+            break
+    return ids[np.argsort(-row[ids], kind="stable")]

@@ -13,6 +13,14 @@ class PrefixCache:
         self._kv = kv
         self._entries: dict[int, Sequence] = {}
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def cells(self) -> int:
+        """KV cells that the entries hold."""
+        return self._kv.cells(self._entries.values())
+
     def add(self, sequence: Sequence) -> None:
         """Take over the KV of a sequence that has ended. Idempotent."""
         if sequence.id < 0 or self._entries.get(sequence.id) is sequence:

@@ -92,6 +92,9 @@ class Reservations:
         """The sequence has ended; its KV becomes a cached prefix."""
         sequence.limit = 0
         self.prefixes.add(sequence)
+        # Attention looks at every cell up to the last one in use, so a full cache slows decoding.
+        while len(self.prefixes) > 1 and self.prefixes.cells > self.kv.total // 2:
+            self.prefixes.evict()
 
     def discard(self, sequence: Sequence) -> None:
         """The sequence has ended; its KV is of no use to anyone."""

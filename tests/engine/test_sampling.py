@@ -1,26 +1,27 @@
 """Samplers draw from the distribution they should, and never what is banned."""
 
+import ctypes
 import json
+from typing import Any
 
+import llama_cpp
 import numpy as np
 import pytest
-from engine_harness import OFFLOAD, Reference, ask, prompt_of
+from engine_harness import OFFLOAD, ask, prompt_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.engine.chain_sampler import Candidates, ChainSampler
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.sampling import NumpySampler, Weights, biases
+from edge_agent.engine.sampling import Penalties, Sampler, Weights, biases
 from edge_agent.engine.types import SamplingParams
 
 VOCAB = 300
 
 
-def sampler(seed: int = 0, banned: tuple[int, ...] = (), **params: object) -> NumpySampler:
+def sampler(seed: int = 0, banned: tuple[int, ...] = (), **params: object) -> Sampler:
     sampling = SamplingParams(**params)
-    return NumpySampler(
-        sampling, biases(sampling, banned=banned), seed=seed, weights=Weights(VOCAB)
-    )
+    bias = biases(sampling, banned=banned)
+    return Sampler(sampling, seed=seed, bias=bias, weights=Weights(VOCAB), prompt=[])
 
 
 def expected(row: np.ndarray, *, temperature: float, top_k: int, top_p: float, min_p: float):
@@ -72,25 +73,73 @@ def test_frequencies_follow_the_distribution(truncation: dict[str, float]) -> No
     assert np.square(deviation).mean() < 2  # χ² per degree of freedom
 
 
-def test_numpy_and_llama_cpp_agree_on_what_survives(reference: Reference) -> None:
-    size = reference.model.n_vocab
-    row = np.random.default_rng(2).normal(0, 2, size).astype(np.float32)
-    params = SamplingParams(temperature=0.8, top_k=30, top_p=0.9, min_p=0.03)
-    chain = ChainSampler(
-        reference.model,
-        params,
-        biases(params, banned=()),
-        seed=5,
-        prompt=[],
-        longest=10,
-        candidates=Candidates(size),
+def llama_chain(*samplers: Any) -> Any:
+    chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+    for one in samplers:
+        llama_cpp.llama_sampler_chain_add(chain, one)
+    return chain
+
+
+def apply(chain: Any, row: np.ndarray) -> dict[int, float]:
+    """Logits that llama.cpp's samplers leave, by token."""
+    items = (llama_cpp.llama_token_data * len(row))(
+        *(llama_cpp.llama_token_data(i, float(x), 0.0) for i, x in enumerate(row))
     )
-    drawn = {chain.sample(row.copy()) for _ in range(3000)}
-    chain.close()
-    distribution = expected(
-        row.astype(np.float64), temperature=0.8, top_k=30, top_p=0.9, min_p=0.03
+    array = llama_cpp.llama_token_data_array(items, len(row), -1, False)
+    llama_cpp.llama_sampler_apply(chain, ctypes.byref(array))
+    return {array.data[i].id: array.data[i].logit for i in range(array.size)}
+
+
+def test_the_same_tokens_survive_as_in_llama_cpp() -> None:
+    row = np.random.default_rng(2).normal(0, 2, VOCAB).astype(np.float32)
+    chain = llama_chain(
+        llama_cpp.llama_sampler_init_top_k(30),
+        llama_cpp.llama_sampler_init_top_p(0.9, 1),
+        llama_cpp.llama_sampler_init_min_p(0.1, 1),
     )
-    assert drawn == set(np.flatnonzero(distribution))
+    survivors = set(apply(chain, row))
+    llama_cpp.llama_sampler_free(chain)
+    assert len(survivors) not in {1, 30, VOCAB}
+    draws = sampler(temperature=3.0, top_k=30, top_p=0.9, min_p=0.1)
+    assert {draws.sample(row.copy()) for _ in range(3000)} == survivors
+
+
+@pytest.mark.parametrize(
+    ("repeat", "frequency", "presence"), [(1.3, 0, 0), (1, 0.7, 0), (1, 0, 1.1), (1.5, 0.4, -0.9)]
+)
+def test_penalties_equal_those_of_llama_cpp(
+    repeat: float, frequency: float, presence: float
+) -> None:
+    row = np.random.default_rng(3).normal(0, 2, VOCAB).astype(np.float32)
+    said = [1, 2, 2, 3, 3, 3, *range(100, 130)]
+    chain = llama_chain(
+        llama_cpp.llama_sampler_init_penalties(VOCAB, 64, repeat, frequency, presence)
+    )
+    ours = Penalties(
+        SamplingParams(
+            repeat_penalty=repeat, frequency_penalty=frequency, presence_penalty=presence
+        ),
+        [],
+    )
+    for token in said:
+        llama_cpp.llama_sampler_accept(chain, token)
+        ours.accept(token)
+    theirs = apply(chain, row)
+    llama_cpp.llama_sampler_free(chain)
+    ours.apply(row)
+    assert row == pytest.approx([theirs[i] for i in range(VOCAB)], abs=1e-5)
+
+
+def test_only_the_repeat_penalty_counts_the_prompt_and_forgets_after_64_tokens() -> None:
+    every = SamplingParams(repeat_penalty=2.0, frequency_penalty=1.0, presence_penalty=1.0)
+    penalties = Penalties(every, prompt=[7, *[8] * 63])
+    row = np.ones(VOCAB, np.float32)
+    penalties.apply(row)
+    assert (row[7], row[8], row[9]) == (0.5, 0.5, 1.0)
+    penalties.accept(9)
+    row = np.ones(VOCAB, np.float32)
+    penalties.apply(row)
+    assert (row[7], row[8], row[9]) == (1.0, 0.5, 0.5 - 2.0)
 
 
 def test_the_banned_are_never_drawn_and_biases_add_up() -> None:
