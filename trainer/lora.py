@@ -19,11 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.adapter_version import PEFT_CONFIG, PEFT_WEIGHTS
 from trainer.errors import TrainerError
 from trainer.settings import LoraSettings
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 _NAME = "default"
 
 
@@ -64,7 +63,7 @@ class LoraModel:
     def __init__(self, base: Any, settings: LoraSettings, adapter: Path | None) -> None:
         """A fresh adapter (A random, B zero: no change), or the one in the PEFT folder `adapter`,
         which keeps its own rank, alpha and modules. Raises TrainerError if it does not fit."""
-        self.config = _config(settings) if adapter is None else _read_config(adapter)
+        self.config = _config(settings) if adapter is None else read_config(adapter)
         self.model: Any = get_peft_model(base, self.config, adapter_name=_NAME)
         self.base = base
         self._recompute = False
@@ -82,7 +81,7 @@ class LoraModel:
         for parameter in self.parameters.values():
             parameter.data = parameter.data.float()
         if adapter is not None:
-            self.load_state(_read_weights(adapter))
+            self.load_state(read_weights(adapter))
 
     def _maybe_recomputed(self, forward: Any) -> Any:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -138,7 +137,7 @@ class LoraModel:
         self.config.inference_mode = True
         self.config.save_pretrained(str(folder))
         state = {name: value.cpu().contiguous() for name, value in self.state().items()}
-        save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(state, folder / PEFT_WEIGHTS, metadata={"format": "pt"})
 
 
 def _config(settings: LoraSettings) -> LoraConfig:
@@ -152,17 +151,19 @@ def _config(settings: LoraSettings) -> LoraConfig:
     )
 
 
-def _read_config(folder: Path) -> LoraConfig:
+def read_config(folder: Path) -> LoraConfig:
+    """The `adapter_config.json` of a PEFT folder. Raises TrainerError."""
     try:
         config: LoraConfig = LoraConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError) as error:
-        raise TrainerError(f"{folder / CONFIG} cannot be read: {error}") from error
+        raise TrainerError(f"{folder / PEFT_CONFIG} cannot be read: {error}") from error
     config.inference_mode = False
     return config
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a PEFT folder under PEFT's names. Raises TrainerError."""
     try:
-        return dict(load_file(folder / WEIGHTS))
+        return dict(load_file(folder / PEFT_WEIGHTS))
     except (OSError, SafetensorError) as error:
-        raise TrainerError(f"{folder / WEIGHTS} cannot be read: {error}") from error
+        raise TrainerError(f"{folder / PEFT_WEIGHTS} cannot be read: {error}") from error

@@ -40,7 +40,6 @@ def llama_logprobs(gguf: Path, ids: Sequence[int], lora: Path | None = None) -> 
 def _attach(model: LlamaModel, context: object, lora: Path) -> None:
     adapter = llama_cpp.llama_adapter_lora_init(model.handle, str(lora).encode())
     assert adapter
-    adapters = (ctypes.c_void_p * 1)(adapter)
+    adapters = (llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
     scales = (ctypes.c_float * 1)(1.0)
-    pointer = ctypes.cast(adapters, llama_cpp.llama_adapter_lora_p_ctypes)
-    assert llama_cpp.llama_set_adapters_lora(context, pointer, 1, scales) == 0
+    assert llama_cpp.llama_set_adapters_lora(context, adapters, 1, scales) == 0

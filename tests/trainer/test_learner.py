@@ -63,7 +63,7 @@ def test_a_rewarded_answer_gets_likelier(tiny: Path, estimator: str) -> None:
 @pytest.mark.parametrize(("reward_off", "dual", "rises"), [(1.0, 0.0, True), (1.0, 1.0, False)])
 @pytest.mark.parametrize(("estimator", "asked"), [("exact", 0), ("sampled", 2)])
 def test_asking_follows_its_gain_less_its_price(
-    tiny: Path, reward_off: float, dual: float, rises: bool, estimator: str, asked: int
+    *, tiny: Path, reward_off: float, dual: float, rises: bool, estimator: str, asked: int
 ) -> None:
     learner = learner_of(tiny, FAST.model_copy(update={"estimator": estimator}))
     for _ in range(10):
