@@ -5,6 +5,7 @@ a grammar. Only characters that stand for themselves inside a JSON string are pr
 """
 
 import re
+import warnings
 from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
@@ -44,7 +45,10 @@ def pattern_to_gbnf(pattern: str) -> str:
     if len(pattern) > _MAX_LENGTH:
         raise PatternError(f"longer than {_MAX_LENGTH} characters")
     try:
-        items = list(parser.parse(pattern, re.ASCII))
+        with warnings.catch_warnings():
+            # "[[" may change its meaning in Python; here it is JavaScript's, which will not.
+            warnings.simplefilter("ignore", FutureWarning)
+            items = list(parser.parse(pattern, re.ASCII))
     except (re.error, RecursionError, OverflowError) as error:
         raise PatternError(str(error)) from error
     anchored_start = bool(items) and items[0][0] is op.AT and items[0][1] in _STARTS

@@ -117,6 +117,7 @@ def test_random_sentences_fit_the_schema(name: str, vocabulary: Vocabulary) -> N
         ({"type": "array", "maxItems": 0}, "[]", "[1]"),
         ({"type": "string", "pattern": "^a+$"}, '"aa"', '"ab"'),
         ({"type": "string", "pattern": "^(a|b){2}$"}, '"ba"', '"a"'),
+        ({"type": "string", "pattern": "^[[a]$"}, '"["', '"b"'),
         ({"type": "string", "pattern": "b"}, '"abc"', '"ac"'),
         ({"type": "integer", "minimum": 0.5, "exclusiveMaximum": 2}, "1", "0"),
         ({"type": "integer", "minimum": 0.5, "exclusiveMaximum": 2}, "1", "2"),
