@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,9 +11,13 @@ import pytest
 from scripted_agent import ScriptedAgent
 from serving import Serve
 
+from edge_agent.config import Settings
 from edge_agent.engine.types import TokenLogprob
-from edge_agent.errors import EngineError
+from edge_agent.errors import EngineError, Unavailable
 from edge_agent.records import Delta, Query
+from server.metrics import Metrics, Timing
+from server.service import Service
+from server.sse import EventStream
 
 CHAT = "/v1/chat/completions"
 USAGE = {"include_usage": True}
@@ -179,16 +184,34 @@ async def test_a_client_that_goes_away_while_the_prompt_is_read(
 async def test_what_still_runs_at_the_end_is_told_so(
     serve: Serve, agent: ScriptedAgent, streamed: bool
 ) -> None:
-    agent.script = endless
+    talking = asyncio.Event()
+
+    async def talks(_query: Query) -> AsyncIterator[Delta]:
+        yield Delta(text="Wait")
+        talking.set()
+        await asyncio.Event().wait()
+
+    agent.script = talks
     async with serve() as client:
         request = asyncio.create_task(client.post(CHAT, json=ask(stream=streamed)))
-        await agent.begun.wait()
+        await talking.wait()
         await client.app.state.service.finish(grace_s=0)
         assert (await client.get("/health")).status_code == 503
         answer = await request
     error = events_of(answer.text)[-1] if streamed else answer.json()
     assert error["error"]["type"] == "unavailable_error"
     assert agent.closed
+
+
+async def test_an_answer_begun_too_late_is_closed(agent: ScriptedAgent, data_dir: Path) -> None:
+    service = Service(Settings(data_dir=data_dir), lambda: agent)
+    await service.finish(grace_s=0)
+    answer = await agent.begin(Query("1", 0.0, "edge", (1,)))
+    stream = EventStream(answer, service, Timing(Metrics()), include_usage=False)
+    never = asyncio.Event()
+    with pytest.raises(Unavailable):
+        await stream({"type": "http"}, never.wait, never.wait)
+    assert answer.closed.is_set()
 
 
 async def test_an_answer_still_being_decided_at_the_end_gets_its_time(
