@@ -61,7 +61,11 @@ class Agent:
         self.engine = Engine(
             self._served(self._active), settings.engine, offload_token=self.offload_token_id
         )
-        self.chat = ChatTemplate(self.model.entry.chat_template, self.engine.vocabulary)
+        self.chat = ChatTemplate(
+            self.model.entry.chat_template,
+            self.engine.vocabulary,
+            protected=(self.model.entry.offload_token,),
+        )
         self.decider = Decider(settings.decision, rng=self.rng)
         self.decider.restore(
             self.engine.version,
