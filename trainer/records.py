@@ -29,3 +29,5 @@ class Item:
     """The cloud's logged answer, if it was asked."""
     rating: float | None = None
     """The user's rating of the answer that was served, in [−1, 1]."""
+    served_text: str | None = None
+    """The answer that was served, the one `rating` is about; None: not known."""
