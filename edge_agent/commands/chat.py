@@ -31,6 +31,8 @@ def chat(
     private: Annotated[bool, typer.Option(help="Nothing leaves this machine.")] = False,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     task: Annotated[str | None, typer.Option(help="Your label for this kind of work.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer.", min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.", min=0, max=2)] = None,
     no_log: Annotated[bool, typer.Option("--no-log", "-n", help="Do not log it.")] = False,
     url: Annotated[str | None, typer.Option(help="A daemon elsewhere: http://HOST:PORT.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Whose daemon to talk to.")] = None,
@@ -44,7 +46,15 @@ def chat(
     from edge_agent.conversation import Conversation, Options
 
     client = connect(ctx.obj.load({"data_dir": data_dir}).settings, url)
-    options = Options(model=model, private=private, system=system, task=task, log=not no_log)
+    fields = {"max_tokens": max_tokens, "temperature": temperature}
+    options = Options(
+        model=model,
+        private=private,
+        system=system,
+        task=task,
+        log=not no_log,
+        fields={name: value for name, value in fields.items() if value is not None},
+    )
     session = Session(Conversation(client, options))
     interactive = sys.stdin.isatty()
     if interactive:

@@ -31,6 +31,15 @@ def test_route_and_private_hold_from_then_on(run, daemon):
     ]
 
 
+def test_the_commands_flags_go_with_every_question(run, daemon):
+    flags = ("--max-tokens", "5", "--temperature", "0", "--system", "Be brief.", "-n")
+    run("chat", *flags, stdin="a\nb\n")
+    for _, _, body in daemon.requests:
+        assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+        assert (body["max_tokens"], body["temperature"]) == (5, 0)
+        assert body["edge_agent"] == {"log": False}
+
+
 def test_a_route_that_does_not_exist_changes_nothing(run, daemon):
     result = talk(run, "/route moon", "a")
     assert "/route auto" in result.stderr

@@ -67,7 +67,10 @@ def test_what_the_daemon_refuses_is_one_line(cli: Run):
 
 
 def test_chat_explains_and_rates_its_last_answer(cli: Run):
-    result = cli("chat", "-m", "edge-local", stdin="Say yes.\n/why\n/bad It is no.\n")
+    result = cli(
+        *("chat", "-m", "edge-local", "--max-tokens", "8"),
+        stdin="Say yes.\n/why\n/bad It is no.\n",
+    )
     assert result.returncode == 0, result.stderr
     assert "kept local: forced by the client" in result.stdout
     assert result.stdout.endswith("noted\n")
