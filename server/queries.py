@@ -69,7 +69,7 @@ def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", cli
         ),
         template=agent.chat.digest,
         messages=tuple(body["messages"]),
-        body=_logged(body),
+        body=_as_sent(body),
         sampling=sampling,
         tools=tools,
         tool_format=tool_format,
@@ -90,7 +90,7 @@ def from_completion(
         **_common(request, body, route, client),
         prompt_ids=ids,
         prompt=text,
-        body=_logged({**body, "prompt": text}),
+        body=_as_sent({**body, "prompt": text}),
         sampling=_sampling(
             request,
             agent,
@@ -127,7 +127,7 @@ def _common(
     }
 
 
-def _logged(body: Mapping[str, Any]) -> dict[str, Any]:
+def _as_sent(body: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in body.items() if key != "edge_agent"}
 
 

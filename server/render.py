@@ -85,7 +85,12 @@ def chat_logprobs(logprobs: tuple[TokenLogprob, ...]) -> dict[str, Any]:
 
 
 def _token(entry: TokenLogprob) -> dict[str, Any]:
-    return {"token": entry.token, "logprob": entry.logprob, "bytes": list(entry.raw)}
+    return {"token": entry.token, "logprob": _finite(entry.logprob), "bytes": list(entry.raw)}
+
+
+def _finite(logprob: float) -> float:
+    """OpenAI's stand-in for the log-prob of a token that cannot occur: JSON has no infinity."""
+    return max(logprob, -9999.0)
 
 
 def text_logprobs(logprobs: tuple[TokenLogprob, ...], offset: int = 0) -> dict[str, Any]:
@@ -96,8 +101,10 @@ def text_logprobs(logprobs: tuple[TokenLogprob, ...], offset: int = 0) -> dict[s
         offset += len(entry.token)
     return {
         "tokens": [entry.token for entry in logprobs],
-        "token_logprobs": [entry.logprob for entry in logprobs],
-        "top_logprobs": [{other.token: other.logprob for other in entry.top} for entry in logprobs],
+        "token_logprobs": [_finite(entry.logprob) for entry in logprobs],
+        "top_logprobs": [
+            {other.token: _finite(other.logprob) for other in entry.top} for entry in logprobs
+        ],
         "text_offset": offsets,
     }
 

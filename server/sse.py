@@ -41,7 +41,7 @@ class EventStream(Response):
         self._service = service
         self._timing = timing
         self._chunks = Chunks(answer, include_usage=include_usage)
-        self._written: list[str] = []
+        self._pending: list[str] = []
         self._wake = asyncio.Event()
         self._done = False
         self._gone = False
@@ -55,10 +55,10 @@ class EventStream(Response):
             pump = self._service.spawn(self._pump())
             pump.add_done_callback(self._end)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            while not self._gone and not (self._done and not self._written):
+            while not self._gone and not (self._done and not self._pending):
                 await self._wake.wait()
                 self._wake.clear()
-                events, self._written = "".join(self._written), []
+                events, self._pending = "".join(self._pending), []
                 if events:
                     await send(_body(events.encode(), more=True))
             if not self._gone:
@@ -77,7 +77,7 @@ class EventStream(Response):
 
     def _push(self, events: str) -> None:
         if events:
-            self._written.append(events)
+            self._pending.append(events)
             self._wake.set()
 
     async def _pump(self) -> None:

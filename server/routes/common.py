@@ -3,14 +3,13 @@
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
-from fastapi.responses import JSONResponse
 
 from edge_agent.agent import Agent
 from edge_agent.answer import Answer
 from edge_agent.errors import ContextLengthExceeded
 from edge_agent.records import Query
 from server.metrics import Metrics, Timing
-from server.render import Whole, headers
+from server.render import Whole, dumps, headers
 from server.service import Service
 from server.sse import EventStream
 
@@ -76,4 +75,4 @@ async def _whole(agent: Agent, query: Query, metrics: Metrics, timing: Timing) -
     finally:
         await answer.aclose()
         timing.end()
-    return JSONResponse(whole.body(), headers=headers(answer))
+    return Response(dumps(whole.body()), media_type="application/json", headers=headers(answer))

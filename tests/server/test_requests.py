@@ -111,23 +111,25 @@ async def test_a_whole_answer_with_tools_refusal_and_logprobs(
         return {"index": 0, "id": "c1", "type": "function", "function": function}
 
     async def script(_query: Query) -> AsyncIterator[Delta]:
-        yield Delta(text="a", logprobs=(TokenLogprob("a", 3, -0.25, b"a"),))
+        banned = TokenLogprob("b", 4, float("-inf"), b"b")
+        yield Delta(text="a", logprobs=(TokenLogprob("a", 3, -0.25, b"a", top=(banned,)),))
         yield Delta(index=1, tool_calls=(part(name="f", arguments='{"x"'),))
         yield Delta(index=1, tool_calls=(part(arguments=":1}"),))
-        yield Delta(index=2, refusal="No.")
+        yield Delta(index=2, refusal="No\ud800.")
         for index, reason in enumerate(("length", "tool_calls", "stop")):
             yield Delta(index=index, finish_reason=reason)
 
     agent.script = script
-    answer = await chat(client, n=3, logprobs=True)
+    answer = await chat(client, n=3, logprobs=True, top_logprobs=1)
     body = answer.json()
     said, called, refused = (choice["message"] for choice in body["choices"])
     assert (said["content"], said["refusal"]) == ("a", None)
     assert called["content"] is None
     assert called["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"x":1}'}
-    assert (refused["content"], refused["refusal"]) == (None, "No.")
+    assert (refused["content"], refused["refusal"]) == (None, "No\ud800.")
     assert [c["finish_reason"] for c in body["choices"]] == ["length", "tool_calls", "stop"]
-    assert body["choices"][0]["logprobs"]["content"][0]["logprob"] == -0.25
+    (token,) = body["choices"][0]["logprobs"]["content"]
+    assert (token["logprob"], token["top_logprobs"][0]["logprob"]) == (-0.25, -9999.0)
     assert body["usage"]["total_tokens"] == 9
     assert body["id"] == "chatcmpl-" + body["edge_agent"]["id"]
     assert answer.headers["x-edge-agent-id"] == body["edge_agent"]["id"]
