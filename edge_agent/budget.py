@@ -79,8 +79,10 @@ class Ledger:
         self._seed = seed
         self._clock = clock
         self._tz = tz
-        self._lock = threading.Lock()
+        self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
         self._db = open_database(path, synchronous="FULL")
+        # Its own connection: who only looks never waits for a reservation.
+        self._read_db = open_database(path, read_only=True)
 
     def __enter__(self) -> "Ledger":
         return self
@@ -251,19 +253,20 @@ class Ledger:
             )
 
     def close(self) -> None:
-        """Close the connection."""
-        with self._lock:
+        """Close the connections."""
+        with self._write_lock, self._read_lock:
+            self._read_db.close()
             self._db.close()
 
     @contextmanager
     def _writing(self) -> "Iterator[Database]":
-        with self._lock, boundary(self.path), immediate(self._db):
+        with self._write_lock, boundary(self.path), immediate(self._db):
             yield self._db
 
     @contextmanager
     def _reading(self) -> "Iterator[Database]":
-        with self._lock, boundary(self.path), snapshot(self._db):
-            yield self._db
+        with self._read_lock, boundary(self.path), snapshot(self._read_db):
+            yield self._read_db
 
     def _limits(self, db: "Database") -> BudgetSettings:
         stored = dict(db.conn.execute("SELECT name, value FROM budget_limit"))

@@ -88,17 +88,17 @@ def _advice(path: Path, error: sqlite3.Error | OSError) -> str:
     if isinstance(error, OSError):
         return f"cannot open {path}: {error.strerror or error}"
     text = str(error)
-    if "locked" in text:
-        return f"{path} is locked by another process ({text}); try again, or end that process"
-    if "full" in text:
-        return f"no room left to write {path} ({text}); free disk space"
-    if "readonly" in text or "unable to open" in text:
-        return f"cannot write {path} ({text}); check its owner and permissions"
-    if not isinstance(error, sqlite3.OperationalError | sqlite3.IntegrityError):
+    if type(error) is sqlite3.DatabaseError:  # SQLITE_CORRUPT and SQLITE_NOTADB have no own class
         return (
             f"{path} is damaged or not a database of edge-agent ({text}); "
             "restore a backup in its place, or move it away to start afresh"
         )
+    if "locked" in text:
+        return f"{path} is locked by another process ({text}); try again, or end that process"
+    if "full" in text or "disk" in text:
+        return f"cannot write {path} ({text}); check the disk: is it full?"
+    if "readonly" in text or "unable to open" in text:
+        return f"cannot write {path} ({text}); check its owner and permissions"
     return f"{path}: {text}"
 
 

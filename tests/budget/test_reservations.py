@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from local_clock import Clock
 
 from edge_agent.budget import Ledger, Reservation
 from edge_agent.config import BudgetSettings, Price
+from edge_agent.database import immediate, open_database
 from edge_agent.errors import BudgetExhausted, ConfigError
 from edge_agent.records import Usage
 
@@ -175,6 +177,20 @@ def test_wrong_limits_change_nothing(
     with pytest.raises(ConfigError, match=message):
         ledger.set_limits(tokens_per_day=7, **changes)
     assert ledger.overrides() == {}
+
+
+def test_looking_never_waits_for_a_reservation(ledger_with: LedgerWith) -> None:
+    ledger = ledger_with(calls_per_day=3)
+    reserve(ledger)
+    other = open_database(ledger.path)
+    with ThreadPoolExecutor() as pool:
+        with immediate(other):
+            waiting = pool.submit(reserve, ledger)  # for the lock that `other` holds
+            assert used(ledger, "calls_per_day") == (0, 1)
+            assert ledger.limits().calls_per_day == 3
+            assert not waiting.done()
+        assert waiting.result().max_tokens == 1000
+    other.close()
 
 
 RESERVE_AND_DIE = """
