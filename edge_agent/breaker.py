@@ -15,7 +15,7 @@ BreakerState = Literal["closed", "open", "half_open"]
 class CircuitBreaker:
     """Counts failures of calls; not thread-safe (one event loop uses it).
 
-    `enter` gives a ticket or None; each ticket is handed back exactly once through `success`,
+    `enter` gives a ticket or None; each call that got one ends exactly once, in `success`,
     `failure` or `abandon`.
     """
 
@@ -62,14 +62,14 @@ class CircuitBreaker:
         if ticket == self._probe:
             self._close(failed=self._limit - 1)
 
-    def success(self, ticket: int) -> None:
+    def success(self) -> None:
         """The service answered, be it to refuse."""
         self._close(failed=0)
 
-    def failure(self, ticket: int) -> None:
-        """Busy, late, unreachable or broken."""
+    def failure(self) -> None:
+        """Busy, late, unreachable or broken. A probe's failure is one more of those in a row."""
         self._failed += 1
-        if ticket == self._probe or self._failed >= self._limit:
+        if self._failed >= self._limit:
             self._opened_at = self._clock()
             self._probe = None
 

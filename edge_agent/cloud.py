@@ -120,16 +120,16 @@ class CloudClient:
         try:
             answer = await self._try_until(deadline, body, endpoint, max_tokens)
         except CloudRefused:
-            self._breaker.success(ticket)
+            self._breaker.success()
             raise
         except CloudError:
-            self._breaker.failure(ticket)
+            self._breaker.failure()
             raise
         except BaseException:
             self._breaker.abandon(ticket)
             raise
         self._breaker.progress(ticket)
-        answer.begin(self._breaker, ticket, ttft_s=self._clock() - started)
+        answer.begin(self._breaker, ttft_s=self._clock() - started)
         return answer
 
     async def _try_until(

@@ -76,7 +76,6 @@ class CloudAnswer:
         self._ended = False
         self._failure: CloudError | None = None
         self._breaker: CircuitBreaker | None = None
-        self._ticket = 0
 
     @property
     def model(self) -> str:
@@ -100,11 +99,11 @@ class CloudAnswer:
                 raise CloudBroken("the cloud's answer ended without content", sent=True)
             await self._advance()
 
-    def begin(self, breaker: CircuitBreaker, ticket: int, *, ttft_s: float) -> None:
+    def begin(self, breaker: CircuitBreaker, *, ttft_s: float) -> None:
         """The answer is handed out; its end, past or to come, is reported to `breaker`."""
-        self._breaker, self._ticket, self.ttft_s = breaker, ticket, ttft_s
+        self._breaker, self.ttft_s = breaker, ttft_s
         if self._ended:
-            breaker.success(ticket)
+            breaker.success()
 
     def __aiter__(self) -> Self:
         return self
@@ -152,7 +151,7 @@ class CloudAnswer:
             return
         self._ended = True
         if self._breaker is not None:
-            (self._breaker.failure if failed else self._breaker.success)(self._ticket)
+            (self._breaker.failure if failed else self._breaker.success)()
         await self._body.aclose()
 
     async def aclose(self) -> None:

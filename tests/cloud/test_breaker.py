@@ -132,8 +132,8 @@ async def test_a_client_that_hangs_up_is_no_failure(server, connect):
 def test_a_call_from_before_it_opened_does_not_end_the_probe():
     now = [0.0]
     breaker = CircuitBreaker(1, 10, clock=lambda: now[0])
-    old, failing = breaker.enter(), breaker.enter()
-    breaker.failure(failing)
+    old = breaker.enter()
+    breaker.failure()
     now[0] = 10
     probe = breaker.enter()
     breaker.abandon(old)

@@ -73,7 +73,7 @@ async def test_bytes_may_come_one_at_a_time_with_any_line_ends(server, connect):
         b": keep-alive\r\n\r\n"
         + b"event: message\r\nid: 1\r\n"
         + chunk("Grüße 👋").replace(b"\n", b"\r\n")
-        + b'data: {"choices": [{"index": 0,\ndata: "delta": {"content": " \xe4\xb8\x96"},\n'
+        + b'data: {"choices": [{"index": 0,\r\ndata: "delta": {"content": " \xe4\xb8\x96"},\n'
         + b'data:"finish_reason": "stop"}]}\r\r'
         + USAGE
         + DONE
@@ -178,6 +178,23 @@ async def test_usage_that_never_came_or_is_nonsense_is_none(server, connect, usa
 async def test_usage_is_awaited_after_the_last_choice_ended(server, connect):
     server.scripts = [head() + chunk("x", finish="stop") + USAGE]
     _, answer = await ask(connect())
+    assert answer.usage == Usage(7, 2)
+
+
+async def test_nothing_is_added_to_a_choice_that_has_ended(server, connect):
+    late = chunk("a", finish="length") + chunk("b") + chunk(finish="stop") + USAGE + DONE
+    server.scripts = [head() + late]
+    deltas, _ = await ask(connect())
+    assert [(d.text, d.finish_reason) for d in deltas] == [("a", "length")]
+
+
+async def test_a_server_that_does_not_hang_up_after_the_end_is_not_waited_for(server, connect):
+    async def linger(writer):
+        writer.write(WHOLE)
+
+    server.scripts = [linger]
+    deltas, answer = await asyncio.wait_for(ask(connect(first_byte_timeout_s=100)), 20)
+    assert deltas[-1].finish_reason == "stop"
     assert answer.usage == Usage(7, 2)
 
 

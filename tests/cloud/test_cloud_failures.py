@@ -96,6 +96,19 @@ async def test_refused_connection_left_nothing_behind(connect, clock):
     assert f"127.0.0.1:{port}" in error.message
 
 
+async def test_what_one_try_sent_stays_sent(connect):
+    async def once(reader, writer):
+        listener.close()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(failure("503 X"))
+        writer.close()
+
+    listener = await asyncio.start_server(once, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    client = connect(url=f"http://127.0.0.1:{port}/v1", retries=1)
+    assert (await fail(client, CloudUnreachable)).sent
+
+
 async def test_failed_tls_left_nothing_behind(connect):
     async def plain(reader, writer):
         writer.write(b"no TLS here\r\n")

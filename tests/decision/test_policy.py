@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from edge_agent import threshold
 from edge_agent.config import DecisionSettings
 from edge_agent.decision import COLD_START_RATE, Decider
 from edge_agent.engine.types import DecisionPoint
@@ -78,6 +79,17 @@ def test_exploration_is_named_and_flips():
     assert len(explored) / len(made) == pytest.approx(0.3, abs=0.03)
     assert {d.route for d in explored} == {Route.LOCAL}
     assert [d.propensity for d in explored] == pytest.approx([0.3] * len(explored))
+
+
+@pytest.mark.parametrize(("rate", "explore"), [(0.3, 0.2), (0.8, 0.1), (0.1, 0.4)])
+def test_flips_included_the_rate_is_met_before_any_correction(monkeypatch, rate, explore):
+    """Between equal queries, with the integral correction off, π(cloud) must be τ itself."""
+    monkeypatch.setattr(threshold, "GAIN", 0.0)
+    policy = decider(explore=explore)
+    for _ in range(30):
+        decision = policy.decide(point(0.4), trained=True, rate=rate)
+    cloud = decision.route is Route.CLOUD
+    assert decision.propensity == pytest.approx(rate if cloud else 1 - rate)
 
 
 @pytest.mark.parametrize("trained", [True, False])
