@@ -119,7 +119,8 @@ class Store:
             while len(batch) < _LARGEST_BATCH and not self._queue.empty():
                 batch.append(self._queue.get())
             running = None not in batch
-            self._commit([item for item in batch if item is not None])
+            if items := [item for item in batch if item is not None]:
+                self._commit(items)
 
     def _commit(self, batch: list[_Item]) -> None:
         failures: dict[int, EdgeAgentError] = {}
