@@ -50,6 +50,8 @@ class Store:
         self.reader = LogReader(path, enabled=enabled)
         self._seed_enabled = enabled
         self._queue: queue.Queue[_Item | None] = queue.Queue(capacity)
+        self._gate = threading.Lock()
+        """Nothing enters the queue behind the None that ends it."""
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
@@ -91,25 +93,27 @@ class Store:
 
     def close(self) -> None:
         """Write what waits, then close. Safe to call twice."""
-        if not self._closed:
+        with self._gate:
+            if self._closed:
+                return
             self._closed = True
-            self._queue.put(None)
-            self._thread.join()
-            self._db.close()
-            self.reader.close()
+        self._queue.put(None)
+        self._thread.join()
+        self._db.close()
+        self.reader.close()
 
     def _submit(self, write: Write) -> "Future[None]":
         done: Future[None] = Future()
         # A caller that stops waiting (client gone) must not cancel the write itself.
         done.set_running_or_notify_cancel()
-        try:
+        with self._gate:
             if self._closed:
-                raise StoreError("the log is closed")
-            self._queue.put_nowait(_Item(write, done))
-        except queue.Full:
-            done.set_exception(StoreError("the log cannot keep up: its queue is full"))
-        except StoreError as error:
-            done.set_exception(error)
+                done.set_exception(StoreError("the log is closed"))
+                return done
+            try:
+                self._queue.put_nowait(_Item(write, done))
+            except queue.Full:
+                done.set_exception(StoreError("the log cannot keep up: its queue is full"))
         return done
 
     def _run(self) -> None:
