@@ -1,5 +1,6 @@
 """What `serve` prints: where it listens, what to try, what serves, and what it may spend."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ class Announcer:
     def listening(self) -> None:
         """The first lines: the socket is bound, the model not loaded yet."""
         if self.as_json:
-            self._print_json(
+            _print_json(
                 url=self.url,
                 base_url=f"{self.url}/v1",
                 pid=self.pid,
@@ -39,17 +40,15 @@ class Announcer:
                 log=str(self.settings.database),
             )
             return
-        typer.echo(
-            f"edge-agent {__version__} listens at {self.url} (OpenAI base URL: {self.url}/v1)"
-        )
-        self._line("try", self._curl())
-        self._line("log", f"{self.settings.database} (edge-agent logs tail)")
+        _print(f"edge-agent {__version__} listens at {self.url} (OpenAI base URL: {self.url}/v1)")
+        _line("try", self._curl())
+        _line("log", f"{self.settings.database} (edge-agent logs tail)")
 
     def ready(self, agent: "Agent", load_s: float) -> None:
         """The rest, once the model is loaded after `load_s` seconds."""
         limits, adapter = agent.ledger.limits(), agent.engine.version
         if self.as_json:
-            self._print_json(
+            _print_json(
                 status="ready",
                 load_s=round(load_s, 3),
                 model=agent.model.entry.name,
@@ -61,10 +60,10 @@ class Announcer:
             )
         else:
             served = "no adapter yet" if adapter == "base" else f"adapter {adapter}"
-            self._line("model", f"{agent.model.entry.name} ({agent.model.path.name}), {served}")
-            self._line("cloud", self._cloud())
-            self._line("budget", describe_budget(limits))
-            self._line("ready", f"after {load_s:.1f} s; Ctrl-C ends it")
+            _line("model", f"{agent.model.entry.name} ({agent.model.path.name}), {served}")
+            _line("cloud", self._cloud())
+            _line("budget", describe_budget(limits))
+            _line("ready", f"after {load_s:.1f} s; Ctrl-C ends it")
         for name, asked in self.asked_budget.items():
             if getattr(limits, name) != asked:
                 typer.echo(
@@ -92,13 +91,19 @@ class Announcer:
             )
         return f"{cloud.model} at {cloud.url}"
 
-    @staticmethod
-    def _line(name: str, text: str) -> None:
-        typer.echo(f"  {name:<8}{text}")
 
-    @staticmethod
-    def _print_json(**fields: Any) -> None:
-        typer.echo(json.dumps(fields))
+def _line(name: str, text: str) -> None:
+    _print(f"  {name:<8}{text}")
+
+
+def _print_json(**fields: Any) -> None:
+    _print(json.dumps(fields))
+
+
+def _print(line: str) -> None:
+    # Whoever read the first line may have gone (`| head -1`); the daemon goes on.
+    with contextlib.suppress(BrokenPipeError):
+        typer.echo(line)
 
 
 def describe_budget(limits: BudgetSettings) -> str:

@@ -40,12 +40,11 @@ def create_app(
 
     async def load() -> None:
         try:
-            await service.start()
+            agent = await service.start()
+            metrics.watch(agent)
+            on_ready(agent)
         except Exception as error:
             on_failure(error)
-            raise
-        metrics.watch(service.agent)
-        on_ready(service.agent)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -53,9 +52,7 @@ def create_app(
         yield
         service.refuse()
         # A model that is still loading cannot be interrupted, only closed once it is there.
-        await asyncio.wait({loading})
-        if not loading.cancelled():
-            loading.exception()
+        await loading
         await service.close()
 
     # The interactive pages load scripts from a CDN: a local daemon offers the schema only.

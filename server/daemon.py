@@ -129,7 +129,8 @@ class _Server(uvicorn.Server):
         """The first signal ends gracefully; the next aborts what still runs."""
         if self._service.state == "loading":
             # llama.cpp cannot be interrupted while it loads, and nothing is there to lose.
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
             os._exit(0)
         grace_s = self._grace_s if self._closing is None else 0
         self._closing = asyncio.get_running_loop().create_task(self._service.finish(grace_s))

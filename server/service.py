@@ -1,7 +1,7 @@
 """The agent's life as the HTTP side sees it: loading, ready, stopping, closed.
 
-The socket is bound before the model loads and open until the last answer has ended, so every
-request gets an answer: 503 before and after, the agent's in between.
+HTTP is there before the model is, and until the last answer has ended; what arrives before or
+after the agent's time gets 503.
 """
 
 import asyncio
@@ -53,13 +53,14 @@ class Service:
             raise Unavailable("Loading model")
         return self._agent
 
-    async def start(self) -> None:
+    async def start(self) -> "Agent":
         """Load the model and begin to serve. Raises what loading raises."""
         agent = await asyncio.to_thread(self._open_agent)
         await agent.start()
         self._agent = agent
         if self.state == "loading":
             self.state = "ready"
+        return agent
 
     def refuse(self) -> None:
         """Admit nothing more: from now on every new request gets 503."""

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from serve_process import running
+from serve_process import ANYWHERE, running
 
-from edge_agent.config import ServerSettings
+from edge_agent.budget import Ledger
+from edge_agent.config import BudgetSettings, ServerSettings
 from edge_agent.errors import ConfigError
 from server.bound import api_keys, bind
 
@@ -131,9 +132,14 @@ def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_1(data_dir: Pat
 
 
 def test_for_people_the_first_line_says_the_url(data_dir: Path) -> None:
+    ledger = Ledger(data_dir / "edge-agent.db", seed=BudgetSettings())
+    ledger.set_limits(calls_per_day=7)
+    ledger.close()
+    flags = (*ANYWHERE, "--budget-rate", "0.1", "--budget-calls-per-day", "5")
     process = subprocess.Popen(
-        [sys.executable, "-m", "edge_agent", "serve", "--port", "0", "--budget-rate", "0.1"],
+        [sys.executable, "-m", "edge_agent", "serve", *flags],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
     watchdog = threading.Timer(60, process.kill)
@@ -144,12 +150,15 @@ def test_for_people_the_first_line_says_the_url(data_dir: Path) -> None:
         lines.append(line)
         if "ready" in line:
             process.terminate()
-    assert process.wait(30) == 0
+    _, warnings = process.communicate()
     watchdog.cancel()
+    assert process.returncode == 0
     assert "http://127.0.0.1:" in lines[0]
     text = "".join(lines)
     assert "curl http://127.0.0.1:" in text
     assert str(data_dir / "edge-agent.db") in text
     assert "smollm2-135m-instruct" in text
     assert "every query is answered locally" in text
-    assert "10% of any 100 queries" in text
+    assert "10% of any 100 queries, 7 calls a day" in text
+    assert "calls_per_day = 7" in warnings
+    assert "rate" not in warnings
