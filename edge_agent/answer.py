@@ -155,8 +155,10 @@ class Answer:
         except BudgetExhausted as error:
             if forced:
                 raise
-            price = error.limit == "price"
-            self._stay_local(Reason.NO_PRICE if price else Reason.BUDGET)
+            self._stay_local(Reason.NO_PRICE if error.limit == "price" else Reason.BUDGET)
+            state = await asyncio.to_thread(assistance.ledger.state)
+            budget = {name: dataclasses.asdict(limit) for name, limit in state.items()}
+            self.decision = dataclasses.replace(self.decision, budget=budget)
         except CloudDown as error:
             if forced:
                 await self._fall_back(error)

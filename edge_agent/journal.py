@@ -69,12 +69,7 @@ class Journal:
     def begin(self, *, until: Position, base: str, parent: str, settings: Mapping[str, Any]) -> int:
         """Open a round and return its number. Raises RoundRunning if another one is running."""
         with boundary(self._path), immediate(self._db):
-            running = self.running()
-            if running is not None:
-                raise RoundRunning(
-                    f"round {running['id']} is running already (process {running['pid']}); "
-                    "wait for it, or stop that process"
-                )
+            self.require_idle()
             self._db.execute("UPDATE training_round SET state='interrupted' WHERE state='running'")
             cursor = self._db.execute(
                 "INSERT INTO training_round (started_at, state, pid, process_started, last_seq,"
@@ -96,9 +91,7 @@ class Journal:
     def resume(self, number: int) -> None:
         """Take an interrupted round up again. Raises RoundRunning if another one is running."""
         with boundary(self._path), immediate(self._db):
-            running = self.running()
-            if running is not None:
-                raise RoundRunning(f"round {running['id']} is running already")
+            self.require_idle()
             self._db.execute(
                 "UPDATE training_round SET state='running', pid=?, process_started=? WHERE id=?",
                 [os.getpid(), psutil.Process().create_time(), number],
@@ -111,6 +104,15 @@ class Journal:
                 return row
         return None
 
+    def require_idle(self) -> None:
+        """Raise RoundRunning if a round is."""
+        running = self.running()
+        if running is not None:
+            raise RoundRunning(
+                f"round {running['id']} is running already (process {running['pid']}); "
+                "wait for it, or stop that process"
+            )
+
     def last(self, *states: State) -> dict[str, Any] | None:
         """The newest round in one of `states` (in any, if none is named)."""
         places = ",".join("?" * len(states))
@@ -120,6 +122,15 @@ class Journal:
             *states,
         )
         return rows[0] if rows else None
+
+    def position_before(self, number: int | None) -> Position:
+        """Where the last round that ended before `number` (None: by now) had read the log to."""
+        rows = self._rows(
+            "SELECT last_seq, last_example FROM training_round"
+            " WHERE id < ? AND state IN ('promoted', 'rejected') ORDER BY id DESC LIMIT 1",
+            2**62 if number is None else number,
+        )
+        return Position(rows[0]["last_seq"], rows[0]["last_example"]) if rows else Position()
 
     def update(self, number: int, **columns: Any) -> None:
         """Set columns of a round; mappings are stored as JSON."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Render = Callable[[Sequence[Mapping[str, Any]]], tuple[int, ...]]
 """Messages to prompt ids, as served."""
 
+START = Position()
 _NO_CLUSTER = ""
 
 _QUERIES = """
@@ -79,7 +80,7 @@ def load(
     template: str,
     render: Render,
     until: Position,
-    after: Position = Position(),
+    after: Position = START,
 ) -> Found:
     """Usable queries and examples after one position of the log and up to another.
 

@@ -4,6 +4,7 @@ Token ids in, figures out. It knows nothing of text, of the log, or of the daemo
 is `dagrpo`, its use on one prompt `objective`; this file runs the model under them.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,21 @@ class Learner:
             return -(p * logp.log_p_B[0] + (1 - p) * local)
 
         return self._update(groups, loss)[0]
+
+    @contextlib.contextmanager
+    def learning_rate(self, value: float) -> Iterator[None]:
+        """Use another learning rate inside, with moments of its own that are dropped at the end."""
+        usual = self.settings.learning_rate
+        self._set_learning_rate(value)
+        try:
+            yield
+        finally:
+            self._set_learning_rate(usual)
+            self.optimizer.state.clear()
+
+    def _set_learning_rate(self, value: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = value
 
     @torch.no_grad()
     def logprobs(self, groups: Sequence[Answers]) -> list[AnswerLogProbs]:

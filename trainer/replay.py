@@ -1,6 +1,7 @@
 """Old kinds of work, kept in sight: a reservoir for every cluster, and batches that mix them in.
 
 Replaying 1-10 % of old tasks on-policy is the cheapest known cure for forgetting (2605.29495).
+Both are pure functions of their seed, so an interrupted round draws the same batches again.
 """
 
 import random
@@ -13,53 +14,53 @@ from trainer.records import Item
 class Replay:
     """A uniform sample of at most `capacity` items of every cluster (Vitter's algorithm R)."""
 
-    def __init__(self, rng: random.Random, *, capacity: int = 500) -> None:
-        self._rng = rng
-        self._capacity = capacity
-        self._seen: dict[str, int] = defaultdict(int)
-        self._kept: dict[str, list[Item]] = defaultdict(list)
-
-    def add(self, items: Sequence[Item]) -> None:
-        """Offer items; each of a cluster's has the same chance of being kept."""
+    def __init__(self, items: Sequence[Item], *, seed: int, capacity: int = 500) -> None:
+        rng = random.Random(seed)  # noqa: S311
+        seen: dict[str, int] = defaultdict(int)
+        kept: dict[str, list[Item]] = defaultdict(list)
         for item in items:
-            kept, self._seen[item.cluster] = self._kept[item.cluster], self._seen[item.cluster] + 1
-            if len(kept) < self._capacity:
-                kept.append(item)
-            elif (place := self._rng.randrange(self._seen[item.cluster])) < self._capacity:
-                kept[place] = item
+            seen[item.cluster] += 1
+            if len(kept[item.cluster]) < capacity:
+                kept[item.cluster].append(item)
+            elif (place := rng.randrange(seen[item.cluster])) < capacity:
+                kept[item.cluster][place] = item
+        self.clusters = dict(kept)
 
-    @property
-    def clusters(self) -> dict[str, list[Item]]:
-        """What is kept, by cluster."""
-        return dict(self._kept)
-
-    def sample(self, count: int) -> list[Item]:
-        """`count` items, clusters in equal shares whatever their size; fewer if there are none."""
-        clusters = [kept for kept in self._kept.values() if kept]
-        return [
-            self._rng.choice(self._rng.choice(clusters)) for _ in range(count if clusters else 0)
-        ]
+    def draw(self, rng: random.Random) -> Item | None:
+        """One item, clusters in equal shares whatever their size; None if there is none."""
+        if not self.clusters:
+            return None
+        return rng.choice(self.clusters[rng.choice(list(self.clusters))])
 
 
 class Batches:
-    """Endless batches: fresh items in shuffled passes, and a share of replayed ones."""
+    """Batches by number: fresh items in shuffled passes, and a share of replayed ones."""
 
     def __init__(
-        self, fresh: Sequence[Item], replay: Replay, rng: random.Random, *, share: float
+        self, fresh: Sequence[Item], replay: Replay, *, size: int, share: float, seed: int
     ) -> None:
-        """`fresh` must not be empty; `share` of each batch, on average, is replayed."""
+        """`fresh` must not be empty; `share` of the items, on average, are replayed."""
         self._fresh = list(fresh)
         self._replay = replay
-        self._rng = rng
+        self._size = size
         self._share = share
-        self._left: list[Item] = []
+        self._seed = seed
+        self._pass: tuple[int, list[int]] = (-1, [])
 
-    def next(self, size: int) -> list[Item]:
-        """One batch of `size` items."""
-        old = self._replay.sample(sum(self._rng.random() < self._share for _ in range(size)))
-        return [*old, *(self._draw() for _ in range(size - len(old)))]
+    def batch(self, number: int) -> list[Item]:
+        """Batch `number` = 0, 1, …; the same items whenever it is asked for."""
+        return [self._item(number * self._size + place) for place in range(self._size)]
 
-    def _draw(self) -> Item:
-        if not self._left:
-            self._left = self._rng.sample(self._fresh, len(self._fresh))
-        return self._left.pop()
+    def _item(self, place: int) -> Item:
+        rng = random.Random(f"{self._seed}:{place}")  # noqa: S311
+        if rng.random() < self._share and (old := self._replay.draw(rng)) is not None:
+            return old
+        turn, index = divmod(place, len(self._fresh))
+        return self._fresh[self._order(turn)[index]]
+
+    def _order(self, turn: int) -> list[int]:
+        """The order of pass `turn` over the fresh items."""
+        if self._pass[0] != turn:
+            rng = random.Random(f"{self._seed}:pass:{turn}")  # noqa: S311
+            self._pass = (turn, rng.sample(range(len(self._fresh)), len(self._fresh)))
+        return self._pass[1]

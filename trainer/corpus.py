@@ -1,0 +1,97 @@
+"""The data of one round: a snapshot of the log, clustered, split, with old work to replay."""
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from edge_agent.journal import Position
+from trainer import items
+from trainer.clusters import assign
+from trainer.errors import TrainerError
+from trainer.records import Item
+from trainer.replay import Replay
+from trainer.split import split
+from trainer.workbench import Workbench
+
+_LEAST_FRESH = 32
+_LEAST_HELD_OUT = 10
+_HELD_OUT_PER_CLUSTER = 100
+"""The gate's queries of one kind of work; more cost time and decide nothing."""
+
+
+class TooLittle(TrainerError):
+    """The log does not hold enough to learn from; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a round trains on, and what only its gate sees."""
+
+    fresh: tuple[Item, ...]
+    """New since the last round."""
+    replay: Replay
+    """Items of earlier rounds, by kind of work."""
+    held_out: tuple[Item, ...]
+
+    @property
+    def new_clusters(self) -> frozenset[str]:
+        """Kinds of work that no earlier round has seen."""
+        return frozenset(item.cluster for item in self.fresh) - self.replay.clusters.keys()
+
+    @property
+    def clusters(self) -> frozenset[str]:
+        """Every kind of work that is trained on."""
+        return self.new_clusters | self.replay.clusters.keys()
+
+
+def build(bench: Workbench, *, since: Position, until: Position) -> Corpus:
+    """Read the log up to `until`; what came after `since` is fresh. Raises TooLittle."""
+
+    def load(after: Position, end: Position) -> items.Found:
+        return items.load(
+            bench.settings.database,
+            template=bench.chat.digest,
+            render=bench.render,
+            after=after,
+            until=end,
+        )
+
+    old, new = load(items.START, since), load(since, until)
+    everything = _clustered((*old.items, *new.items), bench)
+    seed, share = bench.train.seed, bench.train.held_out
+    old_train, old_held_out = split(everything[: len(old.items)], held_out=share, seed=seed)
+    fresh, new_held_out = split(everything[len(old.items) :], held_out=share, seed=seed)
+    held_out = _thinned([*old_held_out, *new_held_out], seed)
+    if len(fresh) < _LEAST_FRESH or len(held_out) < _LEAST_HELD_OUT:
+        raise TooLittle(
+            f"too little to learn from: {len(fresh)} new queries to train on (at least "
+            f"{_LEAST_FRESH}) and {len(held_out)} to test on (at least {_LEAST_HELD_OUT}); "
+            f"{new.without_reference} new queries have no answer to grade against and "
+            f"{new.other_template} were rendered by another chat template. Serve more queries, "
+            "send references or feedback, or seed the log with `edge-agent logs import FILE.jsonl`"
+        )
+    return Corpus(tuple(fresh), Replay(old_train, seed=seed), tuple(held_out))
+
+
+def _clustered(found: Sequence[Item], bench: Workbench) -> list[Item]:
+    """Every item with the name of its kind of work."""
+    names = assign(
+        [item.question for item in found],
+        [item.cluster or None for item in found],
+        bench.embedder,
+    )
+    return [replace(item, cluster=name) for item, name in zip(found, names, strict=True)]
+
+
+def _thinned(held_out: Sequence[Item], seed: int) -> list[Item]:
+    """At most a hundred queries of each kind of work, drawn at random."""
+    by_cluster: dict[str, list[Item]] = defaultdict(list)
+    for item in held_out:
+        by_cluster[item.cluster].append(item)
+    rng = random.Random(seed)  # noqa: S311
+    return [
+        item
+        for _, group in sorted(by_cluster.items())
+        for item in rng.sample(group, min(len(group), _HELD_OUT_PER_CLUSTER))
+    ]

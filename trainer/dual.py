@@ -1,0 +1,54 @@
+"""λ over a round: the paper's ascent or PID, with the gains in use."""
+
+from typing import Literal
+
+from trainer import dagrpo
+
+_PAPER_RATE = 1e-2
+"""η_λ of the paper (second-hand)."""
+_KP, _KI, _KD, _SMOOTHING = 0.5, 0.05, 0.0, 0.9
+"""The rate of a batch of 8 prompts is noisy: P acts on its running mean over some 10 steps."""
+_LIMIT = 1.0
+"""Rewards lie in [0, 1]: no higher price can change a decision, it could only wind up."""
+
+
+class Dual:
+    """The dual variable λ and the state of its controller."""
+
+    def __init__(self, kind: Literal["pid", "ascent"], *, start: float, rate: float) -> None:
+        """`start` is λ where the last round left it; `rate` is τ."""
+        self._kind = kind
+        self._rate = rate
+        self._state = dagrpo.DualState(start, start)
+
+    @property
+    def value(self) -> float:
+        """λ."""
+        return self._state.dual
+
+    @property
+    def state(self) -> list[float | None]:
+        """For a checkpoint; give it back to `restore`."""
+        return list(self._state)
+
+    def restore(self, state: list[float | None]) -> None:
+        """Take up a checkpoint's state."""
+        dual, integral, cost = state
+        self._state = dagrpo.DualState(dual or 0.0, integral or 0.0, cost)
+
+    def update(self, cost: float) -> None:
+        """One step of J_c = `cost`."""
+        if self._kind == "ascent":
+            dual = dagrpo.dual_ascent(self.value, cost, self._rate, _PAPER_RATE)
+            self._state = dagrpo.DualState(dual, dual, cost)
+        else:
+            self._state = dagrpo.pid_update(
+                self._state,
+                cost,
+                self._rate,
+                kp=_KP,
+                ki=_KI,
+                kd=_KD,
+                smoothing=_SMOOTHING,
+                limit=_LIMIT,
+            )

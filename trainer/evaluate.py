@@ -1,0 +1,83 @@
+"""What a served version is worth: its decisions and greedy answers on held-out queries.
+
+It is asked as the daemon asks it: prefill, p_offload at the first position, then decoding from
+the same KV. Nothing of the trainer's torch model is involved.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge_agent.engine.engine import Engine
+from edge_agent.engine.types import GenerationRequest, SamplingParams
+from trainer.graders import Graders
+from trainer.records import Item
+
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One held-out query under one version."""
+
+    item: Item
+    p_offload: float
+    reward_local: float
+    reward_offload: float
+    ended: bool
+    """The answer came to its end by itself within the token limit."""
+
+
+class CloudValue:
+    """R_off: what the cloud's logged answer to a query is worth."""
+
+    def __init__(self, items: Sequence[Item], graders: Graders) -> None:
+        """`items` show how good the cloud is where its answers can be graded."""
+        self._graders = graders
+        graded = [self.of(i) for i in items if i.cloud_text and i.reference_source != "cloud"]
+        self._mean = sum(graded) / len(graded) if graded else 1.0
+
+    def of(self, item: Item) -> float:
+        """1 where its answer is itself the reference; its mean where it was never asked."""
+        if item.cloud_text is None:
+            return self._mean
+        if item.reference_source == "cloud":
+            return 1.0
+        return self._graders.score(item, item.cloud_text)
+
+
+def evaluate(
+    engine: Engine, items: Sequence[Item], graders: Graders, *, max_tokens: int
+) -> list[Result]:
+    """Results in the order of `items`."""
+    answers = asyncio.run(_ask_all(engine, items, max_tokens))
+    cloud = CloudValue(items, graders)
+    return [
+        Result(
+            item=item,
+            p_offload=p_offload,
+            reward_local=graders.score(item, text),
+            reward_offload=cloud.of(item),
+            ended=ended,
+        )
+        for item, (p_offload, text, ended) in zip(items, answers, strict=True)
+    ]
+
+
+async def _ask_all(
+    engine: Engine, items: Sequence[Item], max_tokens: int
+) -> list[tuple[float, str, bool]]:
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def ask(item: Item) -> tuple[float, str, bool]:
+        async with gate:
+            sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+            generation = engine.submit(GenerationRequest(item.prompt_ids, sampling, decide=True))
+            point = await generation.decision_point()
+            generation.resume()
+            events = [event async for event in generation]
+            text = "".join(event.text for event in events)
+            return point.p_offload, text, events[-1].finish_reason == "stop"
+
+    engine.start()
+    return list(await asyncio.gather(*map(ask, items)))

@@ -1,0 +1,103 @@
+"""The DA-GRPO phase: rollouts by llama.cpp, grades, one step of the learner, one step of λ."""
+
+import random
+import time
+from collections.abc import Sequence
+
+from edge_agent.engine.types import Group
+from edge_agent.journal import StepRow
+from trainer.corpus import Corpus
+from trainer.evaluate import CloudValue
+from trainer.objective import Episode, StepFigures
+from trainer.progress import Progress, Watcher
+from trainer.records import Item
+from trainer.replay import Batches
+from trainer.workbench import Workbench
+
+_EDGE = 1e-6
+"""Behaviour probabilities are kept this far from 0 and 1: what was drawn was possible."""
+
+
+class Reinforcement:
+    """The steps of one round."""
+
+    def __init__(self, bench: Workbench, watcher: Watcher, progress: Progress, number: int) -> None:
+        """`number` is the round's."""
+        self._bench = bench
+        self._watcher = watcher
+        self._progress = progress
+        self._number = number
+
+    def run(self, data: Corpus) -> None:
+        """All steps that are not done yet."""
+        train, progress = self._bench.train, self._progress
+        self._watcher.phase("dagrpo", train.steps)
+        batches = Batches(
+            data.fresh,
+            data.replay,
+            size=train.prompts_per_step,
+            share=train.replay,
+            seed=train.seed + 1,
+        )
+        cloud = CloudValue(data.fresh, self._bench.graders)
+        for step in range(progress.steps, train.steps):
+            self._step(step, batches.batch(step), cloud)
+
+    def _step(self, step: int, items: Sequence[Item], cloud: CloudValue) -> None:
+        began = time.monotonic()
+        bench, progress, train = self._bench, self._progress, self._bench.train
+        bench.sampler.load(progress.learner)
+        groups = bench.sampler.groups(
+            [item.prompt_ids for item in items], train.group_size, seed=train.seed + 7919 * step
+        )
+        rng = random.Random(f"{train.seed}:{step}")  # noqa: S311
+        episodes = [
+            self._episode(item, group, cloud.of(item), rng)
+            for item, group in zip(items, groups, strict=True)
+        ]
+        figures = progress.learner.step(episodes, progress.dual.value)
+        progress.dual.update(figures.cost)
+        progress.steps = step + 1
+        row = _row(step, figures, progress.dual.value, time.monotonic() - began)
+        bench.journal.record(self._number, row)
+        self._watcher.step(row)
+        progress.save()
+
+    def _episode(self, item: Item, group: Group, reward_off: float, rng: random.Random) -> Episode:
+        """One graded prompt. With the paper's estimator some of its rollouts ask at once."""
+        rewards = self._bench.rewards(item, group)
+        p = min(max(group.p_offload, _EDGE), 1 - _EDGE)
+        asked = 0
+        if self._bench.train.estimator == "sampled":
+            asked = sum(rng.random() < p for _ in group.rollouts)
+        local = len(group.rollouts) - asked
+        return Episode(
+            prompt_ids=item.prompt_ids,
+            answers=[rollout.token_ids for rollout in group.rollouts[:local]],
+            logprobs=[rollout.logprobs for rollout in group.rollouts[:local]],
+            rewards=rewards[:local],
+            reward_off=reward_off,
+            p_offload=p,
+            asked=asked,
+        )
+
+
+def _row(step: int, figures: StepFigures, dual: float, seconds: float) -> StepRow:
+    return StepRow(
+        step,
+        "dagrpo",
+        seconds,
+        loss=figures.loss,
+        tokens=figures.tokens,
+        reward_local=figures.reward_local,
+        reward_offload=figures.reward_offload,
+        p_offload=figures.p_offload,
+        rate=figures.cost,
+        dual=dual,
+        kl=figures.kl,
+        entropy=figures.entropy,
+        abs_delta_logp=figures.abs_delta_logp,
+        effective_samples=figures.effective_samples,
+        unanimous=figures.unanimous,
+        grad_norm=figures.grad_norm,
+    )

@@ -1,0 +1,35 @@
+"""Rollouts by llama.cpp: the weights that serve, with the adapter as it is now."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_agent.engine.engine import Engine
+from edge_agent.engine.types import Group, ServedModel
+from trainer.export import read_adapter, write_lora
+from trainer.learner import Learner
+
+
+class Sampler:
+    """Draws groups from the current policy."""
+
+    def __init__(self, engine: Engine, gguf: Path, folder: Path, *, max_tokens: int) -> None:
+        """`folder` is scratch space for the adapter on its way from torch to llama.cpp."""
+        self.engine = engine
+        self._gguf = gguf
+        self._folder = folder
+        self._max_tokens = max_tokens
+        self._loaded = 0
+
+    def load(self, learner: Learner) -> None:
+        """Make the learner's adapter the policy that is sampled from."""
+        self._loaded += 1
+        learner.lora.save(self._folder)
+        lora = self._folder / "adapter.gguf"
+        write_lora(read_adapter(self._folder, self._gguf), lora)
+        served = ServedModel(self._gguf, lora, f"rollout-{self._loaded}")
+        asyncio.run(self.engine.activate(served))
+
+    def groups(self, prompts: Sequence[Sequence[int]], count: int, *, seed: int) -> list[Group]:
+        """`count` rollouts of each prompt, sharing its KV."""
+        return self.engine.sample_groups(prompts, count, max_tokens=self._max_tokens, seed=seed)

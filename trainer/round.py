@@ -1,0 +1,156 @@
+"""One round of training, start to end; it can be interrupted anywhere and resumed.
+
+    snapshot of the log ─▶ corpus ─▶ warm start (new kinds of work) ─▶ DA-GRPO steps
+                                   ─▶ export ─▶ gate ─▶ promote or reject
+
+Everything random is a pure function of the seed and the step's number, and a checkpoint is
+written after every step: a resumed round goes on as if nothing had happened.
+"""
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from edge_agent.engine.types import ServedModel
+from edge_agent.journal import Position
+from edge_agent.served import served_model
+from models.adapter_version import MERGED, AdapterVersion
+from trainer import corpus
+from trainer.checkpoint import Checkpoints
+from trainer.corpus import Corpus
+from trainer.dual import Dual
+from trainer.errors import TrainerError
+from trainer.evaluate import Result, evaluate
+from trainer.export import export
+from trainer.gate import Verdict, judge
+from trainer.progress import Progress, Watcher
+from trainer.reinforcement import Reinforcement
+from trainer.warm_start import WarmStart
+from trainer.workbench import Workbench
+
+_FIRST_DUAL = 0.5
+"""λ₀ of the paper (second-hand)."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a round ended."""
+
+    number: int
+    verdict: Verdict
+    version: str
+
+
+class Round:
+    """One round on an open workbench."""
+
+    def __init__(
+        self, bench: Workbench, watcher: Watcher, between: Callable[[], None] = lambda: None
+    ) -> None:
+        """`between` runs between micro-batches and yields to live requests."""
+        self.bench = bench
+        self.watcher = watcher
+        self._between = between
+
+    def start(self, until: Position) -> Ended:
+        """Begin a new round on the log up to `until`.
+
+        Raises TooLittle, RoundRunning, NotTrainable. KeyboardInterrupt leaves it resumable.
+        """
+        data = corpus.build(
+            self.bench, since=self.bench.journal.position_before(2**62), until=until
+        )
+        parent = self.bench.registry.active()
+        number = self.bench.journal.begin(
+            until=until,
+            base=self.bench.model.entry.name,
+            parent=parent.version if parent else "base",
+            settings=self.bench.train.model_dump(mode="json"),
+        )
+        self.bench.journal.update(number, items=len(data.fresh), held_out=len(data.held_out))
+        return self._run(number, data, parent)
+
+    def resume(self) -> Ended:
+        """Go on with the newest interrupted round. Raises TrainerError if there is none."""
+        row = self.bench.journal.last()
+        if row is None or row["state"] not in ("interrupted", "running"):
+            raise TrainerError("there is no interrupted round; start one with `edge-agent train`")
+        self.bench.journal.resume(row["id"])
+        before = self.bench.journal.position_before(row["id"])
+        data = corpus.build(
+            self.bench, since=before, until=Position(row["last_seq"], row["last_example"])
+        )
+        parent = None if row["parent"] == "base" else self.bench.registry.verify(row["parent"])
+        return self._run(row["id"], data, parent)
+
+    def _run(self, number: int, data: Corpus, parent: AdapterVersion | None) -> Ended:
+        bench = self.bench
+        checkpoints = Checkpoints(
+            bench.work / f"round-{number:04d}", base_sha256=bench.model.base_sha256
+        )
+        try:
+            progress = Progress(
+                bench.learner(parent, self._between), _dual(bench, parent), checkpoints
+            )
+            WarmStart(bench, self.watcher, progress, number).run(data)
+            Reinforcement(bench, self.watcher, progress, number).run(data)
+            ended = self._finish(number, data, progress, parent)
+        except KeyboardInterrupt:
+            bench.journal.end(number, "interrupted", "stopped; `edge-agent train --resume` goes on")
+            raise
+        except Exception as error:
+            bench.journal.end(number, "failed", str(error))
+            raise
+        checkpoints.clear()
+        return ended
+
+    def _finish(
+        self, number: int, data: Corpus, progress: Progress, parent: AdapterVersion | None
+    ) -> Ended:
+        """Export, gate, and promote or reject."""
+        bench, train = self.bench, self.bench.train
+        self.watcher.phase("gate", 0)
+        folder = bench.work / f"candidate-{number:04d}"
+        shutil.rmtree(folder, ignore_errors=True)
+        progress.learner.lora.save(folder)
+        files = export(folder, bench.model.path)
+        verdict = judge(
+            self._evaluate(served_model(bench.model.path, parent), data),
+            self._evaluate(ServedModel(files[MERGED], version="candidate"), data),
+            rate=bench.rate,
+            tolerance=train.tolerance,
+            trained_before=parent is not None,
+            seed=train.seed,
+        )
+        version = bench.registry.add(
+            files,
+            base_model=bench.model.entry.name,
+            base_sha256=bench.model.base_sha256,
+            parent=parent.version if parent else None,
+            round=number,
+            metrics={"dual": progress.dual.value, "clusters": sorted(data.clusters)},
+        ).version
+        shutil.rmtree(folder)
+        state: Literal["promoted", "rejected"] = "promoted" if verdict.promote else "rejected"
+        bench.registry.set_status(version, state, reason=verdict.reason)
+        if verdict.promote:
+            bench.registry.activate(version)
+        bench.journal.end(number, state, verdict.reason, adapter=version, gate=verdict.as_dict())
+        return Ended(number, verdict, version)
+
+    def _evaluate(self, served: ServedModel, data: Corpus) -> list[Result]:
+        """The held-out queries under one version, as the daemon would serve it."""
+        bench = self.bench
+        asyncio.run(bench.engine.activate(served))
+        self.watcher.say(f"measuring {served.version} on {len(data.held_out)} held-out queries")
+        return evaluate(
+            bench.engine, data.held_out, bench.graders, max_tokens=bench.train.max_new_tokens
+        )
+
+
+def _dual(bench: Workbench, parent: AdapterVersion | None) -> Dual:
+    """λ goes on where the promoted adapter's round left it."""
+    start = parent.manifest.metrics.get("dual", _FIRST_DUAL) if parent else _FIRST_DUAL
+    return Dual(bench.train.dual, start=float(start), rate=bench.rate)

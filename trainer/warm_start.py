@@ -1,0 +1,126 @@
+"""Supervised learning before reinforcement: RL cannot start from a reward of 0.
+
+The answers come from the log (the cloud's where there is one, else the reference), the offload
+token is taught at rate τ. It ends when the sampled answers stop getting better, or while groups
+still disagree: a policy whose rollouts are all alike has nothing left to compare.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+from edge_agent.journal import StepRow
+from trainer.corpus import Corpus
+from trainer.learner import Example
+from trainer.progress import Progress, Watcher
+from trainer.records import Item
+from trainer.replay import Batches
+from trainer.workbench import Workbench
+
+_EXAMPLES_PER_STEP = 64
+_PROBE_EVERY = 8
+"""Steps between two looks at sampled answers."""
+_PROBE_PROMPTS, _PROBE_ROLLOUTS = 32, 4
+_PATIENCE = 2
+_GAIN = 0.01
+_UNANIMOUS = 0.9
+
+
+class WarmStart:
+    """The supervised phase of one round."""
+
+    def __init__(self, bench: Workbench, watcher: Watcher, progress: Progress, number: int) -> None:
+        """`number` is the round's."""
+        self._bench = bench
+        self._watcher = watcher
+        self._progress = progress
+        self._number = number
+
+    def run(self, data: Corpus) -> None:
+        """Learn the kinds of work that no earlier round has seen; nothing if there are none."""
+        progress, train = self._progress, self._bench.train
+        new = [item for item in data.fresh if item.cluster in data.new_clusters]
+        total = round(train.warm_start_epochs * len(new) / _EXAMPLES_PER_STEP)
+        if progress.warm_done or total == 0:
+            progress.warm_done = True
+            return
+        self._watcher.phase("warm_start", total)
+        batches = Batches(
+            new, data.replay, size=_EXAMPLES_PER_STEP, share=train.replay, seed=train.seed
+        )
+        probe = Probe(progress.probes)
+        with progress.learner.learning_rate(train.warm_start_learning_rate):
+            for step in range(progress.warm_steps, total):
+                self._step(step, batches.batch(step), new, probe)
+                if (why := probe.why_stop) is not None:
+                    self._watcher.say(f"warm start ends after {step + 1} steps: {why}")
+                    break
+        progress.warm_done = True
+        progress.save()
+
+    def _step(self, step: int, items: Sequence[Item], new: Sequence[Item], probe: "Probe") -> None:
+        began = time.monotonic()
+        bench, progress = self._bench, self._progress
+        encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
+        examples = [example(item, encode, end, bench.rate) for item in items]
+        loss = progress.learner.supervised_step(examples)
+        reward = None
+        if (step + 1) % _PROBE_EVERY == 0:
+            probe.look(self._sampled_rewards(new[:: max(1, len(new) // _PROBE_PROMPTS)], step))
+            reward = probe.rewards[-1]
+        progress.warm_steps, progress.probes = step + 1, probe.rewards
+        row = StepRow(
+            step,
+            "warm_start",
+            time.monotonic() - began,
+            loss=loss,
+            tokens=sum(len(example.answer_ids) for example in examples),
+            reward_local=reward,
+        )
+        bench.journal.record(self._number, row)
+        self._watcher.step(row)
+        progress.save()
+
+    def _sampled_rewards(self, items: Sequence[Item], step: int) -> list[list[float]]:
+        """Rewards of a few rollouts for each of a few prompts."""
+        bench = self._bench
+        bench.sampler.load(self._progress.learner)
+        groups = bench.sampler.groups(
+            [item.prompt_ids for item in items], _PROBE_ROLLOUTS, seed=step
+        )
+        return [bench.rewards(item, group) for item, group in zip(items, groups, strict=True)]
+
+
+def example(
+    item: Item, encode: Callable[[str], list[int]], end_of_turn: int, rate: float
+) -> Example:
+    """The supervised item: what to answer, and how often to ask instead."""
+    answer = item.cloud_text if item.reference_source == "cloud" else item.reference
+    ids = encode((answer or item.reference).strip())
+    return Example(item.prompt_ids, (*ids, end_of_turn), rate)
+
+
+class Probe:
+    """Looks at groups sampled during a warm start and says when to stop."""
+
+    def __init__(self, rewards: Sequence[float] = ()) -> None:
+        """`rewards` are those of earlier looks, from a checkpoint."""
+        self.rewards = list(rewards)
+        self.unanimous = 0.0
+        """Share of the last look's groups in which every rollout was right."""
+
+    def look(self, rewards_by_group: Sequence[Sequence[float]]) -> None:
+        """Take the rewards of one set of groups."""
+        flat = [reward for group in rewards_by_group for reward in group]
+        self.rewards.append(sum(flat) / len(flat))
+        right = sum(min(group) == 1 for group in rewards_by_group)
+        self.unanimous = right / len(rewards_by_group)
+
+    @property
+    def why_stop(self) -> str | None:
+        """The reason to end the warm start now, if there is one."""
+        if self.unanimous > _UNANIMOUS:
+            return f"{self.unanimous:.0%} of the groups already agree on the right answer"
+        before, recent = self.rewards[:-_PATIENCE], self.rewards[-_PATIENCE:]
+        if before and max(before) > 0 and max(recent) < max(before) + _GAIN:
+            return f"sampled answers stopped improving at a reward of {max(self.rewards):.2f}"
+        return None

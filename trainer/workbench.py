@@ -1,0 +1,127 @@
+"""What a round works with, opened once: model, rollout engine, template, registry, journal."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edge_agent.config import EngineSettings, Settings, TrainSettings
+from edge_agent.engine.chat_template import ChatTemplate
+from edge_agent.engine.engine import Engine
+from edge_agent.engine.types import Group, ServedModel
+from edge_agent.journal import Journal
+from models import catalog, offload_token
+from models.adapter_version import AdapterVersion
+from models.adapters import AdapterRegistry
+from models.paths import private_dir
+from trainer import similarity
+from trainer.errors import NotTrainable
+from trainer.graders import Graders
+from trainer.learner import Learner
+from trainer.records import Item
+from trainer.rollouts import Sampler
+from trainer.settings import LearnerSettings, LoraSettings
+
+
+class Workbench:
+    """Opened for one round. Use it as a context: leaving it frees the model and the graders."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises NotTrainable, ModelNotFound, GgufError, OffloadTokenError, StoreError."""
+        self.settings = settings
+        self.train: TrainSettings = settings.train
+        self.model = catalog.resolve(settings.model, settings.data_dir)
+        if not self.model.entry.trainable:
+            raise NotTrainable(
+                f"{self.model.entry.name} can be served but not trained here: its architecture "
+                f"is {self.model.entry.architecture}; `edge-agent models list` shows which can"
+            )
+        self.offload_token = offload_token.verify(self.model.path, self.model.entry.offload_token)
+        self.registry = AdapterRegistry(
+            settings.data_dir / "adapters", base_sha256=self.model.base_sha256
+        )
+        self.journal = Journal(settings.database)
+        self.work = private_dir(settings.data_dir / "training")
+        self.scratch = Path(tempfile.mkdtemp(prefix="rollouts-", dir=self.work))
+        self.engine = Engine(
+            ServedModel(self.model.path), self._engine_settings(), offload_token=self.offload_token
+        )
+        self.chat = ChatTemplate(
+            self.model.entry.chat_template,
+            self.engine.vocabulary,
+            protected=(self.model.entry.offload_token,),
+        )
+        self.embedder = similarity.Embedder.open(settings.data_dir)
+        self.graders = Graders(self.embedder)
+        self.sampler = Sampler(
+            self.engine, self.model.path, self.scratch, max_tokens=self.train.max_new_tokens
+        )
+
+    def _engine_settings(self) -> EngineSettings:
+        """Slots for a whole step's rollouts where the KV can hold them."""
+        width = self.train.group_size * self.train.prompts_per_step
+        return self.settings.engine.model_copy(
+            update={"slots": min(64, width), "queue": 10_000, "threads": self.train.threads}
+        )
+
+    @property
+    def rate(self) -> float:
+        """τ of training."""
+        rate = self.train.rate if self.train.rate is not None else self.settings.budget.rate
+        return 0.3 if rate is None else rate
+
+    def learner(self, parent: AdapterVersion | None, between: Callable[[], None]) -> Learner:
+        """A learner that continues `parent`, or begins a fresh adapter."""
+        train = self.train
+        lora = LoraSettings(rank=train.rank, alpha=train.alpha)
+        if train.modules:
+            lora = LoraSettings.model_validate({**lora.model_dump(), "modules": train.modules})
+        return Learner(
+            self.model.path,
+            LearnerSettings(
+                lora=lora,
+                estimator=train.estimator,
+                learning_rate=train.learning_rate,
+                kl=train.kl,
+                entropy=train.entropy,
+                threads=train.threads,
+            ),
+            offload_token=self.offload_token,
+            adapter=parent.peft if parent else None,
+            seed=train.seed,
+            between=between,
+        )
+
+    def rewards(self, item: Item, group: Group) -> list[float]:
+        """Task reward of each rollout; one that was cut at the token limit is graded as it is."""
+        decode = self.engine.vocabulary.decode
+        pairs = [(item, decode(rollout.token_ids)) for rollout in group.rollouts]
+        return [grade.reward for grade in self.graders.score_many(pairs)]
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+        """Prompt ids of imported messages, as the daemon would serve them."""
+        return self.chat.encode(messages)
+
+    @property
+    def end_of_turn(self) -> int:
+        """The token with which the template ends an answer."""
+        turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        ids = self.chat.encode(turn, add_generation_prompt=False)
+        return next(i for i in reversed(ids) if self.engine.vocabulary.is_eog(i))
+
+    def __enter__(self) -> "Workbench":
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        asyncio.run(self.engine.stop(0))
+        self.graders.close()
+        self.journal.close()
+        shutil.rmtree(self.scratch, ignore_errors=True)
