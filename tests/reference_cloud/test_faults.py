@@ -1,5 +1,6 @@
 """Each injected fault, as our client meets it; and how often."""
 
+import asyncio
 import json
 import random
 
@@ -8,6 +9,7 @@ import pytest
 
 from benchmarks.reference_cloud.faults import Fault, draw, parse_faults
 from benchmarks.reference_cloud.latency import Latency
+from benchmarks.reference_cloud.misbehaviour import BrokenAnswer
 from edge_agent.cloud import CloudClient
 from edge_agent.config import CloudSettings
 from edge_agent.errors import (
@@ -120,3 +122,18 @@ def test_latency_has_the_median_asked_for_and_a_tail():
     assert times[3800] == pytest.approx(0.2 * 1.78, rel=0.1)
     assert Latency(200).first_token_s(rng, slow=True) > 1
     assert Latency(200).gap_s == pytest.approx(0.01)
+
+
+async def test_an_endless_answer_ends_when_the_client_hangs_up():
+    sent = 0
+
+    async def send(message):
+        nonlocal sent
+        sent += 1
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    answer = BrokenAnswer(Fault.HUGE, "data: {}\n\n", "text/event-stream")
+    await asyncio.wait_for(answer({"type": "http"}, receive, send), 20)
+    assert sent > 2
