@@ -44,11 +44,21 @@ class Engine:
     """Continuous batching over one model. Blocking in `__init__`: it loads the weights."""
 
     def __init__(
-        self, served: ServedModel, settings: EngineSettings, *, offload_token: int | None
+        self,
+        served: ServedModel,
+        settings: EngineSettings,
+        *,
+        offload_token: int | None,
+        busy: Callable[[bool], None] = lambda _busy: None,
     ) -> None:
-        """Load `served`. Raises GgufError, ModelError or AdapterError."""
+        """Load `served`. Raises GgufError, ModelError or AdapterError.
+
+        `busy` is told, in the engine thread, when there begins to be something to compute and
+        when there is nothing left.
+        """
         self._settings = settings
         self._offload_token = offload_token
+        self._busy = busy
         self._counters = Counters()
         self._outbox = Outbox()
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -356,7 +366,10 @@ class Engine:
         try:
             if not busy:
                 timeout = max(0.0, self._deadline - time.monotonic()) if self._closing else None
-                self._commands.get(timeout=timeout)()
+                self._busy(False)
+                command = self._commands.get(timeout=timeout)
+                self._busy(True)
+                command()
             while True:
                 self._commands.get_nowait()()
         except queue.Empty:
@@ -390,10 +403,11 @@ class Engine:
     def _close_drained(self) -> None:
         for lane in self._lanes:
             if lane is not self._lane and not lane.scheduler.jobs:
-                self._lanes = [other for other in self._lanes if other is not lane]
                 self._close(lane)
 
     def _close(self, lane: Lane) -> None:
+        """Free a lane, and its weights if no other lane uses them."""
+        self._lanes = [other for other in self._lanes if other is not lane]
         lane.close()
         if all(other.weights is not lane.weights for other in self._lanes):
             lane.weights.close()
@@ -407,9 +421,9 @@ class Engine:
         for lane in self._lanes:
             lane.scheduler.fail_all(error or Unavailable("the engine is shutting down"))
         self._outbox.flush()
+        self._busy(False)
         with self._activation:  # one that is under way still uses the weights
-            lanes, self._lanes = self._lanes, []
-            for lane in lanes:
+            for lane in self._lanes:
                 self._close(lane)
 
 

@@ -23,7 +23,7 @@ class Sequence:
         self.id = -1
         """llama.cpp's sequence id; −1: holds no KV."""
         self.limit = 0
-        """Cells reserved: while running, `done` may grow up to here."""
+        """While running, `done` may grow up to here: these cells are reserved."""
         self.span: _Span | None = None
 
     @property

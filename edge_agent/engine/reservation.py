@@ -42,7 +42,6 @@ class Reservations:
         sequence.limit = limit
         while self.kv.used + _unused(running) + limit - sequence.done > self.kv.total:
             if not self.evict(idle, keep=sequence):
-                self.suspend(sequence)
                 return None
         return shared
 
@@ -84,13 +83,8 @@ class Reservations:
                 return True
         return False
 
-    def suspend(self, sequence: Sequence) -> None:
-        """Give up the reservation; the KV stays until somebody needs the cells."""
-        sequence.limit = sequence.done
-
     def retire(self, sequence: Sequence) -> None:
         """The sequence has ended; its KV becomes a cached prefix."""
-        sequence.limit = 0
         self.prefixes.add(sequence)
         # Attention looks at every cell up to the last one in use, so a full cache slows decoding.
         while len(self.prefixes) > 1 and self.prefixes.cells > self.kv.total // 2:
@@ -98,7 +92,6 @@ class Reservations:
 
     def discard(self, sequence: Sequence) -> None:
         """The sequence has ended; its KV is of no use to anyone."""
-        sequence.limit = 0
         self.prefixes.drop(sequence)
         self.kv.close(sequence)
 

@@ -18,7 +18,7 @@ from edge_agent.engine.context import NO_KV_SLOT, LlamaContext
 from edge_agent.engine.decoding_rules import DecodingRules
 from edge_agent.engine.fair_queue import FairQueue
 from edge_agent.engine.job import Choice, Job, Phase
-from edge_agent.engine.kv_cache import KvCache, Sequence
+from edge_agent.engine.kv_cache import KvCache, Sequence, common_prefix
 from edge_agent.engine.logprobs import probability
 from edge_agent.engine.reservation import Reservations
 from edge_agent.engine.sampling import Row
@@ -28,6 +28,9 @@ _log = logging.getLogger(__name__)
 
 _MIN_GROWTH = 64
 """Cells by which a choice without max_tokens grows, and the least it reserves."""
+
+_WORTH_WAITING = 32
+"""Tokens of a prompt that need not be computed if it waits for one that begins alike."""
 
 
 class Counters:
@@ -190,10 +193,27 @@ class Scheduler:
                 choice = self.waiting.peek().choices[0]
             else:
                 return
-            if not self._start(choice):
+            if self._soon_cached(choice.sequence):
+                return
+            if self._start(choice):
+                continue
+            if self.active:
                 self._blocked = True
-                if not self.active:
-                    self.fail(choice.job, EngineError("the KV memory has no room for this request"))
+            else:
+                self.fail(choice.job, EngineError("the KV memory has no room for this request"))
+
+    def _soon_cached(self, sequence: Sequence) -> bool:
+        """True while another prompt is being computed that begins alike: wait, and share its KV."""
+        computing = [c.sequence.tokens for c in self.active if c.sequence.pending > 1]
+        if sequence.id >= 0 or not computing:
+            return False
+        tokens = sequence.tokens
+        _, cached = self._memory.kv.best_source(tokens)
+        bound = len(tokens) - 1
+        return any(
+            common_prefix(other, tokens, min(len(other), bound)) >= cached + _WORTH_WAITING
+            for other in computing
+        )
 
     def _start(self, choice: Choice) -> bool:
         job, sequence = choice.job, choice.sequence
@@ -233,7 +253,6 @@ class Scheduler:
     def _pause(self, choice: Choice) -> None:
         """Take the slot and the reservation from a running choice; it goes on later."""
         self.active.remove(choice)
-        self._memory.suspend(choice.sequence)
         insort(self.ready, choice, key=_seniority)
         self._blocked = False
 
@@ -315,7 +334,6 @@ class Scheduler:
         first = job.choices[0]
         if first in self.active:
             self.active.remove(first)
-            self._memory.suspend(first.sequence)
         self.parked[job.number] = job
         self._blocked = False
         self._decided(job)

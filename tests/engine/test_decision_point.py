@@ -138,6 +138,18 @@ async def test_parked_jobs_lend_their_cells_and_compute_them_again(
     reference.check_greedy(prompt, answer.ids, 8)
 
 
+async def test_who_waits_for_cells_gets_those_of_a_job_that_parks(tiny_model: Path) -> None:
+    engine = make_engine(tiny_model, context=256)
+    try:
+        deciding = decide(engine, prompt_of(34, 150))
+        _, [answer] = await ask(engine, prompt_of(35, 150))
+        assert len(answer.ids) == 8
+        assert engine.stats().parked == 1
+        deciding.cancel()
+    finally:
+        await engine.stop(0)
+
+
 async def test_cancel_is_idempotent_and_ends_every_wait(engine: Engine) -> None:
     generation = decide(engine, prompt_of(32, 10))
     waiting = asyncio.create_task(generation.decision_point())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_harness import OFFLOAD, Reference, ask, make_engine, prompt_of, read
+from engine_harness import OFFLOAD, Reference, ask, make_engine, prompt_of, read, settled
 
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import GenerationRequest, SamplingParams
@@ -132,20 +132,17 @@ async def test_stop_does_not_wait_for_grace_when_idle(tiny_model: Path) -> None:
     assert engine.model.handle is None
 
 
-async def test_a_loop_that_is_gone_does_not_leak_its_generations(tiny_model: Path) -> None:
-    engine = make_engine(tiny_model, slots=1)
+async def test_a_loop_that_is_gone_does_not_leak_its_generations(smol_engine: Engine) -> None:
+    prompt = tuple(smol_engine.vocabulary.encode("Once upon a time"))
 
     async def leave() -> None:
-        engine.submit(
-            GenerationRequest(
-                tuple(prompt_of(4, 10)), SamplingParams(max_tokens=240, ignore_eos=True)
-            )
+        smol_engine.submit(
+            GenerationRequest(prompt, SamplingParams(max_tokens=800, ignore_eos=True))
         )
 
+    tokens = smol_engine.stats().generation_tokens_total
     await asyncio.to_thread(asyncio.run, leave())
-    try:
-        tokens = engine.stats().generation_tokens_total
-        await ask(engine, prompt_of(5, 10), max_tokens=2)
-        assert engine.stats().generation_tokens_total - tokens < 240
-    finally:
-        await engine.stop(0)
+    await ask(smol_engine, prompt, max_tokens=5)
+    await settled(smol_engine)
+    assert smol_engine.stats().running == 0
+    assert smol_engine.stats().generation_tokens_total - tokens < 800

@@ -112,6 +112,23 @@ async def test_a_running_sequence_lends_its_prefix(tiny_model: Path) -> None:
     assert point.cached_tokens == 40
 
 
+async def test_prompts_that_arrive_together_share_what_they_begin_with(
+    tiny_model: Path, reference: Reference
+) -> None:
+    engine = make_engine(tiny_model)
+    system = prompt_of(15, 100)
+    prompts = [[*system, *prompt_of(s, 8)] for s in range(16, 22)]
+    try:
+        results = await asyncio.gather(*(ask(engine, p) for p in prompts))
+    finally:
+        await engine.stop(0)
+    cached = sorted(point.cached_tokens for point, _ in results)
+    assert cached[0] == 0
+    assert min(cached[1:]) > 100 - 32
+    for prompt, (_, [answer]) in zip(prompts, results, strict=True):
+        reference.check_greedy(prompt, answer.ids, 8)
+
+
 def test_the_engine_serves_one_event_loop_after_another(engine: Engine) -> None:
     first = asyncio.run(ask(engine, prompt_of(14, 10)))
     second = asyncio.run(ask(engine, prompt_of(14, 10)))

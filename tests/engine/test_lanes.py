@@ -10,6 +10,7 @@ from engine_harness import Reference, ask, make_engine, prompt_of, read, settled
 from tiny_gguf import write_tiny_gguf
 
 from edge_agent.engine.engine import Engine
+from edge_agent.engine.lane import Lane, load_adapter
 from edge_agent.engine.types import GenerationRequest, SamplingParams, ServedModel
 from edge_agent.errors import Unavailable
 from models.errors import AdapterError, GgufError, ModelError
@@ -65,6 +66,32 @@ async def test_swap_under_sixteen_running_generations(
     assert versions[24:] == ["v1"] * 16
     await settled(swapping)
     assert swapping.stats().kv_cells == 2048  # the old lane is freed
+
+
+async def test_those_that_wait_go_to_the_new_version(
+    tiny_model: Path, strong: Path, adapted: Reference
+) -> None:
+    engine = make_engine(tiny_model, slots=1)
+    adapter = load_adapter(engine.model, strong)
+    lane = Lane(
+        ServedModel(tiny_model, strong, "v1"),
+        engine._lane.weights,
+        adapter,
+        engine._settings,
+        engine._counters,
+    )
+    try:
+        sampling = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
+        running = engine.submit(GenerationRequest(tuple(prompt_of(0, 20)), sampling))
+        waiting = [asyncio.create_task(ask(engine, prompt_of(s, 20))) for s in range(1, 4)]
+        assert (await running.decision_point()).version == "base"
+        await asyncio.wrap_future(engine._call(lambda: engine._switch(lane)))
+        for seed, task in enumerate(waiting, 1):
+            point, [answer] = await task
+            assert point.version == "v1"
+            adapted.check_greedy(prompt_of(seed, 20), answer.ids, 8)
+    finally:
+        await engine.stop(0)
 
 
 async def test_a_parked_generation_ends_on_its_version(
