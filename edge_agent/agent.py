@@ -10,6 +10,8 @@ import random
 import time
 from typing import Any
 
+from edge_agent import activity
+from edge_agent.activity import Activity
 from edge_agent.answer import Answer, Services, begin
 from edge_agent.budget import Ledger
 from edge_agent.cloud import CloudClient, find_api_key
@@ -17,14 +19,13 @@ from edge_agent.config import Settings
 from edge_agent.decision import Decider
 from edge_agent.engine.chat_template import ChatTemplate
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.types import ServedModel
 from edge_agent.errors import BudgetExhausted, CloudError, NotFound, StoreError, Unavailable
 from edge_agent.paid_call import Assistance
 from edge_agent.records import Audit, Feedback, Query, Usage
+from edge_agent.served import served_model
 from edge_agent.status import status
 from edge_agent.store import Store
 from models import catalog, offload_token
-from models.adapter_version import AdapterVersion
 from models.adapters import AdapterRegistry
 from models.errors import EdgeAgentError
 from models.paths import private_dir
@@ -58,8 +59,12 @@ class Agent:
         charged = self.ledger.recover()
         if charged:
             _log.warning("%d cloud calls of a crashed process were charged in full", charged)
+        self.activity = Activity.own(settings.data_dir / activity.FILE)
         self.engine = Engine(
-            self._served(self._active), settings.engine, offload_token=self.offload_token_id
+            served_model(self.model.path, self._active),
+            settings.engine,
+            offload_token=self.offload_token_id,
+            busy=self.activity.set,
         )
         self.chat = ChatTemplate(
             self.model.entry.chat_template,
@@ -79,13 +84,6 @@ class Agent:
     def _open_cloud(self) -> CloudClient | None:
         cloud = self.settings.cloud
         return CloudClient(cloud, api_key=find_api_key(cloud)) if cloud.url else None
-
-    def _served(self, active: AdapterVersion | None) -> ServedModel:
-        if active is None:
-            return ServedModel(self.model.path)
-        if active.merged is not None:
-            return ServedModel(active.merged, version=active.version)
-        return ServedModel(self.model.path, active.gguf_lora, active.version)
 
     @property
     def services(self) -> Services:
@@ -153,6 +151,7 @@ class Agent:
             await self.cloud.aclose()
         self.ledger.close()
         self.store.close()
+        self.activity.close()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -169,7 +168,7 @@ class Agent:
             if version in (self.engine.version, refused):
                 continue
             try:
-                await self.engine.activate(self._served(active))
+                await self.engine.activate(served_model(self.model.path, active))
             except EdgeAgentError as error:
                 refused = version
                 _log.error("adapter %s not activated: %s", version, error)
@@ -179,7 +178,8 @@ class Agent:
 
     def _audit(self, query: Query) -> None:
         assistance = self._assistance()
-        if assistance is not None and not query.private:
+        logged = query.log and self.store.enabled
+        if assistance is not None and logged and not query.private:
             self._spawn(self._ask_for_audit(query, assistance))
 
     async def _ask_for_audit(self, query: Query, assistance: Assistance) -> None:

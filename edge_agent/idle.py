@@ -1,0 +1,54 @@
+"""What a background process does first: step behind everything else, and end with its parent."""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping
+
+import psutil
+
+PARENT_VARIABLE = "_EDGE_AGENT_PARENT"
+"""Holds the process id of the daemon in the environment of what it starts. The leading underscore
+keeps it apart from settings."""
+_POLL_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+def lower_priority() -> None:
+    """Compute and use the disk only when nobody else wants to.
+
+    SCHED_IDLE where the platform has it, else nice 19; on Linux also the idle I/O class. Threads
+    inherit it, so call this before any library starts its own.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        try:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        except OSError as error:
+            _log.debug("SCHED_IDLE refused (%s), nice 19 instead", error)
+            os.nice(19)
+    else:
+        os.nice(19)
+    if hasattr(psutil, "IOPRIO_CLASS_IDLE"):
+        with contextlib.suppress(psutil.Error, OSError):
+            psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
+
+
+def end_with_parent(environ: Mapping[str, str] = os.environ) -> None:
+    """Send ourselves SIGTERM once the daemon that started us is gone, however it ended.
+
+    Does nothing in a process that no daemon started. Polls, because Linux' parent-death signal
+    exists nowhere else and fires when the parent's thread ends.
+    """
+    parent = environ.get(PARENT_VARIABLE, "")
+    if parent.isdigit():
+        threading.Thread(target=_watch, args=(int(parent),), name="parent", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL_S)
+    os.kill(os.getpid(), signal.SIGTERM)
