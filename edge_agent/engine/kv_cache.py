@@ -86,17 +86,6 @@ class KvCache:
         sequence.done += n
         self.used += n
 
-    def trim(self, sequence: Sequence, length: int) -> None:
-        """Keep the first `length` cells at most; all are lost where a part cannot be removed."""
-        if sequence.id < 0 or sequence.done <= length:
-            return
-        own = sequence.span is not None and length >= sequence.span.start
-        if own and self._context.trim(sequence.id, length):
-            sequence.done = length
-            self.used = self.cells(self.held.values())
-        else:
-            self.close(sequence)
-
     def close(self, sequence: Sequence) -> None:
         """Release all cells (those that others share stay) and the id. Idempotent."""
         if sequence.id < 0:
