@@ -1,17 +1,13 @@
 """Python code against its tests."""
 
-import re
-
 from edge_agent.grader_spec import Program, UnitTests
 from trainer.graders.sandbox import Ran, run
 from trainer.graders.text import fenced
 
-_THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
-
 
 def source(text: str) -> str:
     """The code in an answer: its longest fenced block, else all of it."""
-    text = _THINKING.sub("", text)
+    text = text.rpartition("</think>")[2]
     return max(fenced(text), key=len, default=text)
 
 

@@ -22,7 +22,7 @@ _PLAIN = re.compile(rf"[$€£]?\s*({_FRACTION})\s*[%°]?")
 _ANNOUNCED = re.compile(
     r"(?:answer|result|solution)\s*(?:is|:|=|to be)+\s*[:=]?\s*|####\s*", re.IGNORECASE
 )
-_EQUATION_END = re.compile(r"[=≈]\s*([^=≈\n]+?)\s*\.?\s*$")
+_WITH_UNIT = re.compile(rf"\W{{0,3}}{_FRACTION}(?:\s+\w+){{0,3}}\W{{0,3}}")
 _LATEX = re.compile(r"\\(?:frac|dfrac|tfrac|sqrt|pi|cdot|times|left|text|boxed)|[\^√π]|\$.+\$")
 
 
@@ -43,6 +43,12 @@ def looks_numeric(text: str) -> bool:
     return not words and bool(_LATEX.search(text)) and bool(re.search(r"[\dπ]|\\pi", text))
 
 
+def announces_number(text: str) -> bool:
+    """Prose whose announced answer is a number, with a unit of up to three words or without."""
+    answer = announced(text)
+    return answer is not None and _WITH_UNIT.fullmatch(answer) is not None
+
+
 def announced(text: str) -> str | None:
     """What a text names as its answer: boxed, "the answer is …", "#### …", or after a last "="."""
     inside = boxed(text)
@@ -52,8 +58,9 @@ def announced(text: str) -> str | None:
         rest = text[found.end() :].split("\n", 1)[0].strip()
         if rest:
             return rest
-    equation = _EQUATION_END.search(text.strip())
-    return equation[1] if equation else None
+    last_line = text.strip().rsplit("\n", 1)[-1]
+    sign = max(last_line.rfind("="), last_line.rfind("≈"))
+    return last_line[sign + 1 :].strip().rstrip(".").strip() or None if sign >= 0 else None
 
 
 def boxed(text: str) -> str | None:
@@ -75,21 +82,29 @@ def boxed(text: str) -> str | None:
 def grade(spec: Numeric, reference: str, text: str, worker: Worker) -> float:
     """1 if the answer in `text` has the reference's value, else 0."""
     wanted_text = announced(reference) or reference
-    wanted = plain(wanted_text)
-    if wanted is None and not looks_numeric(wanted_text):
-        wanted = last_number(wanted_text)
-    candidate = _candidate(spec, text)
-    if wanted is not None:
+    wanted = _plain_or_found(wanted_text, reference)
+    candidate = (announced(text) if spec.extract == "answer" else None) or text
+    if spec.extract == "whole":
         given = plain(candidate)
-        if given is None and spec.extract != "whole" and not _LATEX.search(candidate):
-            given = last_number(candidate) if candidate == text else first_number(candidate)
-        if given is not None:
-            return float(_close(wanted, given, spec.tolerance))
-        if not _LATEX.search(candidate):
-            return 0.0
-    if len(candidate) > MAX_EXPRESSION_CHARS:
+    elif spec.extract == "last_number":
+        given = last_number(text)
+    else:
+        given = _plain_or_found(candidate, text)
+    if wanted is not None and given is not None:
+        return float(_close(wanted, given, spec.tolerance))
+    expression = any(_LATEX.search(side) for side in (wanted_text, candidate))
+    if not expression or len(candidate) > MAX_EXPRESSION_CHARS:
         return 0.0
     return float(worker.call("math", reference=wanted_text, text=candidate))
+
+
+def _plain_or_found(candidate: str, text: str) -> Fraction | None:
+    """The number that is `candidate`, or in it if it is prose: the first of an announced answer
+    ("42 apples, not 40"), the last of a whole text. None for an expression."""
+    value = plain(candidate)
+    if value is None and not _LATEX.search(candidate):
+        return last_number(candidate) if candidate == text else first_number(candidate)
+    return value
 
 
 def last_number(text: str) -> Fraction | None:
@@ -102,12 +117,6 @@ def first_number(text: str) -> Fraction | None:
     """The first number written in `text`."""
     found = _ONE.search(text)
     return _value(found[0]) if found else None
-
-
-def _candidate(spec: Numeric, text: str) -> str:
-    if spec.extract == "answer":
-        return announced(text) or text
-    return text
 
 
 def _close(wanted: Fraction, given: Fraction, tolerance: float) -> bool:

@@ -1,7 +1,7 @@
 """Which grader an item gets: the one its client named, else one that suits the reference."""
 
 from edge_agent.grader_spec import Choice, Exact, Json, Numeric, Similarity, Spec, validate
-from trainer.graders.numbers import announced, looks_numeric, plain
+from trainer.graders.numbers import announces_number, looks_numeric
 from trainer.graders.text import letter, normalise, options, read_json
 from trainer.records import Item
 
@@ -28,8 +28,7 @@ def infer(reference: str, question: str) -> Spec:
     named = options(question)
     if named and letter(reference, named) in named:
         return Choice()
-    answer = announced(reference)
-    if looks_numeric(reference) or (answer is not None and plain(answer) is not None):
+    if looks_numeric(reference) or announces_number(reference):
         return Numeric()
     if len(reference) <= SHORT_CHARS and 0 < len(normalise(reference).split()) <= SHORT_WORDS:
         return Exact()

@@ -10,10 +10,11 @@ from trainer.graders.numbers import boxed
 from trainer.graders.worker import Worker
 
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
-_OPTION = re.compile(r"^\s*[-*]?\s*\(?([A-Z])[).:]\s+(\S.*?)\s*$", re.MULTILINE)
+_OPTION = re.compile(r"^[ \t]*(?:[-*][ \t]*)?\(?([A-Z])[).:][ \t]+(\S.*)$", re.MULTILINE)
 _INLINE_OPTION = re.compile(r"\(?\b([A-Z])[).:]\s*([^\n]+?)(?=[\s,;]+\(?[A-Z][).:]\s|\s*$)")
+_QUESTION_CHARS = 4000
 _ANSWER_LETTER = re.compile(
-    r"(?:answer|option|choice)(?:\s+is)?\s*[:=]?\s*[*(\[\"'`]*([A-Z])\b(?!['’\w])", re.IGNORECASE
+    r"(?i:answer|option|choice)(?i:\s+is)?\s*[:=]?\s*[*(\[\"'`]*([A-Z])(?![\w'’])(?!\s+[a-z])"
 )
 _LEADING_LETTER = re.compile(r"^[\s*(\[\"'`]*([A-Za-z])(?:[)\].:,*\"'`]|\s*$)")
 _LONE_LETTER = re.compile(r"\(([A-Z])\)|(?<![\w'’])([B-HJ-Z])(?![\w'’])")
@@ -37,10 +38,10 @@ def exact(spec: Exact, reference: str, text: str) -> float:
 def options(question: str) -> dict[str, str]:
     """Lettered options of a question, {"A": "Paris", …}; {} unless they run A, B, … in order."""
     for pattern in (_OPTION, _INLINE_OPTION):
-        found = pattern.findall(question)
+        found = pattern.findall(question[-_QUESTION_CHARS:])
         letters = [letter for letter, _ in found]
         if len(letters) >= 2 and letters == list(string.ascii_uppercase[: len(letters)]):
-            return dict(found)
+            return {letter: option.strip() for letter, option in found}
     return {}
 
 
