@@ -1,4 +1,4 @@
-"""`edge-agent logs`: path, status, on, off, tail, show, search, export, backup, prune."""
+"""`edge-agent logs`: path, status, on, off, tail, show, search, export, import, backup, prune."""
 
 import json
 import re
@@ -178,6 +178,28 @@ def export(
     with _reader(_settings(ctx, data_dir)) as reader:
         for row in reader.export():
             typer.echo(json.dumps(attributes(row) if otel else row, ensure_ascii=False))
+
+
+@app.command("import")
+def import_(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines; - for stdin.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check; write nothing.")] = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Add examples with their right answers, for training to learn from.
+
+    Each line is an object with "prompt" (or "messages"), "reference", and optionally "task" and
+    "grader". All lines are checked before the first is written; examples that are known already
+    are skipped. Nothing is counted for the budget.
+
+    \b
+    Example: edge-agent logs import examples.jsonl --dry-run
+    """
+    from edge_agent.commands.logs_import import run
+
+    run(file, _settings(ctx, data_dir).database, dry_run=dry_run, as_json=as_json)
 
 
 @app.command()
