@@ -1,0 +1,85 @@
+"""Recurrent states and sliding windows: prefixes are reused only where that is legal."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from engine_harness import Reference, ask, make_engine, prompt_of, read
+from tiny_architectures import write_tiny_gemma, write_tiny_mamba
+
+from edge_agent.engine.engine import Engine
+from edge_agent.engine.types import GenerationRequest, SamplingParams
+
+WRITERS = {"mamba": write_tiny_mamba, "gemma": write_tiny_gemma}
+
+
+@pytest.fixture(scope="module", params=WRITERS)
+def other_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return WRITERS[request.param](tmp_path_factory.mktemp("other") / f"{request.param}.gguf")
+
+
+@pytest.fixture(scope="module")
+def plain(other_model: Path) -> Iterator[Reference]:
+    reference = Reference(other_model)
+    yield reference
+    reference.close()
+
+
+@pytest.fixture
+async def other(other_model: Path) -> AsyncIterator[Engine]:
+    engine = make_engine(other_model)
+    yield engine
+    await engine.stop(0)
+
+
+async def test_batches_of_many_sequences(other: Engine, plain: Reference) -> None:
+    prompts = [prompt_of(s, 10 + 9 * s) for s in range(8)]
+    answers = await asyncio.gather(*(ask(other, p, max_tokens=10) for p in prompts))
+    for prompt, (_, [answer]) in zip(prompts, answers, strict=True):
+        plain.check_greedy(prompt, answer.ids, 10)
+
+
+async def test_the_next_turn_goes_on_from_the_state(other: Engine, plain: Reference) -> None:
+    prompt = prompt_of(20, 40)
+    _, [answer] = await ask(other, prompt)
+    longer = [*prompt, *answer.ids, *prompt_of(21, 10)]
+    point, [turn] = await ask(other, longer)
+    plain.check_greedy(longer, turn.ids, 8)
+    assert point.cached_tokens == 40 + len(answer.ids) - 1
+
+
+async def test_a_fork_is_right_whether_reused_or_not(
+    other: Engine, plain: Reference, other_model: Path
+) -> None:
+    prompt = prompt_of(22, 60)
+    await ask(other, prompt, max_tokens=40)
+    forked = [*prompt[:50], *prompt_of(23, 10)]
+    point, [answer] = await ask(other, forked)
+    plain.check_greedy(forked, answer.ids, 8)
+    # A recurrent state cannot be cut back to where the prompts part.
+    assert point.cached_tokens == (0 if other_model.stem == "mamba" else 50)
+
+
+async def test_cells_that_left_the_window_may_be_gone(other: Engine, plain: Reference) -> None:
+    """Under pressure a sliding window's cells are overwritten; then nothing may be reused."""
+    prompts = [prompt_of(s, 120) for s in range(30, 36)]
+    for prompt in [*prompts, *prompts]:
+        forked = [*prompt[:100], *prompt_of(40, 5)]
+        for ids in prompt, forked:
+            _, [answer] = await ask(other, ids, max_tokens=20)
+            plain.check_greedy(ids, answer.ids, 20)
+
+
+async def test_choices_and_parking(other: Engine, plain: Reference) -> None:
+    prompt, appended = prompt_of(24, 20), prompt_of(25, 3)
+    sampling = SamplingParams(temperature=0, max_tokens=8)
+    for ids in [], appended:
+        for window in 1, 3:
+            generation = other.submit(
+                GenerationRequest(tuple(prompt), sampling, n=6, decide=True, window=window)
+            )
+            await generation.decision_point()
+            generation.resume(ids)
+            for answer in await read(generation, 6):
+                plain.check_greedy([*prompt, *ids], answer.ids, 8 - len(ids))
