@@ -60,6 +60,11 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
             {"messages": [{**USER, "content": [{"type": "image_url", "image_url": {}}]}]},
             "messages[0].content[0].type",
         ),
+        (
+            {"messages": [{**USER, "content": [{"type": "text", "text": "x", "size": 1}]}]},
+            "messages[0].content[0].size",
+        ),
+        ({"messages": [{**USER, "refusal": "no"}]}, "messages[0].refusal"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
