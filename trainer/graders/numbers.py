@@ -15,7 +15,10 @@ MAX_EXPRESSION_CHARS = 400
 RELATIVE_TOLERANCE = 1e-6
 """For values that are not whole: 0.333333 is 1/3."""
 
-_NUMBER = r"[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d)\.?)(?:[eE][-+−]?\d{1,3})?"
+_NUMBER = (
+    r"(?:(?<![\w)])[-+−])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d*)?|\.\d+)"
+    r"(?:[eE][-+−]?\d{1,3}(?!\d))?"
+)
 _FRACTION = rf"{_NUMBER}(?:\s*/\s*\d+(?![\d.]))?"
 _ONE = re.compile(_FRACTION)
 _PLAIN = re.compile(rf"[$€£]?\s*({_FRACTION})\s*[%°]?")
