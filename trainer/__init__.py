@@ -1,1 +1,8 @@
 """The learner: DA-GRPO on the log."""
+
+import os
+
+# OpenMP's threads wait for each other by spinning, which starves them when they share cores with
+# the daemon: a 5 s step took 170 s beside other work, and 20 s with waiting threads asleep. Read
+# once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

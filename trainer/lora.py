@@ -5,6 +5,7 @@ itself is saved (one tensor shared by q, k and v), and cast again where a gradie
 numbers are the same, a step's activations take about a third less.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,10 @@ class LoraModel:
         """A fresh adapter (A random, B zero: no change), or the one in the PEFT folder `adapter`,
         which keeps its own rank, alpha and modules. Raises TrainerError if it does not fit."""
         self.config = _config(settings) if adapter is None else read_config(adapter)
-        self.model: Any = get_peft_model(base, self.config, adapter_name=_NAME)
+        with warnings.catch_warnings():
+            # PEFT asks transformers by a name that is going out of use.
+            warnings.simplefilter("ignore", FutureWarning)
+            self.model: Any = get_peft_model(base, self.config, adapter_name=_NAME)
         self.base = base
         self._recompute = False
         for module in self.model.modules():

@@ -26,7 +26,7 @@ class Episode:
     reward_off: float
     """Task reward of the cloud's answer."""
     p_offload: float
-    """Behaviour probability of the offload token at the first position, in (0, 1)."""
+    """Behaviour probability of the offload token at the first position."""
     asked: int = 0
     """Further rollouts that chose the cloud at once; only `sampled` may have any."""
     costs: Sequence[float] = ()
@@ -142,7 +142,7 @@ class Objective:
                 raise ValueError("the exact estimator wants every rollout local")
             return rewards, costs, now, behaviour, mask
         group, asked = len(episode.answers), episode.asked
-        p = mask.new_tensor(episode.p_offload)
+        p = mask.new_tensor(episode.p_offload).clamp(1e-9, 1 - 1e-6)  # log(0) weighs nothing
 
         def with_decision(local: Tensor, stay: Tensor, ask: Tensor) -> Tensor:
             first = torch.cat([stay.expand(group), ask.expand(asked)])

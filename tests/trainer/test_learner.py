@@ -170,12 +170,16 @@ def test_peft_reads_the_adapter_and_computes_the_same(tiny: Path, tmp_path: Path
         "adapter_model.safetensors",
     ]
     base, _ = weights.load(tiny, torch.float32)
-    model = peft.PeftModel.from_pretrained(base, str(tmp_path))
+    model = peft.PeftModel.from_pretrained(base, str(tmp_path), is_trainable=True)
     ids = torch.tensor([[*PROMPT, *GOOD]])
-    with torch.no_grad():
-        theirs = model(ids).logits.float().log_softmax(-1)
-        ours = learner.lora.base(ids).logits.float().log_softmax(-1)
+    theirs = model(ids).logits.log_softmax(-1)
+    ours = learner.lora.base(ids).logits.log_softmax(-1)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    expected = torch.autograd.grad(theirs[0, -1, 5], trainable)
+    actual = torch.autograd.grad(ours[0, -1, 5], list(learner.lora.parameters.values()))
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
     again = learner_of(tiny, adapter=tmp_path)
     torch.testing.assert_close(look(again).local_B_G_T, look(learner).local_B_G_T)
