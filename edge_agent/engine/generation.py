@@ -90,9 +90,9 @@ class Generation:
 
     def cancel(self) -> None:
         """Stop; the slot is free before the next batch, and the iteration ends. Idempotent."""
+        self._events.clear()
         if not self._ended:
             self._ended = True
-            self._events.clear()
             self._news.set()
             self._cancel()
 

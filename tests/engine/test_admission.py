@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from engine_harness import OFFLOAD, Reference, ask, make_engine, prompt_of, read, settled
+from engine_harness import OFFLOAD, Answer, Reference, ask, make_engine, prompt_of, read, settled
 
 from edge_agent.engine.fair_queue import FairQueue
 from edge_agent.engine.types import GenerationRequest, SamplingParams
@@ -29,19 +29,25 @@ async def test_more_requests_than_cells_all_finish(tiny_model: Path, reference: 
         reference.check_greedy(prompt_of(seed, 60), answer.ids, 20)
 
 
-async def test_open_ended_answers_grow_pause_and_end_at_the_context(
+async def test_open_ended_answers_grow_and_the_oldest_is_never_paused(
     tiny_model: Path, reference: Reference
 ) -> None:
     engine = make_engine(tiny_model, context=256, slots=4)
-    banned = [OFFLOAD, *engine._lane.weights.rules.eog]
+    banned = [OFFLOAD, *(i for i in range(engine.model.n_vocab) if engine.vocabulary.is_eog(i))]
+    finished: list[int] = []
+
+    async def one(seed: int) -> Answer:
+        _, [answer] = await ask(engine, prompt_of(seed, 30), max_tokens=None, ignore_eos=True)
+        finished.append(seed)
+        return answer
+
     try:
-        results = await asyncio.gather(
-            *(ask(engine, prompt_of(s, 30), max_tokens=None, ignore_eos=True) for s in range(3))
-        )
+        answers = await asyncio.gather(*(one(seed) for seed in range(3)))
     finally:
         await engine.stop(0)
-    for seed, (_, [answer]) in enumerate(results):
-        assert answer.finish_reason == "length"
+    assert finished == [0, 1, 2]
+    for seed, answer in enumerate(answers):
+        assert answer.finish_reason == "length"  # the end of the context
         reference.check_greedy(prompt_of(seed, 30), answer.ids, 256 - 30, banned)
 
 

@@ -163,6 +163,17 @@ async def test_cancel_is_idempotent_and_ends_every_wait(engine: Engine) -> None:
     assert not answer.events
 
 
+async def test_cancel_drops_what_was_not_read_yet(engine: Engine) -> None:
+    generation = decide(engine, prompt_of(36, 10), ignore_eos=True)
+    await generation.decision_point()
+    generation.resume()
+    assert (await anext(generation)).token_ids
+    generation.cancel()
+    await settled(engine)
+    [answer] = await read(generation)
+    assert not answer.events
+
+
 async def test_without_an_offload_token_nothing_is_masked(
     tiny_model: Path, reference: Reference
 ) -> None:

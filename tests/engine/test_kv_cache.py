@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edge_agent.engine.context import LlamaContext
 from edge_agent.engine.kv_cache import KvCache, Sequence, common_prefix
 from edge_agent.engine.prefix_cache import PrefixCache
+from edge_agent.engine.reservation import Reservations
 from models.llama_model import LlamaModel
 
 
@@ -96,6 +97,26 @@ def test_common_prefix(a: list[int], b: list[int]) -> None:
     bound = min(len(a), len(b))
     naive = next((i for i in range(bound) if a[i] != b[i]), bound)
     assert common_prefix(a, b, bound) == naive
+
+
+def test_cached_prefixes_take_half_of_the_cells_at_most(context: LlamaContext) -> None:
+    context.clear()
+    memory = Reservations(KvCache(context))
+    for token in range(20, 28):
+        sequence = Sequence([token] * 60)
+        assert memory.reserve(sequence, 60, [], []) == 0
+        compute(context, memory.kv, sequence)
+        memory.retire(sequence)
+        assert memory.kv.used <= 128
+    assert memory.kv.best_source([27] * 61) == (sequence, 60)
+    whole = Sequence([30] * 200)  # one alone may take more
+    memory.reserve(whole, 200, [], [])
+    for start in range(0, 200, 50):
+        code = context.decode([30] * 50, range(start, start + 50), [whole.id] * 50, [0] * 50)
+        assert code == 0
+        memory.kv.extend(whole, 50)
+    memory.retire(whole)
+    assert memory.kv.best_source([30] * 201) == (whole, 200)
 
 
 def test_prefixes_contained_in_others_are_dropped_and_the_oldest_goes_first(

@@ -1,5 +1,7 @@
 """logprobs and top_logprobs are those of the model at temperature 1."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from engine_harness import OFFLOAD, Reference, ask, prompt_of
@@ -36,6 +38,16 @@ async def test_none_unless_asked_and_no_alternatives_for_zero(engine: Engine) ->
     assert silent.logprobs == []
     assert len(own.logprobs) == len(own.ids)
     assert all(item.top == () for item in own.logprobs)
+
+
+async def test_tokens_cut_off_by_a_stop_string_have_none(engine: Engine) -> None:
+    ask_so = partial(ask, engine, prompt_of(73, 10), temperature=1, seed=1, top_logprobs=0)
+    _, [whole] = await ask_so(max_tokens=30)
+    texts = [engine.vocabulary.decode([token]) for token in whole.ids]
+    at = next(i for i in range(2, 30) if texts[i].isascii() and texts[i] not in texts[:i])
+    _, [cut] = await ask_so(max_tokens=30, stop=(texts[at],))
+    assert [item.token_id for item in cut.logprobs] == whole.ids[:at]
+    assert cut.ids == whole.ids[: at + 1]
 
 
 async def test_bytes_of_tokens_add_up_to_the_text(smol_engine: Engine) -> None:
