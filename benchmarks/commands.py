@@ -63,3 +63,40 @@ def reference_cloud(
             json_output=json_output,
         )
     )
+
+
+def demo(
+    ctx: typer.Context,
+    *,
+    minutes: Annotated[
+        float, typer.Option(min=1, help="About how long it may take, on two cores.")
+    ] = 15,
+    seed: Annotated[int, typer.Option(min=0, help="Of the questions and of the cloud.")] = 0,
+    out: Annotated[Path, typer.Option(help="Directory of the pictures.")] = Path("edge-agent-demo"),
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the log and the adapters.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document; the story goes to stderr.")
+    ] = False,
+) -> None:
+    """See the small model learn its work, and when to ask: about fifteen minutes on two cores.
+
+    It starts a daemon and a stand-in for a cloud on temporary data, asks questions as an app
+    would, trains, hot-swaps, changes to other work, trains again, and measures on questions that
+    training never saw. Ctrl-C ends everything it started.
+
+    \b
+    Example: edge-agent demo
+    Example: edge-agent demo --minutes 5 --json > demo.json
+    """
+    from benchmarks.demo.run import Options, run
+
+    run(
+        Options(
+            minutes=minutes,
+            seed=seed,
+            out=out,
+            keep=keep,
+            as_json=json_output,
+            data_dir=ctx.obj.load().settings.data_dir,
+        )
+    )

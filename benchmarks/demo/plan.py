@@ -1,0 +1,41 @@
+"""How much of everything fits into the minutes that are given."""
+
+from dataclasses import dataclass
+
+RATE = 0.3
+"""τ."""
+_FULL_MINUTES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Sizes of one demo, for two cores."""
+
+    stream: int
+    """Questions the app asks of each family."""
+    held_out: int
+    """Questions that measure each family."""
+    steps: int
+    """DA-GRPO steps of each round."""
+    epochs: float
+    """Most passes of the warm start."""
+
+    @classmethod
+    def of(cls, minutes: float) -> "Plan":
+        """A fraction of the full demo; as little as the trainer accepts at the least."""
+        part = minutes / _FULL_MINUTES
+        return cls(
+            stream=max(120, round(1400 * part)),
+            held_out=max(30, min(300, round(150 * part))),
+            steps=max(2, round(80 * part)),
+            epochs=2.5 if part > 0.5 else 2.0,
+        )
+
+    @property
+    def train_settings(self) -> dict[str, str]:
+        """For the environment of `edge-agent train`."""
+        return {
+            "EDGE_AGENT_TRAIN_STEPS": str(self.steps),
+            "EDGE_AGENT_TRAIN_WARM_START_EPOCHS": str(self.epochs),
+            "EDGE_AGENT_TRAIN_MAX_NEW_TOKENS": "24",
+        }
