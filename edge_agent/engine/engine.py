@@ -7,37 +7,26 @@ through the outbox, one wake-up per event loop and batch.
 import asyncio
 import itertools
 import logging
-import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
-from typing import TypeVar
 
 from edge_agent.config import EngineSettings
 from edge_agent.engine import rollouts
 from edge_agent.engine.generation import Generation, Outbox
 from edge_agent.engine.job import Job
 from edge_agent.engine.lane import Lane, Weights, file_identity, free_adapter, load_adapter
+from edge_agent.engine.mailbox import Mailbox
+from edge_agent.engine.request_check import check_prompt, check_request
 from edge_agent.engine.scheduler import Counters
 from edge_agent.engine.types import EngineStats, GenerationRequest, Group, ServedModel
 from edge_agent.engine.vocabulary import Vocabulary
-from edge_agent.errors import (
-    ContextLengthExceeded,
-    EdgeAgentError,
-    EngineError,
-    InvalidRequest,
-    QueueFull,
-    Unavailable,
-)
+from edge_agent.errors import EdgeAgentError, EngineError, QueueFull, Unavailable
 from models.errors import ModelError
 from models.llama_model import LlamaModel
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class Engine:
@@ -61,14 +50,13 @@ class Engine:
         self._busy = busy
         self._counters = Counters()
         self._outbox = Outbox()
-        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._embeds: deque[Callable[[], None]] = deque()
+        self._mailbox = Mailbox()
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._activation = threading.Lock()
         self._posted = 0
+        """Jobs on their way to the engine thread."""
         self._closing = False
-        self._dead = False
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         weights = Weights(served.gguf, settings, offload_token)
@@ -127,6 +115,7 @@ class Engine:
         """Start the engine thread. Idempotent."""
         with self._lock:
             if self._thread.ident is None and not self._closing:
+                self._mailbox.open()
                 self._thread.start()
 
     async def stop(self, grace_s: float) -> None:
@@ -139,7 +128,7 @@ class Engine:
             self._closing = True
             self._deadline = min(self._deadline, time.monotonic() + grace_s)
         if started:
-            self._commands.put(_nothing)  # wakes the thread
+            self._mailbox.wake()
             await asyncio.to_thread(self._thread.join)
         else:
             self._finish(None)
@@ -151,12 +140,12 @@ class Engine:
 
         Raises ContextLengthExceeded, InvalidRequest, QueueFull, Unavailable.
         """
-        self._check(request)
+        check_request(request, self._lane.weights)
         number = next(self._numbers)
         generation = Generation(
             self._outbox,
-            resume=lambda ids: self._post(partial(self._resume, number, ids)),
-            cancel=lambda: self._post(partial(self._cancel, number)),
+            resume=lambda ids: self._mailbox.post(partial(self._resume, number, ids)),
+            cancel=lambda: self._mailbox.post(partial(self._cancel, number)),
         )
         with self._lock:
             self._check_queue()
@@ -207,8 +196,11 @@ class Engine:
         Raises ContextLengthExceeded, InvalidRequest, Unavailable, EngineError.
         """
         for prompt in prompts:
-            self._check_prompt(prompt, None, "input")
-        futures = [self._call(partial(self._embed, list(p)), self._embeds) for p in prompts]
+            check_prompt(prompt, self._lane.weights, "input")
+        futures = [
+            self._mailbox.call(partial(self._embed, list(prompt)), spaced=True)
+            for prompt in prompts
+        ]
         return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
 
     async def activate(self, served: ServedModel) -> None:
@@ -220,7 +212,7 @@ class Engine:
 
     def _activate(self, served: ServedModel) -> None:
         with self._activation:
-            self._check_running()
+            self._mailbox.check_open()
             current = self._lane.weights
             if file_identity(served.gguf) == current.identity:
                 self._open_lane(served, current)
@@ -241,56 +233,30 @@ class Engine:
         """The adapter is loaded in the engine thread, the context made in this one."""
         adapter = None
         if served.lora is not None:
-            adapter = self._call(partial(load_adapter, weights.model, served.lora)).result()
+            adapter = self._mailbox.call(partial(load_adapter, weights.model, served.lora)).result()
         try:
             lane = Lane(served, weights, adapter, self._settings, self._counters)
         except BaseException:
             if adapter is not None:
-                self._call(partial(free_adapter, adapter)).result()
+                self._mailbox.call(partial(free_adapter, adapter)).result()
             raise
         try:
-            self._call(partial(self._switch, lane)).result()
+            self._mailbox.call(partial(self._switch, lane)).result()
         except BaseException:  # only if the engine has ended meanwhile
             lane.close()
             raise
 
     def _submit_rollouts(self, request: GenerationRequest, sink: rollouts.GroupSink) -> None:
-        self._check(request)
+        check_request(request, self._lane.weights)
         with self._lock:
             self._enqueue(Job(next(self._numbers), request, sink, rollout=True))
 
-    # Checks:
-
-    def _check(self, request: GenerationRequest) -> None:
-        sampling = request.sampling
-        self._check_prompt(request.prompt_ids, sampling.max_tokens, "messages")
-        if sampling.max_tokens is not None and sampling.max_tokens < 1:
-            raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
-        if request.n < 1:
-            raise InvalidRequest("n must be at least 1", param="n")
-        for token in sampling.logit_bias:
-            if not 0 <= token < self.model.n_vocab:
-                raise InvalidRequest(
-                    f"token {token} is not in the vocabulary of {self.model.n_vocab}",
-                    param="logit_bias",
-                )
-
-    def _check_prompt(self, prompt: Sequence[int], max_tokens: int | None, param: str) -> None:
-        if not prompt:
-            raise InvalidRequest("the prompt is empty", param=param)
-        if min(prompt) < 0 or max(prompt) >= self.model.n_vocab:
-            raise InvalidRequest("the prompt has token ids outside the vocabulary", param=param)
-        limit = self.context_limit
-        if len(prompt) + (max_tokens or 1) > limit:
-            asked = "" if max_tokens is None else f" and max_tokens {max_tokens}"
-            raise ContextLengthExceeded(
-                f"the context holds {limit} tokens, but the prompt has {len(prompt)}{asked}",
-                param=param,
-            )
-
-    def _check_running(self) -> None:
-        if self._dead or self._thread.ident is None:
-            raise Unavailable("the engine is not running")
+    def _enqueue(self, job: Job) -> None:
+        """Holding the lock. Raises Unavailable."""
+        if self._closing:
+            raise Unavailable("the engine is shutting down")
+        self._posted += 1
+        self._mailbox.post(partial(self._add, job))
 
     def _check_queue(self) -> None:
         scheduler = self._lane.scheduler
@@ -302,40 +268,6 @@ class Engine:
                 f"{waiting} requests are waiting already; try again in {retry:.0f} s",
                 retry_after_s=max(1.0, retry),
             )
-
-    # Commands; `_post` and `_call` may be used from any thread:
-
-    def _enqueue(self, job: Job) -> None:
-        """Holding the lock. Raises Unavailable."""
-        if self._closing or self._dead:
-            raise Unavailable("the engine is shutting down")
-        self._posted += 1
-        self._commands.put(partial(self._add, job))
-
-    def _post(self, command: Callable[[], None]) -> None:
-        """Run `command` in the engine thread before the next batch; never, if it has ended."""
-        self._commands.put(command)
-
-    def _call(
-        self, function: Callable[[], T], line: "deque[Callable[[], None]] | None" = None
-    ) -> "Future[T]":
-        """Run `function` in the engine thread and get its result. Raises Unavailable."""
-        future: Future[T] = Future()
-
-        def command() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
-
-        with self._lock:
-            self._check_running()
-            if line is not None:
-                line.append(command)
-            self._commands.put(command if line is None else _nothing)
-        return future
 
     # Engine thread:
 
@@ -357,25 +289,18 @@ class Engine:
     def _over(self) -> bool:
         if not self._closing:
             return False
-        busy = self._embeds or self._posted or any(lane.scheduler.jobs for lane in self._lanes)
-        return not busy or time.monotonic() >= self._deadline
+        jobs = self._posted or any(lane.scheduler.jobs for lane in self._lanes)
+        left = jobs or self._mailbox.has_spaced
+        return not left or time.monotonic() >= self._deadline
 
     def _obey(self) -> None:
         """Run what was posted; where there is nothing to compute, wait for it."""
-        busy = self._embeds or any(lane.scheduler.busy for lane in self._lanes)
-        try:
-            if not busy:
-                timeout = max(0.0, self._deadline - time.monotonic()) if self._closing else None
-                self._busy(False)
-                command = self._commands.get(timeout=timeout)
-                self._busy(True)
-                command()
-            while True:
-                self._commands.get_nowait()()
-        except queue.Empty:
-            pass
-        if self._embeds:  # one between two batches
-            self._embeds.popleft()()
+        if not (self._mailbox.has_spaced or any(lane.scheduler.busy for lane in self._lanes)):
+            self._busy(False)
+            remaining = max(0.0, self._deadline - time.monotonic())
+            self._mailbox.wait(remaining if self._closing else None)
+            self._busy(True)
+        self._mailbox.obey()
 
     def _add(self, job: Job) -> None:
         self._lane.scheduler.add(job)
@@ -415,9 +340,8 @@ class Engine:
     def _finish(self, error: EdgeAgentError | None) -> None:
         """End every request and free everything."""
         with self._lock:
-            self._closing = self._dead = True
-        while not self._commands.empty():
-            self._commands.get_nowait()()
+            self._closing = True
+        self._mailbox.close()
         for lane in self._lanes:
             lane.scheduler.fail_all(error or Unavailable("the engine is shutting down"))
         self._outbox.flush()
@@ -425,7 +349,3 @@ class Engine:
         with self._activation:  # one that is under way still uses the weights
             for lane in self._lanes:
                 self._close(lane)
-
-
-def _nothing() -> None:
-    """A command that only wakes the thread."""

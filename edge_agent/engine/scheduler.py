@@ -317,8 +317,9 @@ class Scheduler:
                 insort(self.ready, choice, key=_seniority)
 
     def _advance(self, choice: Choice, row: Row) -> None:
+        said = choice.generated
         choice.advance(row, self._rules)
-        self._counters.generation_tokens += 1
+        self._counters.generation_tokens += choice.generated - said
         if choice.finished:
             self._leave(choice)
 

@@ -85,7 +85,7 @@ async def test_those_that_wait_go_to_the_new_version(
         running = engine.submit(GenerationRequest(tuple(prompt_of(0, 20)), sampling))
         waiting = [asyncio.create_task(ask(engine, prompt_of(s, 20))) for s in range(1, 4)]
         assert (await running.decision_point()).version == "base"
-        await asyncio.wrap_future(engine._call(lambda: engine._switch(lane)))
+        await asyncio.wrap_future(engine._mailbox.call(lambda: engine._switch(lane)))
         for seed, task in enumerate(waiting, 1):
             point, [answer] = await task
             assert point.version == "v1"
@@ -200,6 +200,17 @@ async def test_embeddings_are_unit_means_of_the_hidden_states(engine: Engine) ->
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1, 1])
     assert vectors[1] == pytest.approx(vectors[2])
     assert vectors[0] @ vectors[1] < 0.999
+
+
+async def test_embeddings_that_did_not_get_their_turn_end_with_the_engine(
+    tiny_model: Path,
+) -> None:
+    engine = make_engine(tiny_model)
+    waiting = asyncio.create_task(engine.embed([prompt_of(62, 200)] * 300))
+    await asyncio.sleep(0)
+    await engine.stop(0)
+    with pytest.raises(Unavailable):
+        await waiting
 
 
 async def test_embeddings_and_answers_do_not_disturb_each_other(
