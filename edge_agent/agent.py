@@ -13,6 +13,7 @@ from typing import Any
 from edge_agent import activity
 from edge_agent.activity import Activity
 from edge_agent.answer import Answer, Services, begin
+from edge_agent.background_training import BackgroundTraining
 from edge_agent.budget import Ledger
 from edge_agent.cloud import CloudClient, find_api_key
 from edge_agent.config import Settings
@@ -25,6 +26,7 @@ from edge_agent.records import Audit, Feedback, Query, Usage
 from edge_agent.served import served_model
 from edge_agent.status import status
 from edge_agent.store import Store
+from edge_agent.training_report import report
 from models import catalog, offload_token
 from models.adapters import AdapterRegistry
 from models.errors import EdgeAgentError
@@ -77,6 +79,7 @@ class Agent:
             self.store.recent_decisions(_RESTORED_DECISIONS, self.engine.version),
         )
         self.cloud = self._open_cloud()
+        self.training = BackgroundTraining(settings, template=self.chat.digest)
         self._background: set[asyncio.Task[None]] = set()
         self.started_at = time.time()
         self._closing = False
@@ -114,9 +117,10 @@ class Agent:
         return float(value) if isinstance(value, int | float) else None
 
     async def start(self) -> None:
-        """Start the engine's thread and the watch on the adapter registry."""
+        """Start the engine's thread, the watch on the adapter registry, and the trainer's clock."""
         self.engine.start()
         self._spawn(self._watch_adapters())
+        self._spawn(self.training.run())
 
     async def begin(self, query: Query) -> Answer:
         """Decide on `query` and start answering it; see `answer.begin`."""
@@ -140,6 +144,11 @@ class Agent:
         """A JSON-ready snapshot of everything; see `status.status`."""
         return status(self)
 
+    def training_report(self, limit: int = 20) -> dict[str, Any]:
+        """The newest `limit` rounds and what runs; see `training_report.report`."""
+        waiting_for = self.training.waiting_for
+        return report(self.settings.database, waiting_for=waiting_for, limit=limit)
+
     async def close(self, grace_s: float) -> None:
         """Stop admitting, let running answers end within `grace_s`, flush the log."""
         self._closing = True
@@ -147,6 +156,7 @@ class Agent:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self.training.stop()
         if self.cloud is not None:
             await self.cloud.aclose()
         self.ledger.close()

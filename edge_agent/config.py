@@ -17,6 +17,7 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edge_agent.errors import ConfigError
+from edge_agent.hours import parse_hours
 from models.paths import default_data_dir
 
 ENV_PREFIX = "EDGE_AGENT_"
@@ -183,6 +184,13 @@ class TrainSettings(_Section):
         0.05, ge=0, le=1, description="The most any kind of work may lose in the gate"
     )
     seed: int = Field(0, ge=0, description="Of sampling, splits and new adapters")
+
+    @field_validator("hours")
+    @classmethod
+    def _are_hours(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_hours(value)
+        return value
 
 
 class LogSettings(_Section):

@@ -66,6 +66,21 @@ def _with_tilde(path: Path) -> str:
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
+def environment(settings: Settings) -> dict[str, str]:
+    """Variables from which `config.load` makes `settings` again, whatever the file says."""
+    found = {}
+    for setting in all_settings():
+        value: Any = settings
+        for part in setting.key.split("."):
+            value = getattr(value, part)
+        if isinstance(value, Path):
+            value = str(value.absolute())
+        if value is None:
+            value = "none"
+        found[setting.variable] = value if isinstance(value, str) else toml_value(value)
+    return found
+
+
 def example_toml() -> str:
     """A configuration file that sets nothing: every key is there, commented out."""
     titles = dict(sections())
