@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from edge_agent import __version__
+from edge_agent.training_report import summary
 
 if TYPE_CHECKING:
     from edge_agent.agent import Agent
@@ -19,6 +20,7 @@ COLD_START_NOTE = (
 def status(agent: "Agent") -> dict[str, Any]:
     """A JSON-ready snapshot; rates in [0, 1], times in Unix seconds, money in USD."""
     version = agent.engine.version
+    training = agent.training_report(10)
     trained = version != "base"
     return {
         "version": __version__,
@@ -41,6 +43,7 @@ def status(agent: "Agent") -> dict[str, Any]:
         },
         "budget": {name: dataclasses.asdict(limit) for name, limit in agent.ledger.state().items()},
         "cloud": _cloud(agent),
+        "training": summary(training),
         "log": {
             "enabled": agent.store.enabled,
             "path": str(agent.settings.database),

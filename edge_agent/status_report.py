@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import datetime
 from typing import Any
 
-from edge_agent import __version__
+from edge_agent import __version__, training_report
 from edge_agent.client import DaemonClient, connect, find_daemon
 from edge_agent.config import Settings
 from edge_agent.errors import EdgeAgentError
@@ -72,6 +72,8 @@ def _from_disk(settings: Settings) -> dict[str, Any]:
     if settings.database.exists():
         found["budget"], rate = _budget(settings)
         found["log"] = _log(settings)
+        report = training_report.report(settings.database, waiting_for=None)
+        found["training"] = training_report.summary(report)
     trained = found["adapter"]["trained"]
     found["decision"] = {
         "policy": "threshold" if trained else "cold_start",
@@ -119,6 +121,8 @@ def lines(status: Mapping[str, Any]) -> Iterator[str]:
     decision = status.get("decision") or {}
     state = "trained" if adapter.get("trained") else "untrained"
     yield _row("adapter", f"{adapter.get('version', 'base')} ({state})")
+    if status.get("training"):
+        yield _row("training", training_report.line(status["training"]))
     yield _row("decision", _decision(decision))
     if decision.get("note"):
         yield from (_row("", text) for text in textwrap.wrap(decision["note"], 78))

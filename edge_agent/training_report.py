@@ -21,12 +21,14 @@ def report(database: Path, *, waiting_for: str | None, limit: int = 20) -> dict[
         running = journal.running()
         steps = journal.steps(running["id"]) if running else []
         rounds = journal.rounds(limit)
+    for row in rounds:
+        if row["state"] == "running" and (running is None or row["id"] != running["id"]):
+            row["state"] = "interrupted"  # its process was killed
+    step = _step(steps[-1]) if steps else None
     return {
         "object": "training",
         "waiting_for": None if running else waiting_for,
-        "running": _round(running) | {"step": _step(steps[-1]) if steps else None}
-        if running
-        else None,
+        "running": _round(running) | {"step": step} if running else None,
         "rounds": [_round(row) for row in rounds],
     }
 
@@ -37,7 +39,8 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
     `round`, `phase`, `step` (from 1), `steps` (planned; None if not known), `dual` and `rate` are
     those of the round that runs, None without one.
     """
-    running, ended = found["running"], [r for r in found["rounds"] if r["ended_at"] is not None]
+    running = found["running"]
+    ended = [row for row in found["rounds"] if row["state"] != "running"]
     step = (running or {}).get("step") or {}
     planned = running["settings"].get("steps") if step.get("phase") == "dagrpo" else None
     return {

@@ -101,6 +101,7 @@ class _AgentCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._engine()
         yield from self._budget()
+        yield from self._training()
         version = self._agent.engine.version
         adapter = GaugeMetricFamily(
             "edge_agent_adapter_version", "1 for the adapter that serves", labels=["version"]
@@ -128,6 +129,22 @@ class _AgentCollector(Collector):
             ("kv_cache_usage_ratio", "KV cells in use", stats.kv_used / max(1, stats.kv_cells)),
         ):
             yield GaugeMetricFamily(name, text, value)
+
+    def _training(self) -> Iterator[Metric]:
+        """Of the round that runs; nothing where none does, so that no old figure is shown."""
+        running = self._agent.training_report(1)["running"]
+        if running is None:
+            return
+        yield GaugeMetricFamily("edge_agent_training_round", "Round that runs", running["id"])
+        step = running["step"] or {}
+        for name, text in (
+            ("step", "Step of its phase"),
+            ("dual", "Dual variable λ"),
+            ("rate", "Rate of asking, held against τ"),
+            ("reward_local", "Mean reward of local answers"),
+        ):
+            if step.get(name) is not None:
+                yield GaugeMetricFamily(f"edge_agent_training_{name}", text, step[name])
 
     def _budget(self) -> Iterator[Metric]:
         limit = GaugeMetricFamily("edge_agent_budget_limit", "Limit", labels=["limit"])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from edge_agent.records import (
     Source,
     Usage,
 )
+from edge_agent.training_report import report
 
 Script = Callable[[Query], AsyncIterator[Delta]]
 
@@ -81,9 +83,16 @@ class ScriptedAgent:
         self.answers: list[ScriptedAnswer] = []
         self.feedback: list[Feedback] = []
         self.closed = False
+        self.database: Path | None = None
 
     async def start(self) -> None:
         """Nothing to start."""
+
+    def training_report(self, limit: int = 20) -> dict[str, Any]:
+        """Of the database in the data directory, where there is one."""
+        if self.database is None:
+            return {"object": "training", "waiting_for": None, "running": None, "rounds": []}
+        return report(self.database, waiting_for="3 of 200 new usable queries", limit=limit)
 
     def dual(self, _version: str) -> float | None:
         """No adapter, no dual variable."""
