@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cluster_cases import questions
 
-from trainer.clusters import OTHER, Clusters, assign
+from trainer.clusters import OTHER, Clusters, assign, template
 from trainer.similarity import Embedder
 
 KINDS = ("sums", "spelling", "sorting", "divisors")
@@ -41,6 +41,10 @@ def test_small_clusters_are_other(embedder: Embedder) -> None:
     texts = questions("sums", 10) + questions("spelling", 3)
     names = assign(texts, [None] * 13, embedder)
     assert names == ["auto-1"] * 10 + [OTHER] * 3
+
+
+def test_numbers_do_not_make_a_kind() -> None:
+    assert template("What is 12 + 3,456.7?") == template("What is 5 + 1?") == "What is 0 + 0?"
 
 
 def test_without_an_embedder_there_are_only_labels() -> None:

@@ -102,3 +102,15 @@ def test_similarity_rewards_meaning_over_words(
     assert off < close < same
     assert off < 0.2
     assert empty == 0
+
+
+def test_the_floor_maps_cosines_to_rewards(embedder: Embedder) -> None:
+    reference, near, _ = RELATED[0]
+    one, other = embedder.embed([reference, near])
+    cosine = float(one @ other)
+    with Graders(embedder) as graders:
+        for floor in (0.0, cosine / 2, cosine + 0.01):
+            spec = {"type": "similarity", "floor": floor}
+            item = Item("x", 0.0, (1,), "?", "c", reference, "cloud", grader=spec)
+            expected = max(0.0, (cosine - floor) / (1 - floor))
+            assert graders.score(item, near) == pytest.approx(expected, abs=1e-5)

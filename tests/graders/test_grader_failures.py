@@ -1,5 +1,8 @@
 """A grader that hangs, crashes or is misconfigured costs one reward, and is counted."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
 import pytest
 from grader_items import make_item
 
@@ -34,10 +37,22 @@ def test_a_pattern_inside_a_schema_cannot_hang_either() -> None:
         assert graders.grade(make_item("x", grader=spec), f'"{HANGING_TEXT}"').error
 
 
+class Tempting(BaseHTTPRequestHandler):
+    """Serves a schema that everything fits."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+
 def test_a_schema_is_never_fetched_from_elsewhere() -> None:
-    spec = {"type": "json_schema", "schema": {"$ref": "http://127.0.0.1:9/schema.json"}}
-    with Graders() as graders:
+    with HTTPServer(("127.0.0.1", 0), Tempting) as server, Graders() as graders:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        elsewhere = f"http://127.0.0.1:{server.server_port}/schema.json"
+        spec = {"type": "json_schema", "schema": {"$ref": elsewhere}}
         grade = graders.grade(make_item("x", grader=spec), "{}")
+        server.shutdown()
     assert grade.reward == 0
     assert "Unresolvable" in (grade.error or "")
 
