@@ -16,7 +16,14 @@ from processes import Running, running
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A reference cloud that is always right and quick."""
     with running(
-        "reference-cloud", "--port", "0", "--latency-ms", "1", data_dir=tmp_path_factory.mktemp("c")
+        "reference-cloud",
+        "--port",
+        "0",
+        "--latency-ms",
+        "1",
+        "--accuracy",
+        "1",
+        data_dir=tmp_path_factory.mktemp("c"),
     ) as found:
         yield found
 
@@ -31,7 +38,7 @@ def daemon_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def daemon(cloud: Running, daemon_dir: Path) -> Iterator[Running]:
     """The daemon on the real small model, offloading to `cloud`."""
     with running(
-        *("serve", "--port", "0", "--threads", "2"),
+        *("serve", "--port", "0", "--threads", "1"),
         *("--cloud-url", cloud.base_url, "--cloud-model", "reference-cloud"),
         data_dir=daemon_dir,
     ) as found:

@@ -11,7 +11,7 @@ from processes import Running, running
 def test_every_acknowledged_answer_survives(cloud: Running, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     arguments = (
-        *("serve", "--port", "0", "--cloud-url", cloud.base_url),
+        *("serve", "--port", "0", "--threads", "1", "--cloud-url", cloud.base_url),
         *("--cloud-model", "reference-cloud", "--budget-rate", "1"),
     )
     with running(*arguments, data_dir=data_dir) as daemon:
