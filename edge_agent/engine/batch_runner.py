@@ -5,7 +5,7 @@ alone: that one fails, all others get their logits.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from itertools import repeat
 
 from edge_agent.engine.context import NO_KV_SLOT, LlamaContext
@@ -31,7 +31,7 @@ class BatchRunner:
         take: Callable[[Choice, Row], None],
         pause: Callable[[Choice], None],
         refused: Callable[[Choice, int], None],
-        idle: Callable[[], Iterable[Sequence]],
+        idle: Callable[[], Collection[Sequence]],
     ) -> None:
         """take gets the logits of each choice whose tokens are all computed; refused gets those
         that llama.cpp cannot compute, with its code; pause gets those that lost their KV with
@@ -53,10 +53,10 @@ class BatchRunner:
         elif len(work) > 1:
             self._undo(work)
             half = (len(work) + 1) // 2  # decoding choices come first, so prompts are blamed first
-            self.run(work[:half])
-            rest = [item for item in work[half:] if item[0].runs]
-            if rest:
-                self.run(rest)
+            for part in (work[:half], work[half:]):
+                alive = [(choice, n) for choice, n in part if choice.runs]
+                if alive:
+                    self.run(alive)
         else:
             _log.warning("llama_decode returned %d for job %d", code, work[0][0].job.number)
             self._undo(work)
@@ -93,7 +93,7 @@ class BatchRunner:
                     self._take(choice, row)
 
     def _undo(self, work: Work) -> None:
-        """Forget what a fatal error left half done."""
+        """Forget what a fatal error left half done; a recurrent state is lost as a whole."""
         for choice, _ in work:
             sequence = choice.sequence
             if not self._context.trim(sequence.id, sequence.done):

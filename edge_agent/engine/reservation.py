@@ -24,7 +24,7 @@ class Reservations:
         sequence: Sequence,
         limit: int,
         running: Collection[Sequence],
-        idle: Iterable[Sequence],
+        idle: Collection[Sequence],
     ) -> int | None:
         """Let `sequence` run, growing to `limit` cells; None if that does not fit beside `running`.
 
@@ -42,11 +42,12 @@ class Reservations:
         sequence.limit = limit
         while self.kv.used + _unused(running) + limit - sequence.done > self.kv.total:
             if not self.evict(idle, keep=sequence):
+                self.kv.close(sequence)
                 return None
         return shared
 
     def _open(
-        self, sequence: Sequence, source: Sequence | None, shared: int, idle: Iterable[Sequence]
+        self, sequence: Sequence, source: Sequence | None, shared: int, idle: Collection[Sequence]
     ) -> int:
         if self.kv.full and not self.evict(idle, keep=source):
             source, shared = None, 0
@@ -64,7 +65,7 @@ class Reservations:
         sequence: Sequence,
         limit: int,
         running: Collection[Sequence],
-        idle: Iterable[Sequence],
+        idle: Collection[Sequence],
     ) -> bool:
         """Raise the limit of a running sequence; False if `running` leaves no room."""
         while self.kv.used + _unused(running) + limit - sequence.limit > self.kv.total:
@@ -73,7 +74,7 @@ class Reservations:
         sequence.limit = limit
         return True
 
-    def evict(self, idle: Iterable[Sequence], keep: Sequence | None = None) -> bool:
+    def evict(self, idle: Collection[Sequence], keep: Sequence | None = None) -> bool:
         """Take the KV of whoever misses it least; False if nobody has any to give."""
         if self.prefixes.evict(keep):
             return True

@@ -10,7 +10,7 @@ choice is paused and goes on later. So no choice ever fails for want of memory.
 
 import logging
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from edge_agent.engine.batch_runner import BatchRunner, Work
@@ -259,10 +259,10 @@ class Scheduler:
     def _running(self) -> list[Sequence]:
         return [choice.sequence for choice in self.active]
 
-    def _idle(self) -> Iterable[Sequence]:
+    def _idle(self) -> list[Sequence]:
         """Who may lose KV: parked jobs, longest parked first, then the youngest in line."""
-        yield from (c.sequence for job in self.parked.values() for c in job.choices)
-        yield from (choice.sequence for choice in reversed(self.ready))
+        parked = [choice for job in self.parked.values() for choice in job.choices]
+        return [choice.sequence for choice in (*parked, *reversed(self.ready))]
 
     # What a batch gave:
 
@@ -283,7 +283,7 @@ class Scheduler:
 
     def _refused(self, choice: Choice, code: int) -> None:
         """llama.cpp cannot compute this choice: later, if others hold the memory, else never."""
-        if code == NO_KV_SLOT and len(self.active) > 1:
+        if code == NO_KV_SLOT and choice in self.active and len(self.active) > 1:
             self._pause(choice)
             self._blocked = True
         else:

@@ -1,15 +1,16 @@
 """Recurrent states and sliding windows: prefixes are reused only where that is legal."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from engine_harness import Reference, ask, make_engine, prompt_of, read
+from engine_harness import OFFLOAD, Reference, ask, make_engine, prompt_of, read
 from tiny_architectures import write_tiny_gemma, write_tiny_mamba
 
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import GenerationRequest, SamplingParams
+from edge_agent.errors import EngineError
 
 WRITERS = {"mamba": write_tiny_mamba, "gemma": write_tiny_gemma}
 
@@ -69,6 +70,27 @@ async def test_cells_that_left_the_window_may_be_gone(other: Engine, plain: Refe
         for ids in prompt, forked:
             _, [answer] = await ask(other, ids, max_tokens=20)
             plain.check_greedy(ids, answer.ids, 20)
+
+
+async def test_after_a_fatal_error_the_others_go_on(other: Engine, plain: Reference) -> None:
+    context, poison = other._lane.context, 264
+    decode = context.decode
+
+    def faulty(tokens: Sequence[int], *rest: Sequence[int]) -> int:
+        code = decode(tokens, *rest)  # leaves its tokens in the memory
+        return -3 if poison in tokens else code
+
+    context.decode = faulty  # type: ignore[method-assign]
+    good = [[t for t in prompt_of(s, 25) if t != poison] for s in range(3)]
+    results = await asyncio.gather(
+        ask(other, [*good[0][:5], poison]),
+        *(ask(other, p, max_tokens=10, logit_bias={poison: -100}) for p in good),
+        return_exceptions=True,
+    )
+    assert isinstance(results[0], EngineError)
+    for prompt, result in zip(good, results[1:], strict=True):
+        assert not isinstance(result, BaseException)
+        plain.check_greedy(prompt, result[1][0].ids, 10, [OFFLOAD, poison])
 
 
 async def test_choices_and_parking(other: Engine, plain: Reference) -> None:
