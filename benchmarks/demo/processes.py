@@ -101,8 +101,10 @@ class Processes:
             for line in process.stdout:
                 last = json.loads(line)
                 event(last)
-            if process.wait() != 0 or last.get("event") != "end":
-                raise EdgeAgentError(f"the training round failed: {self._last_words('train')}")
+            status = process.wait()
+            if status != 0 or last.get("event") != "end":
+                why = self._last_words("train")
+                raise EdgeAgentError(f"the training round failed (exit status {status}): {why}")
             return last
 
     def _first_line(self, process: "subprocess.Popen[str]", name: str) -> dict[str, Any]:
