@@ -27,6 +27,7 @@ from edge_agent.served import served_model
 from edge_agent.status import status
 from edge_agent.store import Store
 from edge_agent.training_report import report
+from edge_agent.watchdog import Watchdog
 from models import catalog, offload_token
 from models.adapters import AdapterRegistry
 from models.errors import EdgeAgentError
@@ -34,6 +35,7 @@ from models.paths import private_dir
 
 _log = logging.getLogger(__name__)
 _ADAPTER_POLL_S = 1.0
+_WATCHDOG_S = 300.0
 _RESTORED_DECISIONS = 1000
 
 
@@ -80,6 +82,9 @@ class Agent:
         )
         self.cloud = self._open_cloud()
         self.training = BackgroundTraining(settings, template=self.chat.digest)
+        self.watchdog = Watchdog(
+            self.registry, settings.database, tolerance=settings.train.tolerance
+        )
         self._background: set[asyncio.Task[None]] = set()
         self.started_at = time.time()
         self._closing = False
@@ -121,6 +126,7 @@ class Agent:
         self.engine.start()
         self._spawn(self._watch_adapters())
         self._spawn(self.training.run())
+        self._spawn(self._guard())
 
     async def begin(self, query: Query) -> Answer:
         """Decide on `query` and start answering it; see `answer.begin`."""
@@ -185,6 +191,15 @@ class Agent:
             else:
                 self._active, refused = active, None
                 _log.info("serving adapter %s", version)
+
+    async def _guard(self) -> None:
+        """Go back to the parent of an adapter that does worse in use."""
+        while True:
+            await asyncio.sleep(_WATCHDOG_S)
+            try:
+                await asyncio.to_thread(self.watchdog.check)
+            except EdgeAgentError as error:
+                _log.error("the watchdog cannot look: %s", error)
 
     def _audit(self, query: Query) -> None:
         assistance = self._assistance()
