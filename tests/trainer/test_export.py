@@ -63,7 +63,7 @@ def test_torch_lora_and_merged_agree(tmp_path: Path, architecture: str) -> None:
 
 @pytest.mark.parametrize("modules", [("q_proj", "v_proj"), ("down_proj",)])
 def test_only_adapted_tensors_change(tmp_path: Path, modules: tuple[str, ...]) -> None:
-    base = write_tiny(tmp_path / "base.gguf", "llama")
+    base = write_tiny(tmp_path / "base.gguf", "llama", alignment=256)
     trained(base, tmp_path / "adapter", OFFLOAD_TOKEN, modules=modules)
     merged = export(tmp_path / "adapter", base)["merged.gguf"]
     names = {"q_proj": "attn_q", "v_proj": "attn_v", "down_proj": "ffn_down"}

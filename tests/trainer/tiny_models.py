@@ -13,10 +13,13 @@ EMBED, FEED_FORWARD, HEADS, KV_HEADS = 64, 96, 4, 2
 WINDOW = 8  # gemma3's sliding window, shorter than the test sequences
 
 
-def write_tiny(path: Path, architecture: str, *, seed: int = 0, tied: bool = True) -> Path:
+def write_tiny(
+    path: Path, architecture: str, *, seed: int = 0, tied: bool = True, alignment: int = 32
+) -> Path:
     """Write a model of 2 layers (gemma3: 7, so that one is global) in fp32."""
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, architecture)
+    writer.add_custom_alignment(alignment)
     layers = 7 if architecture == "gemma3" else 2
     head = 32 if architecture in ("qwen3", "gemma3") else EMBED // HEADS
     writer.add_name(f"tiny {architecture}")
