@@ -79,5 +79,4 @@ async def _ask_all(
             text = "".join(event.text for event in events)
             return point.p_offload, text, events[-1].finish_reason == "stop"
 
-    engine.start()
     return list(await asyncio.gather(*map(ask, items)))

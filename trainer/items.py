@@ -42,7 +42,8 @@ SELECT
          ORDER BY number LIMIT 1),
         (SELECT text FROM audit WHERE query_id = query.id AND error IS NULL
          ORDER BY audit.id DESC LIMIT 1)
-    ) AS cloud_text
+    ) AS cloud_text,
+    (SELECT text FROM choice WHERE choice.seq = query.seq ORDER BY number LIMIT 1) AS served_text
 FROM query JOIN response ON response.seq = query.seq
 WHERE query.seq > :after AND query.seq <= :until
   AND NOT query.private AND query.tools IS NULL AND length(query.prompt_ids) > 1
@@ -123,6 +124,7 @@ def _query_item(row: Mapping[str, Any]) -> Item | None:
                 grader=None if row["grader"] is None else json.loads(row["grader"]),
                 cloud_text=row["cloud_text"],
                 rating=row["rating"],
+                served_text=row["served_text"],
             )
     return None
 

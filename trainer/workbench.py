@@ -49,6 +49,7 @@ class Workbench:
         self.engine = Engine(
             ServedModel(self.model.path), self._engine_settings(), offload_token=self.offload_token
         )
+        self.engine.start()
         self.chat = ChatTemplate(
             self.model.entry.chat_template,
             self.engine.vocabulary,
