@@ -10,24 +10,24 @@ import random
 import time
 from typing import Any
 
-from edge_agent import activity
-from edge_agent.activity import Activity
 from edge_agent.answer import Answer, Services, begin
-from edge_agent.background_training import BackgroundTraining
-from edge_agent.budget import Ledger
-from edge_agent.cloud import CloudClient, find_api_key
+from edge_agent.budget.ledger import Ledger
+from edge_agent.budget.paid_call import Assistance
+from edge_agent.cloud.client import CloudClient, find_api_key
 from edge_agent.config import Settings
-from edge_agent.decision import Decider
-from edge_agent.engine.chat_template import ChatTemplate
+from edge_agent.decision.decider import Decider
 from edge_agent.engine.engine import Engine
 from edge_agent.errors import BudgetExhausted, CloudError, NotFound, StoreError, Unavailable
-from edge_agent.paid_call import Assistance
+from edge_agent.formats.chat_template import ChatTemplate
+from edge_agent.log.store import Store
 from edge_agent.records import Audit, Feedback, Query, Usage
 from edge_agent.served import served_model
 from edge_agent.status import status
-from edge_agent.store import Store
-from edge_agent.training_report import report
-from edge_agent.watchdog import Watchdog
+from edge_agent.training import activity
+from edge_agent.training.activity import Activity
+from edge_agent.training.background import BackgroundTraining
+from edge_agent.training.report import report
+from edge_agent.training.watchdog import Watchdog
 from models import catalog, offload_token
 from models.adapters import AdapterRegistry
 from models.errors import EdgeAgentError

@@ -18,7 +18,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from edge_agent.decision import Decider
+from edge_agent.budget.paid_call import Assistance, PaidCall
+from edge_agent.decision.decider import Decider
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.generation import Generation
 from edge_agent.engine.types import DecisionPoint, GenerationRequest, TokenEvent
@@ -29,9 +30,8 @@ from edge_agent.errors import (
     EdgeAgentError,
     InvalidRequest,
 )
-from edge_agent.paid_call import Assistance, PaidCall
+from edge_agent.log.store import Store
 from edge_agent.records import Decision, Delta, Outcome, Query, Reason, Route, Source, Usage
-from edge_agent.store import Store
 from edge_agent.transcript import Transcript
 
 NO_CLOUD = "no cloud is configured: set cloud.url and cloud.model, or ask the model edge-local"

@@ -17,7 +17,7 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edge_agent.errors import ConfigError
-from edge_agent.hours import parse_hours
+from edge_agent.training.hours import parse_hours
 from models.paths import default_data_dir
 
 ENV_PREFIX = "EDGE_AGENT_"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge_agent.engine.types import FinishReason, SamplingParams, TokenLogprob
 
 if TYPE_CHECKING:
-    from edge_agent.engine.tools import ToolFormat
+    from edge_agent.formats.tools import ToolFormat
 
 
 class Route(StrEnum):

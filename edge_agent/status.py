@@ -5,7 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from edge_agent import __version__
-from edge_agent.training_report import summary
+from edge_agent.training.report import summary
 
 if TYPE_CHECKING:
     from edge_agent.agent import Agent

@@ -8,11 +8,12 @@ from contextlib import closing
 from datetime import datetime
 from typing import Any
 
-from edge_agent import __version__, training_report
+from edge_agent import __version__
 from edge_agent.client import DaemonClient, connect, find_daemon
 from edge_agent.config import Settings
 from edge_agent.errors import EdgeAgentError
 from edge_agent.status import COLD_START_NOTE
+from edge_agent.training import report as training_report
 
 _BAR = 20
 _SAMPLE_S = 0.5
@@ -93,7 +94,7 @@ def _active_adapter(settings: Settings) -> dict[str, Any]:
 
 def _budget(settings: Settings) -> tuple[dict[str, Any], float | None]:
     """State of every limit, and the rate τ in force."""
-    from edge_agent.budget import Ledger
+    from edge_agent.budget.ledger import Ledger
 
     with closing(Ledger(settings.database, seed=settings.budget)) as ledger:
         state = {name: dataclasses.asdict(limit) for name, limit in ledger.state().items()}
@@ -101,7 +102,7 @@ def _budget(settings: Settings) -> tuple[dict[str, Any], float | None]:
 
 
 def _log(settings: Settings) -> dict[str, Any]:
-    from edge_agent.log_reader import LogReader
+    from edge_agent.log.reader import LogReader
 
     with closing(LogReader(settings.database, enabled=settings.log.enabled)) as log:
         return {

@@ -1,6 +1,6 @@
 """Chat messages: which fields each role may carry, and which parts a content may have.
 
-What the local model's template makes of them is `edge_agent.engine.messages`' work; here is what
+What the local model's template makes of them is `edge_agent.formats.messages`' work; here is what
 must not be ignored silently, by either model.
 """
 

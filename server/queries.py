@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ulid import ULID
 
-from edge_agent.engine import grammar
-from edge_agent.engine.chat_template import unsupported_part
-from edge_agent.engine.tools import ToolFormat
 from edge_agent.engine.types import SamplingParams
 from edge_agent.errors import InvalidRequest, NotFound
+from edge_agent.formats import grammar
+from edge_agent.formats.chat_template import unsupported_part
+from edge_agent.formats.tools import ToolFormat
 from edge_agent.records import Query, Route
 from server import messages as chat_messages
 from server.schemas import ChatRequest, CompletionRequest

@@ -47,8 +47,8 @@ def train(  # noqa: PLR0917
 def _train(settings: "Settings", *, resume: bool, as_json: bool) -> "Ended":
     import signal
 
-    from edge_agent.idle import lower_priority
-    from edge_agent.journal import Journal
+    from edge_agent.training.idle import lower_priority
+    from edge_agent.training.journal import Journal
 
     lower_priority()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -78,7 +78,7 @@ def _train(settings: "Settings", *, resume: bool, as_json: bool) -> "Ended":
 
 def _yielding(settings: "Settings") -> Any:
     """Between micro-batches, live requests go first."""
-    from edge_agent.activity import Activity
+    from edge_agent.training.activity import Activity
 
     activity = Activity.open(settings.data_dir / "activity")
     return lambda: activity.wait_while_busy(0.5)
@@ -89,7 +89,7 @@ def _interrupt(_signal: int, _frame: Any) -> None:
 
 
 def _status(settings: "Settings", *, as_json: bool) -> None:
-    from edge_agent.journal import Journal
+    from edge_agent.training.journal import Journal
 
     journal = Journal(settings.database)
     rounds = journal.rounds()

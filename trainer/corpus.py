@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from edge_agent.journal import Position
+from edge_agent.training.journal import Position
 from trainer import items
 from trainer.clusters import assign
 from trainer.errors import TrainerError

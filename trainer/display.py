@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from edge_agent.journal import StepRow
+from edge_agent.training.journal import StepRow
 from trainer.progress import Watcher
 
 _TITLES = {"warm_start": "warm start", "dagrpo": "DA-GRPO", "gate": "gate"}

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.database import boundary, open_database
-from edge_agent.journal import Position
-from edge_agent.token_ids import unpack
+from edge_agent.log.database import boundary, open_database
+from edge_agent.log.token_ids import unpack
+from edge_agent.training.journal import Position
 from trainer.records import Item, ReferenceSource
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.journal import Phase
+from edge_agent.training.journal import Phase
 from trainer.report import Report
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from edge_agent.journal import StepRow
+from edge_agent.training.journal import StepRow
 from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.dual import Dual
 from trainer.learner import Learner

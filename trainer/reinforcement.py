@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from edge_agent.engine.types import Group
-from edge_agent.journal import StepRow
+from edge_agent.training.journal import StepRow
 from trainer.corpus import Corpus
 from trainer.evaluate import CloudValue
 from trainer.objective import Episode, StepFigures

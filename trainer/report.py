@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from edge_agent.errors import NotFound
-from edge_agent.journal import Journal, Phase
+from edge_agent.training.journal import Journal, Phase
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edge_agent.engine.types import ServedModel
-from edge_agent.journal import Position
 from edge_agent.served import served_model
+from edge_agent.training.journal import Position
 from models.adapter_version import MERGED, AdapterVersion
 from trainer import corpus
 from trainer.checkpoint import Checkpoints

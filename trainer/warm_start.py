@@ -8,7 +8,7 @@ still disagree: a policy whose rollouts are all alike has nothing left to compar
 import time
 from collections.abc import Callable, Sequence
 
-from edge_agent.journal import StepRow
+from edge_agent.training.journal import StepRow
 from trainer.corpus import Corpus
 from trainer.learner import Example
 from trainer.progress import Progress, Watcher

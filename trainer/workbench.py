@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Any
 
 from edge_agent.config import EngineSettings, Settings, TrainSettings
-from edge_agent.engine.chat_template import ChatTemplate
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import Group, ServedModel
-from edge_agent.journal import Journal
+from edge_agent.formats.chat_template import ChatTemplate
+from edge_agent.training.journal import Journal
 from models import catalog, offload_token
 from models.adapter_version import AdapterVersion
 from models.adapters import AdapterRegistry

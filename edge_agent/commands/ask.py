@@ -55,7 +55,7 @@ def ask(
     """
     from edge_agent.client import connect
     from edge_agent.conversation import PATH, Options, StreamedAnswer, body
-    from edge_agent.explain import mark, why
+    from edge_agent.log.explain import mark, why
 
     text = _with_piped_text(question)
     fields = {

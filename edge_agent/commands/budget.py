@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from edge_agent.budget import Ledger
-    from edge_agent.limits import LimitState
+    from edge_agent.budget.ledger import Ledger
+    from edge_agent.budget.limits import LimitState
 
 app = typer.Typer(no_args_is_help=True, help="Show and change the limits of cloud assistance.")
 
@@ -117,7 +117,7 @@ def accept_clock(ctx: typer.Context, data_dir: DataDir = None) -> None:
 
 
 def _ledger(ctx: typer.Context, data_dir: Path | None) -> "Ledger":
-    from edge_agent.budget import Ledger
+    from edge_agent.budget.ledger import Ledger
 
     settings = ctx.obj.load({"data_dir": data_dir}).settings
     return Ledger(settings.database, seed=settings.budget)

@@ -105,7 +105,7 @@ class Session:
             typer.echo(f"error: {error}", err=True)
 
     def _ask(self, text: str) -> None:
-        from edge_agent.explain import mark
+        from edge_agent.log.explain import mark
 
         answer = self._conversation.ask(text)
         stopped = ""
@@ -131,7 +131,7 @@ class Session:
 
     def _why(self, _: str) -> None:
         from edge_agent.errors import EdgeAgentError
-        from edge_agent.explain import why
+        from edge_agent.log.explain import why
 
         info = self._conversation.info
         if not info:

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from edge_agent.config import Settings
-    from edge_agent.log_reader import LogReader
+    from edge_agent.log.reader import LogReader
 
 app = typer.Typer(no_args_is_help=True, help="Read and look after the log of queries.")
 
@@ -52,7 +52,7 @@ def status(ctx: typer.Context, as_json: AsJson = False, data_dir: DataDir = None
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    from edge_agent.log_text import when
+    from edge_agent.log.text import when
 
     typer.echo(f"Logging is {'on' if found['enabled'] else 'off'}")
     typer.echo(f"{found['path']}, {found['bytes'] / 1e6:.1f} MB")
@@ -133,7 +133,7 @@ def show(
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    from edge_agent.log_text import whole
+    from edge_agent.log.text import whole
 
     for line in whole(found):
         typer.echo(line)
@@ -173,7 +173,7 @@ def export(
     \b
     Example: edge-agent logs export --jsonl | gzip > log.jsonl.gz
     """
-    from edge_agent.otel import attributes
+    from edge_agent.log.otel import attributes
 
     with _reader(_settings(ctx, data_dir)) as reader:
         for row in reader.export():
@@ -215,7 +215,7 @@ def backup(
     \b
     Example: edge-agent logs backup ~/edge-agent.backup.db
     """
-    from edge_agent.log_admin import backup as copy
+    from edge_agent.log.admin import backup as copy
 
     database = _existing(_settings(ctx, data_dir))
     stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -241,7 +241,7 @@ def prune(
     \b
     Example: edge-agent logs prune --older-than 30d
     """
-    from edge_agent.log_admin import prune as delete
+    from edge_agent.log.admin import prune as delete
 
     age_s = _seconds(older_than)
     pruned = delete(_existing(_settings(ctx, data_dir)), before=time.time() - age_s)
@@ -265,13 +265,13 @@ def _existing(settings: "Settings") -> Path:
 
 
 def _reader(settings: "Settings") -> "LogReader":
-    from edge_agent.log_reader import LogReader
+    from edge_agent.log.reader import LogReader
 
     return LogReader(_existing(settings), enabled=settings.log.enabled)
 
 
 def _switch(settings: "Settings", *, on: bool) -> None:
-    from edge_agent.log_admin import set_log_enabled
+    from edge_agent.log.admin import set_log_enabled
 
     set_log_enabled(settings.database, on)
     typer.echo(f"Logging is {'on' if on else 'off'}")
@@ -285,7 +285,7 @@ def _seconds(age: str) -> float:
 
 
 def _print(rows: Iterable[dict[str, Any]], *, as_json: bool) -> None:
-    from edge_agent.log_text import summary
+    from edge_agent.log.text import summary
 
     for row in rows:
         typer.echo(json.dumps(row, ensure_ascii=False) if as_json else summary(row))

@@ -10,7 +10,7 @@ from typing import IO
 import typer
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.log_import import ImportRefused, preview, read, write
+from edge_agent.log.importing import ImportRefused, preview, read, write
 
 _SHOWN = 20
 

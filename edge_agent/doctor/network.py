@@ -12,7 +12,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 def cloud_key(subject: Subject) -> Check:
     """Whether there is a key; never the key."""
-    from edge_agent.cloud_key import find_api_key
+    from edge_agent.cloud.key import find_api_key
 
     cloud = subject.settings.cloud
     if cloud.url is None:
@@ -33,9 +33,9 @@ def cloud_key(subject: Subject) -> Check:
 
 def cloud(subject: Subject) -> Check:
     """One small request that costs nothing."""
-    from edge_agent.cloud import CloudClient
-    from edge_agent.cloud_check import CloudCheck
-    from edge_agent.cloud_key import find_api_key
+    from edge_agent.cloud.check import CloudCheck
+    from edge_agent.cloud.client import CloudClient
+    from edge_agent.cloud.key import find_api_key
 
     settings = subject.settings.cloud
     if settings.url is None:
@@ -67,7 +67,7 @@ def price(subject: Subject) -> Check:
         return ok("price", f"the price of {model} is known")
     limits = settings.budget
     if settings.database.exists():
-        from edge_agent.budget import Ledger
+        from edge_agent.budget.ledger import Ledger
 
         ledger = Ledger(settings.database, seed=settings.budget)
         try:

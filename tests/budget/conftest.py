@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from local_clock import ZONE, Clock
 
-from edge_agent.budget import Ledger
+from edge_agent.budget.ledger import Ledger
 from edge_agent.config import BudgetSettings
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.budget import Ledger
+from edge_agent.budget.ledger import Ledger
 from edge_agent.config import BudgetSettings
 from edge_agent.records import Usage
 

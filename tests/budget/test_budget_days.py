@@ -7,10 +7,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from local_clock import ZONE, Clock
 
-from edge_agent.budget import Ledger
+from edge_agent.budget.ledger import Ledger
+from edge_agent.budget.limits import Calendar
 from edge_agent.config import Price
 from edge_agent.errors import BudgetExhausted
-from edge_agent.limits import Calendar
 from edge_agent.records import Usage
 
 LedgerWith = Callable[..., Ledger]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.budget import Ledger
+from edge_agent.budget.ledger import Ledger
+from edge_agent.budget.limits import window_calls
 from edge_agent.errors import BudgetExhausted
-from edge_agent.limits import window_calls
+from edge_agent.log.store import Store
 from edge_agent.records import Decision, Outcome, Query, Reason, Route, Source, Usage
-from edge_agent.store import Store
 
 LedgerWith = Callable[..., Ledger]
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 from local_clock import ZONE, Clock
 
-from edge_agent.arrival import count_arrival
-from edge_agent.budget import Ledger, Reservation
+from edge_agent.budget.ledger import Ledger, Reservation
 from edge_agent.config import BudgetSettings, Price
-from edge_agent.database import immediate, open_database
 from edge_agent.errors import BudgetExhausted
+from edge_agent.log.arrival import count_arrival
+from edge_agent.log.database import immediate, open_database
 from edge_agent.records import Usage
 
 PRICE = Price(input=30_000, cached_input=10_000, output=70_000)  # USD per million tokens

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_agent.budget import Ledger
+from edge_agent.budget.ledger import Ledger
 
 PROCESSES, TRIES, CAP = 4, 50, 20
 
@@ -14,7 +14,7 @@ RESERVE = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from edge_agent.budget import Ledger
+from edge_agent.budget.ledger import Ledger
 from edge_agent.config import BudgetSettings
 from edge_agent.errors import BudgetExhausted
 from edge_agent.records import Usage

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from local_clock import Clock
 
-from edge_agent.budget import Ledger, Reservation
+from edge_agent.budget.ledger import Ledger, Reservation
 from edge_agent.config import BudgetSettings, Price
-from edge_agent.database import immediate, open_database
 from edge_agent.errors import BudgetExhausted, ConfigError
+from edge_agent.log.database import immediate, open_database
 from edge_agent.records import Usage
 
 LedgerWith = Callable[..., Ledger]
@@ -196,7 +196,7 @@ def test_looking_never_waits_for_a_reservation(ledger_with: LedgerWith) -> None:
 RESERVE_AND_DIE = """
 import os, sys
 from pathlib import Path
-from edge_agent.budget import Ledger
+from edge_agent.budget.ledger import Ledger
 from edge_agent.config import BudgetSettings, Price
 ledger = Ledger(Path(sys.argv[1]), seed=BudgetSettings(rate=None))
 ledger.reserve("q", model="big", price=Price(input=1, output=4), prompt_tokens=100, max_tokens=1000)

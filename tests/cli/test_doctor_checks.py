@@ -11,7 +11,7 @@ from edge_agent.config import load
 from edge_agent.doctor import data, machine, network
 from edge_agent.doctor.check import Subject, Verdict
 from edge_agent.doctor.run import CHECKS, examine
-from edge_agent.store import Store
+from edge_agent.log.store import Store
 
 FEATURES = "CPU : SSE3 = 1 | AVX2 = 1 | FMA = 1 | F16C = 1 | AVX512 = 0 | "
 

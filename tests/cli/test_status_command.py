@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.budget import Ledger
+from edge_agent.budget.ledger import Ledger
 from edge_agent.config import BudgetSettings, Price
 from edge_agent.records import Usage
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from scripted_server import ScriptedServer, Time
 
-from edge_agent.cloud import CloudClient
+from edge_agent.cloud.client import CloudClient
 from edge_agent.config import CloudSettings
 
 

@@ -9,7 +9,7 @@ import keyring.errors
 import pytest
 from scripted_server import head
 
-from edge_agent.cloud import CloudClient, find_api_key
+from edge_agent.cloud.client import CloudClient, find_api_key
 from edge_agent.config import CloudSettings
 from edge_agent.errors import ConfigError
 

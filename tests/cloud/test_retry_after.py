@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from edge_agent.retry import BASE_S, CAP_S, backoff_s, retry_after_s
+from edge_agent.cloud.retry import BASE_S, CAP_S, backoff_s, retry_after_s
 
 NOW = datetime(1994, 11, 6, 8, 49, 30, tzinfo=UTC)
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from edge_agent.off_policy import LoggedChoice, snips
+from edge_agent.decision.off_policy import LoggedChoice, snips
 
 
 def test_hand_worked_example():

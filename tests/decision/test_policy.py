@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 
-from edge_agent import threshold
 from edge_agent.config import DecisionSettings
-from edge_agent.decision import COLD_START_RATE, Decider
+from edge_agent.decision import threshold
+from edge_agent.decision.decider import COLD_START_RATE, Decider
 from edge_agent.engine.types import DecisionPoint
-from edge_agent.log_reader import RecentDecision
+from edge_agent.log.reader import RecentDecision
 from edge_agent.records import Reason, Route
 
 

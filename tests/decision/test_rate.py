@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.config import DecisionSettings
-from edge_agent.decision import Decider
+from edge_agent.decision.decider import Decider
+from edge_agent.decision.threshold import GAIN, WINDOW, ThresholdController
 from edge_agent.engine.types import DecisionPoint
 from edge_agent.records import Route
-from edge_agent.threshold import GAIN, WINDOW, ThresholdController
 
 N = 2000
 

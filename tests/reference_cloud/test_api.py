@@ -4,7 +4,7 @@ import httpx
 import openai
 import pytest
 
-from edge_agent.cloud import CloudClient
+from edge_agent.cloud.client import CloudClient
 from edge_agent.config import CloudSettings
 from edge_agent.records import Usage
 

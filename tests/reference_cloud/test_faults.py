@@ -10,7 +10,7 @@ import pytest
 from benchmarks.reference_cloud.faults import Fault, draw, parse_faults
 from benchmarks.reference_cloud.latency import Latency
 from benchmarks.reference_cloud.misbehaviour import BrokenAnswer
-from edge_agent.cloud import CloudClient
+from edge_agent.cloud.client import CloudClient
 from edge_agent.config import CloudSettings
 from edge_agent.errors import (
     CloudBroken,

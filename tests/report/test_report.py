@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from edge_agent.cli import root
 from edge_agent.errors import NotFound
-from edge_agent.journal import Journal, Position, StepRow
+from edge_agent.training.journal import Journal, Position, StepRow
 from trainer.plots import running_mean
 from trainer.report import read, summary
 

@@ -15,13 +15,13 @@ from typing import Any
 import psutil
 import pytest
 
-from edge_agent import background_training
-from edge_agent.background_training import BackgroundTraining
 from edge_agent.config import Settings, load
-from edge_agent.journal import Journal, Position
-from edge_agent.log_import import read, write
-from edge_agent.machine import Machine
+from edge_agent.log.importing import read, write
 from edge_agent.settings_reference import environment
+from edge_agent.training import background as background_training
+from edge_agent.training.background import BackgroundTraining
+from edge_agent.training.journal import Journal, Position
+from edge_agent.training.machine import Machine
 
 CHILD = """
 import json, os, signal, sys, time
@@ -39,7 +39,7 @@ sys.exit(status)
 """
 IDLE_CHILD = """
 import os, signal, sys, threading
-from edge_agent.idle import end_with_parent, lower_priority
+from edge_agent.training.idle import end_with_parent, lower_priority
 lower_priority()
 thread = threading.Thread(target=lambda: policies.append(os.sched_getscheduler(0)))
 policies = [os.sched_getscheduler(0)]
@@ -188,7 +188,7 @@ async def test_a_missing_package_is_named(
 
 def test_looking_for_the_packages_does_not_import_them() -> None:
     program = (
-        "import sys; from edge_agent.background_training import missing; missing();"
+        "import sys; from edge_agent.training.background import missing; missing();"
         "print(sorted({'torch', 'peft', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"

@@ -9,9 +9,9 @@ import pytest
 
 from edge_agent.config import TrainSettings, load
 from edge_agent.errors import ConfigError
-from edge_agent.hours import within
-from edge_agent.machine import Machine, hottest, look
-from edge_agent.schedule import Failures, Progress, due, unfit
+from edge_agent.training.hours import within
+from edge_agent.training.machine import Machine, hottest, look
+from edge_agent.training.schedule import Failures, Progress, due, unfit
 
 NOON = datetime(2026, 3, 4, 12, 0).timestamp()
 READY = Progress(new=200, running=None, interrupted=False, ended_at=None, succeeded_at=0.0)

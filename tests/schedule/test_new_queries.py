@@ -10,8 +10,8 @@ import pytest
 from ulid import ULID
 
 from edge_agent.config import TrainSettings
-from edge_agent.journal import Journal, Position
-from edge_agent.log_import import read, write
+from edge_agent.log.importing import read, write
+from edge_agent.log.store import Store
 from edge_agent.records import (
     Audit,
     Decision,
@@ -23,8 +23,8 @@ from edge_agent.records import (
     Source,
     Usage,
 )
-from edge_agent.schedule import failed_rounds, read_progress
-from edge_agent.store import Store
+from edge_agent.training.journal import Journal, Position
+from edge_agent.training.schedule import failed_rounds, read_progress
 from trainer import items
 
 TEMPLATE = "0123456789abcdef"

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from ulid import ULID
 
-from edge_agent.evidence import Evidence, agree, read_evidence
-from edge_agent.journal import Journal, Position
+from edge_agent.log.store import Store
 from edge_agent.records import (
     Audit,
     Decision,
@@ -22,8 +21,9 @@ from edge_agent.records import (
     Source,
     Usage,
 )
-from edge_agent.store import Store
-from edge_agent.watchdog import LOOKS, Watchdog, alarm, lower_tail
+from edge_agent.training.evidence import Evidence, agree, read_evidence
+from edge_agent.training.journal import Journal, Position
+from edge_agent.training.watchdog import LOOKS, Watchdog, alarm, lower_tail
 from models.adapter_version import AdapterVersion
 from models.adapters import AdapterRegistry
 
@@ -170,7 +170,7 @@ def test_a_clear_drop_is_rolled_back_at_the_first_look(  # noqa: PLR0917 - five 
     assert journal.rounds()[0]["reason"] == f"rolled back: {reason}"
     journal.close()
     assert watchdog.check() is None
-    assert [r.getMessage() for r in caplog.records if r.name == "edge_agent.watchdog"] == [
+    assert [r.getMessage() for r in caplog.records if r.name == "edge_agent.training.watchdog"] == [
         f"adapter {second} rolled back: {reason}; serving {first} again"
     ]
 

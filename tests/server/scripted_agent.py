@@ -6,10 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from edge_agent.engine.chat_template import ChatTemplate
+from edge_agent.budget.limits import LimitState
 from edge_agent.engine.types import EngineStats
 from edge_agent.engine.vocabulary import Vocabulary
-from edge_agent.limits import LimitState
+from edge_agent.formats.chat_template import ChatTemplate
 from edge_agent.records import (
     Decision,
     Delta,
@@ -21,7 +21,7 @@ from edge_agent.records import (
     Source,
     Usage,
 )
-from edge_agent.training_report import report
+from edge_agent.training.report import report
 
 Script = Callable[[Query], AsyncIterator[Delta]]
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from serve_process import ANYWHERE, running
 
-from edge_agent.budget import Ledger
+from edge_agent.budget.ledger import Ledger
 from edge_agent.config import BudgetSettings, ServerSettings
 from edge_agent.errors import ConfigError
 from server.bound import api_keys, bind

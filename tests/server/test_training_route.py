@@ -10,9 +10,9 @@ import pytest
 from scripted_agent import ScriptedAgent
 
 from edge_agent.config import Settings
-from edge_agent.journal import Journal, Position, StepRow
 from edge_agent.status_report import gather, lines
-from edge_agent.training_report import line, report, summary
+from edge_agent.training.journal import Journal, Position, StepRow
+from edge_agent.training.report import line, report, summary
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.store import Store
+from edge_agent.log.store import Store
 
 
 @pytest.fixture

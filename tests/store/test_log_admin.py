@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from log_records import a_decision, a_query, an_outcome
 
-from edge_agent import log_admin
 from edge_agent.errors import StoreError
-from edge_agent.log_admin import backup, prune
+from edge_agent.log import admin as log_admin
+from edge_agent.log.admin import backup, prune
+from edge_agent.log.store import Store
 from edge_agent.records import Audit, Feedback, Usage
-from edge_agent.store import Store
 
 NOW = 1_000_000.0
 

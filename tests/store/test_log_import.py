@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from edge_agent.database import open_database
-from edge_agent.log_import import ImportRefused, preview, read, write
+from edge_agent.log.database import open_database
+from edge_agent.log.importing import ImportRefused, preview, read, write
 
 GOOD = {"prompt": "What is 17 + 25?", "reference": "42"}
 CHAT = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from log_records import a_decision, a_query, an_outcome
 
-from edge_agent.log_reader import LogReader
-from edge_agent.otel import attributes
+from edge_agent.log.otel import attributes
+from edge_agent.log.reader import LogReader
+from edge_agent.log.store import Store
 from edge_agent.records import Outcome, Query, Reason, Route, Source
-from edge_agent.store import Store
 
 
 def save(store: Store, prompt: str, answer: str = "ok", **fields: object) -> Query:

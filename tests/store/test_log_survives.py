@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 from log_records import a_decision, a_query, an_outcome
 
-from edge_agent import database as database_module
-from edge_agent.database import immediate, open_database
 from edge_agent.errors import StoreError
-from edge_agent.store import Store
+from edge_agent.log import database as database_module
+from edge_agent.log.database import immediate, open_database
+from edge_agent.log.store import Store
 
 WRITER = """
 import sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from log_records import a_decision, a_query, an_outcome
-from edge_agent.store import Store
+from edge_agent.log.store import Store
 store = Store(Path(sys.argv[1]))
 def write():
     while True:

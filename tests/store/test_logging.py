@@ -9,9 +9,9 @@ from log_records import a_decision, a_query, an_outcome
 
 from edge_agent.engine.types import SamplingParams
 from edge_agent.errors import NotFound, StoreError
-from edge_agent.log_reader import RecentDecision
+from edge_agent.log.reader import RecentDecision
+from edge_agent.log.store import Store
 from edge_agent.records import Audit, Feedback, Reason, Route, Source, Usage
-from edge_agent.store import Store
 
 
 def explained(store: Store, query_id: str) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def test_a_bad_row_fails_alone(store: Store) -> None:
 
 @pytest.mark.parametrize("how", ["query", "switch", "configuration"])
 def test_unlogged_queries_leave_no_content_but_are_counted(database: Path, how: str) -> None:
-    from edge_agent.log_admin import set_log_enabled
+    from edge_agent.log.admin import set_log_enabled
 
     store = Store(database, enabled=how != "configuration")
     if how == "switch":
@@ -189,7 +189,7 @@ def test_unlogged_queries_leave_no_content_but_are_counted(database: Path, how: 
 
 
 def test_logging_can_be_switched_while_running(database: Path, store: Store) -> None:
-    from edge_agent.log_admin import set_log_enabled
+    from edge_agent.log.admin import set_log_enabled
 
     for on in (False, True):
         set_log_enabled(database, on)

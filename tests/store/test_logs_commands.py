@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from log_records import a_decision, a_query, an_outcome
 
+from edge_agent.log.store import Store
 from edge_agent.records import Feedback, Query, Reason, Route, Source
-from edge_agent.store import Store
 
 COMMAND = [sys.executable, "-m", "edge_agent", "logs"]
 

@@ -11,15 +11,15 @@ import pytest
 from log_records import a_decision, a_query, an_outcome
 
 from edge_agent.errors import StoreError
-from edge_agent.migrations import migrations
-from edge_agent.store import Store
+from edge_agent.log.migrations import migrations
+from edge_agent.log.store import Store
 
 OPEN = """
 import sys
 from pathlib import Path
-from edge_agent.budget import Ledger
+from edge_agent.budget.ledger import Ledger
 from edge_agent.config import BudgetSettings
-from edge_agent.store import Store
+from edge_agent.log.store import Store
 print("ready", flush=True)
 sys.stdin.readline()
 store = Store(Path(sys.argv[1]))
@@ -58,7 +58,7 @@ def test_a_file_that_others_could_read_is_closed_to_them(database: Path) -> None
 
 
 def test_durability_of_the_log_and_of_the_ledger(database: Path) -> None:
-    from edge_agent.budget import Ledger
+    from edge_agent.budget.ledger import Ledger
     from edge_agent.config import BudgetSettings
 
     store, ledger = Store(database), Ledger(database, seed=BudgetSettings())

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from edge_agent.grader_spec import Similarity
+from edge_agent.training.grader_spec import Similarity
 
 if TYPE_CHECKING:
     from trainer.similarity import Embedder

@@ -1,6 +1,6 @@
 """Python code against its tests."""
 
-from edge_agent.grader_spec import Program, UnitTests
+from edge_agent.training.grader_spec import Program, UnitTests
 from trainer.graders.sandbox import Ran, run
 from trainer.graders.text import fenced
 

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.grader_spec import (
+from edge_agent.training.grader_spec import (
     Choice,
     Exact,
     Feedback,

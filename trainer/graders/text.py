@@ -5,7 +5,7 @@ import re
 import string
 from typing import Any
 
-from edge_agent.grader_spec import Choice, Exact, JsonSchema, Regex
+from edge_agent.training.grader_spec import Choice, Exact, JsonSchema, Regex
 from trainer.graders.numbers import boxed
 from trainer.graders.worker import Worker
 

@@ -1,0 +1,1 @@
+"""The ledger of cloud assistance, and the paid calls it allows."""

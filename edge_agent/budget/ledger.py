@@ -1,0 +1,310 @@
+"""The ledger: every cloud call is reserved at its worst case, then settled at what it cost.
+
+One BEGIN IMMEDIATE transaction checks every limit and books the worst case, so neither threads
+nor processes on one database can overrun a limit between them. What a call turns out to cost is
+booked to the local calendar day of its reservation. The rate rule: of any `rate_window`
+consecutive queries, in the order in which they are counted, at most ⌊rate · rate_window⌋ go to
+the cloud. A cloud query is counted when it reserves, any other when it ends.
+
+What no limit can prevent is a cloud that counts more tokens than the reservation foresaw: that
+is booked as it is, and the next call pays for it.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import tzinfo
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from edge_agent.budget.limits import (
+    MONEY,
+    Calendar,
+    LimitState,
+    Totals,
+    allowances,
+    answer_cap,
+    cost_nano,
+    states,
+    to_usd,
+    worst_cost_nano,
+)
+from edge_agent.budget.process_identity import is_dead, started
+from edge_agent.budget.sums import last_place, latest_time, sum_booked, take_place
+from edge_agent.config import BudgetSettings, Price
+from edge_agent.errors import BudgetExhausted, ConfigError
+from edge_agent.log.database import boundary, immediate, open_database, snapshot
+from edge_agent.records import Usage
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Leave to make one cloud call. End it with `Ledger.settle` or `Ledger.release`."""
+
+    id: int
+    query_id: str
+    model: str
+    price: Price | None
+    prompt_tokens: int
+    max_tokens: int
+    """The answer's cap: what was asked for, or less where a limit leaves less."""
+    worst_usd: float | None
+    """What is booked until it is settled; None: the price is not known."""
+
+
+class Ledger:
+    """The budget in the database at `path`. Any thread and any process may use it.
+
+    `seed` holds the configured limits; `set_limits` overrides them, for every process.
+    `clock` gives Unix seconds; `tz` None is the machine's time zone.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        seed: BudgetSettings,
+        clock: Callable[[], float] = time.time,
+        tz: tzinfo | None = None,
+    ) -> None:
+        self.path = path
+        self._seed = seed
+        self._clock = clock
+        self._tz = tz
+        self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
+        self._db = open_database(path, synchronous="FULL")
+        # Its own connection: who only looks never waits for a reservation.
+        self._read_db = open_database(path, read_only=True)
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def limits(self) -> BudgetSettings:
+        """The limits in force: configuration, with what `set_limits` stored on top."""
+        with self._reading() as db:
+            return self._limits(db)
+
+    def overrides(self) -> dict[str, float | None]:
+        """What `set_limits` stored; None: no limit."""
+        with self._reading() as db:
+            return dict(db.conn.execute("SELECT name, value FROM budget_limit"))
+
+    def set_limits(self, *, unset: tuple[str, ...] = (), **changes: float | None) -> None:
+        """Override limits; None lifts one, `unset` names those that follow configuration again.
+
+        Holds in every process from its next reservation on. Raises ConfigError that names the
+        wrong limit or value; then nothing changes.
+        """
+        for name in (*changes, *unset):
+            if name not in BudgetSettings.model_fields:
+                known = ", ".join(BudgetSettings.model_fields)
+                raise ConfigError(f"{name!r} is not a limit; the limits are {known}")
+        with self._writing() as db:
+            for name in unset:
+                db.conn.execute("DELETE FROM budget_limit WHERE name = ?", [name])
+            for name, value in changes.items():
+                db.conn.execute(
+                    "INSERT INTO budget_limit VALUES (?, ?) "
+                    "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                    [name, value],
+                )
+            self._limits(db)
+
+    def reserve(
+        self,
+        query_id: str,
+        *,
+        model: str,
+        price: Price | None,
+        prompt_tokens: int,
+        max_tokens: int,
+    ) -> Reservation:
+        """Book the worst case of one call, or refuse it.
+
+        `max_tokens` (all choices together) is cut to what every limit allows, but not below a
+        useful answer. Raises BudgetExhausted with the `limit` that refuses and the time after
+        which it may not; limit "price" if money is limited and the price is not known.
+        """
+        with self._writing() as db:
+            limits = self._limits(db)
+            if price is None:
+                _refuse_unknown_price(limits, model)
+            now = self._now(db)
+            calendar = Calendar.at(now, self._tz)
+            seq = take_place(db, query_id, now)
+            totals = sum_booked(db, calendar, since=seq - limits.rate_window)
+            cap, refused_by = answer_cap(
+                allowances(limits, totals),
+                price=price,
+                prompt_tokens=prompt_tokens,
+                max_tokens=max_tokens,
+            )
+            if refused_by is not None:
+                raise self._exhausted(refused_by, limits, totals, calendar)
+            worst = None if price is None else worst_cost_nano(prompt_tokens, cap, price)
+            cursor = db.conn.execute(
+                "INSERT INTO ledger (query_id, seq, at, day, model, state, calls, tokens, nano_usd,"
+                " max_tokens, pid, process_started) "
+                "VALUES (?, ?, ?, ?, ?, 'reserved', 1, ?, ?, ?, ?, ?)",
+                [
+                    *(query_id, seq, now, calendar.day, model),
+                    *(prompt_tokens + cap, worst, cap, os.getpid(), started(os.getpid())),
+                ],
+            )
+            assert cursor.lastrowid is not None
+        return Reservation(
+            id=cursor.lastrowid,
+            query_id=query_id,
+            model=model,
+            price=price,
+            prompt_tokens=prompt_tokens,
+            max_tokens=cap,
+            worst_usd=None if worst is None else to_usd(worst),
+        )
+
+    def settle(self, reservation: Reservation, usage: Usage | None) -> float | None:
+        """Book what the call cost, also beyond the reservation; returns it in USD.
+
+        `usage` None: nobody knows, so the worst case stays booked. Returns None where the price
+        is not known. Ending a reservation a second time changes nothing.
+        """
+        tokens = nano_usd = None
+        if usage is not None:
+            tokens = usage.total_tokens
+            if reservation.price is not None:
+                nano_usd = cost_nano(usage, reservation.price)
+        with self._writing() as db:
+            # A call that `recover` charged although it lived on is set right here, too.
+            db.conn.execute(
+                "UPDATE ledger SET state = 'settled', tokens = coalesce(?, tokens), "
+                "nano_usd = coalesce(?, nano_usd), settled_at = ? "
+                "WHERE id = ? AND state IN ('reserved', 'charged')",
+                [tokens, nano_usd, self._clock(), reservation.id],
+            )
+            booked = db.conn.execute(
+                "SELECT nano_usd FROM ledger WHERE id = ?", [reservation.id]
+            ).fetchone()
+        return None if booked is None or booked[0] is None else to_usd(booked[0])
+
+    def release(self, reservation: Reservation) -> None:
+        """Give the reservation back: nothing was sent. After `settle` it changes nothing."""
+        with self._writing() as db:
+            db.conn.execute(
+                "UPDATE ledger SET state = 'released', calls = 0, tokens = 0, "
+                "nano_usd = nano_usd * 0, settled_at = ? "
+                "WHERE id = ? AND state IN ('reserved', 'charged')",
+                [self._clock(), reservation.id],
+            )
+
+    def recover(self) -> int:
+        """Charge in full the reservations whose process is dead; returns how many.
+
+        A process is known by its pid and creation time. Should a living one be taken for dead
+        (its clock was set, it lives in another container), its own `settle` sets that right.
+        """
+        with self._writing() as db:
+            open_calls = db.conn.execute(
+                "SELECT id, pid, process_started FROM ledger WHERE state = 'reserved'"
+            ).fetchall()
+            dead = [
+                (self._clock(), id_) for id_, pid, started in open_calls if is_dead(pid, started)
+            ]
+            db.conn.executemany(
+                "UPDATE ledger SET state = 'charged', settled_at = ? WHERE id = ?", dead
+            )
+        return len(dead)
+
+    def state(self) -> dict[str, LimitState]:
+        """Every limit, also those that are not set, with what is used and reserved."""
+        with self._reading() as db:
+            limits = self._limits(db)
+            calendar = Calendar.at(self._now(db), self._tz)
+            since = last_place(db) + 1 - limits.rate_window
+            totals = sum_booked(db, calendar, since=since)
+            open_ = sum_booked(db, calendar, since=since, only_open=True)
+        return states(limits, totals, open_, calendar)
+
+    def clock_lag_s(self) -> float:
+        """Seconds by which the clock is behind the latest call; 0 unless it was set back."""
+        with self._reading() as db:
+            return max(0.0, latest_time(db) - self._clock())
+
+    def accept_clock(self) -> None:
+        """Believe the clock again after it was wrong: days are counted from it as it is now.
+
+        Without this, a call made while the clock stood in the future keeps its day current until
+        then. Only the user can know which of the two was wrong.
+        """
+        with self._writing() as db:
+            db.conn.execute(
+                "INSERT INTO setting SELECT 'clock_accepted_at', coalesce(max(id), 0) FROM ledger "
+                "WHERE true ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+            )
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._write_lock, self._read_lock:
+            self._read_db.close()
+            self._db.close()
+
+    @contextmanager
+    def _writing(self) -> "Iterator[Database]":
+        with self._write_lock, boundary(self.path), immediate(self._db):
+            yield self._db
+
+    @contextmanager
+    def _reading(self) -> "Iterator[Database]":
+        with self._read_lock, boundary(self.path), snapshot(self._read_db):
+            yield self._read_db
+
+    def _limits(self, db: "Database") -> BudgetSettings:
+        stored = dict(db.conn.execute("SELECT name, value FROM budget_limit"))
+        try:
+            return BudgetSettings.model_validate(self._seed.model_dump() | stored)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ConfigError(f"budget.{first['loc'][0]}: {first['msg']}") from error
+
+    def _now(self, db: "Database") -> float:
+        """The clock, but never before the latest call: set back, it must not open a day twice."""
+        return max(self._clock(), latest_time(db))
+
+    def _exhausted(
+        self, name: str, limits: BudgetSettings, totals: Totals, calendar: Calendar
+    ) -> BudgetExhausted:
+        state = states(limits, totals, totals, calendar)[name]
+        if name == "rate":
+            message = (
+                f"the cloud has had {totals.window} of the last {limits.rate_window} queries; "
+                f"the budget allows {state.limit:g}"
+            )
+            return BudgetExhausted(message, limit=name)
+        used = f"{state.reserved:g} of {state.limit:g}"
+        assert state.resets_at is not None
+        return BudgetExhausted(
+            f"the budget's {name} leaves no room for this call: {used} used or reserved",
+            limit=name,
+            retry_after_s=max(0.0, state.resets_at - self._clock()),
+        )
+
+
+def _refuse_unknown_price(limits: BudgetSettings, model: str) -> None:
+    money = [name for name in MONEY if getattr(limits, name) is not None]
+    if money:
+        raise BudgetExhausted(
+            f"{money[0]} is set, but the price of {model!r} is not known: set it in the "
+            f'configuration, e.g. cloud.prices."{model}" = {{ input = 0.15, output = 0.60 }} '
+            "(USD per million tokens), or lift the limit",
+            limit="price",
+        )

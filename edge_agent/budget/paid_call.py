@@ -1,0 +1,125 @@
+"""One paid cloud call: reserve the worst case, ask, stream, book what it cost.
+
+The reservation is made before the first byte leaves and ended exactly once, whatever happens:
+
+    nothing was sent                         released
+    429, 5xx or 4xx instead of an answer     booked as one call without tokens (not billed)
+    a whole answer with usage                booked at its usage
+    cut, timed out, or closed by the client  booked in full (what was billed is not known)
+
+Retries inside one call are not further calls: only an answer is billed.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edge_agent.budget.ledger import Ledger, Reservation
+from edge_agent.cloud.client import CloudAnswer, CloudClient
+from edge_agent.errors import CloudBusy, CloudError, CloudRefused
+from edge_agent.records import Delta, Query, Usage
+
+_TOKENS_PER_MESSAGE = 16
+_LOCAL_FIELDS = frozenset(
+    {"top_k", "min_p", "repeat_penalty", "grammar", "ignore_eos", "cache_prompt"}
+)
+"""Extensions of llama-server that OpenAI's API refuses; a cloud never sees them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assistance:
+    """The cloud and the ledger that pays for it."""
+
+    cloud: CloudClient
+    ledger: Ledger
+    model: str
+    max_tokens: int
+    """Reserved for an answer whose request sets no limit."""
+
+    async def call(self, query: Query) -> "PaidCall":
+        """Reserve and ask; returns when the first content is there.
+
+        Raises BudgetExhausted (nothing was sent) or CloudError (already booked or released).
+        """
+        wanted = query.sampling.max_tokens or self.max_tokens
+        reservation = await asyncio.to_thread(
+            self.ledger.reserve,
+            query.id,
+            model=self.model,
+            price=self.cloud.price(self.model),
+            prompt_tokens=prompt_token_bound(query),
+            max_tokens=wanted * query.n,
+        )
+        call = PaidCall(self, reservation)
+        body = {k: v for k, v in query.body.items() if k not in _LOCAL_FIELDS}
+        try:
+            call.answer = await self.cloud.open(
+                body,
+                endpoint="chat/completions" if query.is_chat else "completions",
+                max_tokens=max(1, reservation.max_tokens // query.n),
+            )
+        except BaseException as error:
+            await asyncio.shield(call.end(error))
+            raise
+        return call
+
+
+class PaidCall:
+    """An answer on its way from the cloud. Iterate it, then `end` it; ending twice is harmless."""
+
+    def __init__(self, assistance: Assistance, reservation: Reservation) -> None:
+        self._assistance = assistance
+        self._reservation: Reservation | None = reservation
+        self.answer: CloudAnswer | None = None
+        self.cost_usd: float | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """As the cloud reported it; None until the end, or if it never did."""
+        return self.answer.usage if self.answer else None
+
+    @property
+    def model(self) -> str:
+        """The cloud model that answers."""
+        return self.answer.model if self.answer else self._assistance.model
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        """The answer's pieces. Raises CloudError when it breaks off; the call is then booked."""
+        assert self.answer is not None
+        try:
+            async for delta in self.answer:
+                yield delta
+        except CloudError as error:
+            await self.end(error)
+            raise
+        await self.end()
+
+    async def end(self, error: BaseException | None = None) -> None:
+        """Book or release the reservation and stop the upstream stream."""
+        reservation, self._reservation = self._reservation, None
+        if reservation is None:
+            return
+        if self.answer is not None:
+            await self.answer.aclose()
+        ledger = self._assistance.ledger
+        if isinstance(error, CloudError) and not error.sent:
+            await asyncio.to_thread(ledger.release, reservation)
+        elif isinstance(error, CloudBusy | CloudRefused):
+            self.cost_usd = await asyncio.to_thread(ledger.settle, reservation, Usage())
+        elif error is None and self.usage is not None:
+            self.cost_usd = await asyncio.to_thread(ledger.settle, reservation, self.usage)
+        else:
+            self.cost_usd = await asyncio.to_thread(ledger.settle, reservation, None)
+
+
+def prompt_token_bound(query: Query) -> int:
+    """An upper bound of the prompt's tokens in any tokenizer: no token is shorter than a byte."""
+    parts: Mapping[str, Any] = {
+        k: query.body[k]
+        for k in ("messages", "prompt", "tools", "response_format")
+        if k in query.body
+    }
+    size = len(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    return size + _TOKENS_PER_MESSAGE * (len(query.messages) + 1)

@@ -1,0 +1,311 @@
+"""The cloud client: any OpenAI-compatible API, always streamed.
+
+A call passes four gates: the circuit breaker, the connection, the status, the first content.
+`CloudClient.open` returns behind the last one. Up to there a failed try may be repeated, but only
+where it certainly cost nothing: no byte of the query left, or the server answered with an error.
+What broke off without a word may have been billed and is not repeated.
+
+One deadline (`total_timeout_s`) covers everything: connecting, waiting to retry, the stream.
+`first_byte_timeout_s` bounds each silence. The key goes into the Authorization header and
+nowhere else.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Self
+
+import httpx
+from pydantic import SecretStr
+
+from edge_agent import __version__
+from edge_agent.cloud.answer import Body, CloudAnswer
+from edge_agent.cloud.breaker import BreakerState, CircuitBreaker
+from edge_agent.cloud.check import CloudCheck, judge
+from edge_agent.cloud.key import find_api_key
+from edge_agent.cloud.objects import Malformed, UpstreamError, error_message
+from edge_agent.cloud.request import request_body, wants_other_token_field
+from edge_agent.cloud.retry import backoff_s, is_retryable, retry_after_s
+from edge_agent.cloud.stream import AnswerReader
+from edge_agent.config import CloudSettings, Price
+from edge_agent.errors import (
+    CloudBroken,
+    CloudBusy,
+    CloudDown,
+    CloudError,
+    CloudRefused,
+    CloudTimeout,
+    CloudUnreachable,
+    ConfigError,
+)
+
+_ERROR_BYTES = 64 * 1024
+_MESSAGE_CHARS = 300
+
+__all__ = ["CloudAnswer", "CloudCheck", "CloudClient", "find_api_key"]
+
+
+class CloudClient:
+    """One cloud. Made once, used from one event loop, closed with `aclose`."""
+
+    def __init__(
+        self,
+        settings: CloudSettings,
+        *,
+        api_key: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Raises ConfigError if `settings` names no cloud."""
+        if settings.url is None or settings.model is None:
+            raise ConfigError("no cloud is configured: set cloud.url and cloud.model")
+        self.model = settings.model
+        self.host = _host(settings.url)
+        self._settings = settings
+        self._url = settings.url.rstrip("/")
+        self._key = SecretStr(api_key) if api_key else None
+        self._clock = clock
+        self._rng = rng or random.Random()  # noqa: S311
+        self._sleep = sleep
+        self._breaker = CircuitBreaker(
+            settings.breaker_failures, settings.breaker_reset_s, clock=clock
+        )
+        self._token_field = "max_tokens"  # noqa: S105
+        self._http = httpx.AsyncClient(
+            follow_redirects=False,
+            timeout=httpx.Timeout(
+                settings.first_byte_timeout_s,
+                connect=settings.connect_timeout_s,
+            ),
+            limits=httpx.Limits(max_connections=None),  # the budget limits calls, not a pool
+            headers={
+                "User-Agent": f"edge-agent/{__version__}",
+                "Accept": "text/event-stream, application/json",
+                "Accept-Encoding": "identity",
+            },
+        )
+
+    @property
+    def state(self) -> BreakerState:
+        """The circuit breaker's."""
+        return self._breaker.state
+
+    def price(self, model: str) -> Price | None:
+        """What `model` costs; None if the configuration does not say."""
+        return self._settings.prices.get(model)
+
+    async def open(
+        self, body: Mapping[str, Any], *, endpoint: str = "chat/completions", max_tokens: int
+    ) -> CloudAnswer:
+        """Ask, and return when the first content is there.
+
+        `body` is a client's request; model and streaming are ours, and no choice gets more than
+        `max_tokens` tokens. Raises CloudDown, CloudUnreachable, CloudRefused, CloudBusy,
+        CloudTimeout or CloudBroken; `sent` is False only if no byte of the query has left.
+        """
+        ticket = self._breaker.enter()
+        if ticket is None:
+            wait_s = self._breaker.reopens_in_s
+            raise CloudDown(
+                f"{self.host} failed {self._settings.breaker_failures} times in a row; "
+                + (f"next try in {wait_s:.0f} s" if wait_s else "one call is probing it"),
+                sent=False,
+            )
+        started = self._clock()
+        deadline = started + self._settings.total_timeout_s
+        try:
+            answer = await self._try_until(deadline, body, endpoint, max_tokens)
+        except CloudRefused:
+            self._breaker.success()
+            raise
+        except CloudError:
+            self._breaker.failure()
+            raise
+        except BaseException:
+            self._breaker.abandon(ticket)
+            raise
+        self._breaker.progress(ticket)
+        answer.begin(self._breaker, ttft_s=self._clock() - started)
+        return answer
+
+    async def _try_until(
+        self, deadline: float, body: Mapping[str, Any], endpoint: str, max_tokens: int
+    ) -> CloudAnswer:
+        attempt, sent = 0, False
+        while True:
+            payload = request_body(body, self.model, endpoint, max_tokens, self._token_field)
+            try:
+                return await self._try(deadline, payload, endpoint)
+            except CloudError as error:
+                if isinstance(error, CloudRefused) and wants_other_token_field(
+                    error.message, payload, endpoint
+                ):
+                    self._token_field = "max_completion_tokens"  # noqa: S105
+                    continue
+                repeatable = isinstance(error, CloudBusy) or not error.sent
+                error.sent = sent = error.sent or sent
+                if not repeatable or attempt >= self._settings.retries:
+                    raise
+                asked = error.retry_after_s if isinstance(error, CloudBusy) else None
+                wait_s = backoff_s(attempt, self._rng) if asked is None else asked
+                if wait_s >= deadline - self._clock():
+                    raise
+            attempt += 1
+            await self._sleep(wait_s)
+
+    async def _try(self, deadline: float, payload: dict[str, Any], endpoint: str) -> CloudAnswer:
+        sent = False
+
+        async def trace(event: str, _: Mapping[str, Any]) -> None:
+            nonlocal sent
+            sent = sent or event.endswith("send_request_headers.started")
+
+        request = self._http.build_request(
+            "POST",
+            f"{self._url}/{endpoint}",
+            content=json.dumps(payload).encode(),
+            headers={**self._authorization(), "Content-Type": "application/json"},
+            extensions={"trace": trace},
+        )
+        with self._boundary(lambda: sent):
+            async with asyncio.timeout(deadline - self._clock()):
+                response = await self._http.send(request, stream=True)
+        stream = Body(
+            response.aiter_bytes(),
+            close=response.aclose,
+            limit_bytes=int(self._settings.max_answer_mb * 1e6),
+            remaining_s=lambda: deadline - self._clock(),
+            boundary=lambda: self._boundary(lambda: True),
+        )
+        try:
+            await self._check_status(response, stream)
+            reader = AnswerReader(int(payload.get("n") or 1), streamed=self._streams(response))
+            answer = CloudAnswer(self.model, stream, reader)
+            await answer.wait_for_content()
+        except BaseException:
+            await stream.aclose()
+            raise
+        return answer
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._key.get_secret_value()}"} if self._key else {}
+
+    async def _check_status(self, response: httpx.Response, stream: Body) -> None:
+        status = response.status_code
+        if status == 200:
+            return
+        if status in (401, 403):
+            raise CloudRefused(
+                f"{self.host} answered {status}: the API key is missing, wrong or without rights "
+                f"to {self.model}; put it in {self._settings.api_key_env} or the keyring",
+                sent=True,
+            )
+        if 300 <= status < 400:
+            raise CloudRefused(
+                f"{self.host} answered {status}, a redirect, which is not followed: "
+                "set cloud.url to the address meant",
+                sent=True,
+            )
+        said = await stream.read(_ERROR_BYTES)
+        message = f"{self.host} answered {status}: {self.scrub(error_message(said))}"
+        if is_retryable(status):
+            raise CloudBusy(message, sent=True, retry_after_s=retry_after_s(response.headers))
+        if status < 400:
+            raise CloudBroken(message, sent=True)
+        raise CloudRefused(message, sent=True)
+
+    def _streams(self, response: httpx.Response) -> bool:
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in ("text/event-stream", "application/json", ""):
+            raise CloudBroken(
+                f"{self.host} sent {kind}, which is not an answer: is cloud.url the base URL "
+                "of an OpenAI-compatible API?",
+                sent=True,
+            )
+        return bool(kind != "application/json")
+
+    @contextlib.contextmanager
+    def _boundary(self, sent: Callable[[], bool]) -> Iterator[None]:
+        """Errors of the network, of time and of the bytes become ours."""
+        try:
+            yield
+        except (TimeoutError, httpx.TimeoutException) as error:
+            what = {
+                httpx.ConnectTimeout: "no connection",
+                TimeoutError: "no end of the answer",
+            }.get(type(error), "nothing came")
+            raise CloudTimeout(f"{self.host}: {what} in time", sent=sent()) from error
+        except (httpx.ConnectError, httpx.ProxyError) as error:
+            raise CloudUnreachable(
+                f"cannot connect to {self.host}: {error}", sent=sent()
+            ) from error
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            message = f"{self.host} broke the connection: {error or type(error).__name__}"
+            raise CloudBroken(self.scrub(message), sent=sent()) from error
+        except Malformed as error:
+            message = f"{self.host} sent something that is not an answer: {error}"
+            raise CloudBroken(message, sent=True) from error
+        except UpstreamError as error:
+            raise self._upstream(error) from error
+
+    def _upstream(self, error: UpstreamError) -> CloudError:
+        message = f"{self.host} reported: {self.scrub(str(error))}"
+        if error.status is None:
+            return CloudBroken(message, sent=True)
+        if is_retryable(error.status):
+            return CloudBusy(message, sent=True)
+        return CloudRefused(message, sent=True)
+
+    def scrub(self, text: str) -> str:
+        """A server's words in one short line, without our key should they repeat it."""
+        if self._key:
+            text = text.replace(self._key.get_secret_value(), "[key]")
+        line = " ".join(text.split())
+        return line if len(line) <= _MESSAGE_CHARS else line[: _MESSAGE_CHARS - 1] + "…"
+
+    async def check(self) -> CloudCheck:
+        """Whether the cloud can be reached and knows the model, by GET {url}/models."""
+        started = self._clock()
+        try:
+            with self._boundary(lambda: False):
+                async with asyncio.timeout(self._settings.first_byte_timeout_s):
+                    response = await self._http.get(
+                        f"{self._url}/models", headers=self._authorization()
+                    )
+        except CloudError as error:
+            return CloudCheck(ok=False, message=error.message)
+        return judge(
+            status=response.status_code,
+            body=response.content,
+            latency_s=self._clock() - started,
+            url=self._url,
+            settings=self._settings,
+            has_key=self._key is not None,
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def _host(url: str) -> str:
+    """Host and port. Raises ConfigError for a URL without a host, or with a password in it."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"cloud.url is not a URL: {error}") from error
+    if not parsed.host:
+        raise ConfigError("cloud.url names no host")
+    if parsed.userinfo:
+        raise ConfigError("cloud.url must not hold a password: use the environment or keyring")
+    return parsed.netloc.decode("ascii")

@@ -1,0 +1,1 @@
+"""Between messages and tokens: chat templates, grammars from schemas, tool calls."""

@@ -1,0 +1,145 @@
+"""Looking after the log while the daemon runs: on and off, backup, prune."""
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_agent.errors import StoreError
+from edge_agent.log.database import boundary, immediate, open_database
+from models.paths import private_dir
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+_ROWS_PER_STEP = 500
+_PAGES_PER_STEP = 1000
+_OLD_QUERIES = "DELETE FROM query WHERE seq IN (SELECT seq FROM query WHERE at < ? LIMIT ?)"
+_ORPHANED_AUDITS = """
+DELETE FROM audit WHERE id IN (
+    SELECT audit.id FROM audit LEFT JOIN query ON query.id = query_id
+    WHERE query.id IS NULL AND audit.at < ? LIMIT ?)
+"""
+_OLD_ARRIVALS = """
+DELETE FROM arrival WHERE seq IN (
+    SELECT seq FROM arrival
+    WHERE seq < coalesce((SELECT min(seq) FROM query), (SELECT max(seq) FROM arrival))
+    AND at < ? LIMIT ?)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What `prune` took away."""
+
+    queries: int
+    freed_bytes: int
+    """By which the database file shrank."""
+
+
+def log_enabled(db: "Database", *, default: bool) -> bool:
+    """Whether the content of queries is written down: what `logs on|off` said, else `default`."""
+    row = db.execute("SELECT value FROM setting WHERE name = 'log'").fetchone()
+    return default if row is None else bool(row[0] == "on")
+
+
+def set_log_enabled(path: Path, on: bool) -> None:
+    """Turn logging on or off, also in a running daemon, from its next write on."""
+    with boundary(path), contextlib.closing(open_database(path)) as db:
+        db.execute(
+            "INSERT INTO setting VALUES ('log', ?) "
+            "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            ["on" if on else "off"],
+        )
+
+
+def prune(path: Path, *, before: float, progress: Callable[[int], None] | None = None) -> Pruned:
+    """Delete the queries from before Unix time `before` with all that hangs on them.
+
+    Works in short transactions, so a running daemon goes on writing. What was deleted is
+    overwritten, gone from the search index too, and its room is given back to the file system.
+    The ledger stays: it holds no content, and the limits need it.
+    `progress` is called with the number of queries deleted so far.
+    """
+    with boundary(path), contextlib.closing(open_database(path)) as db:
+        size = _size(db)
+        deleted = 0
+        while step := _delete(db, _OLD_QUERIES, before):
+            deleted += step
+            if progress is not None:
+                progress(deleted)
+        for sql in (_ORPHANED_AUDITS, _OLD_ARRIVALS):
+            while _delete(db, sql, before):
+                pass
+        if deleted:
+            for index in ("query_fts", "choice_fts"):
+                _merge(db, index)
+        _shrink(db)
+        return Pruned(deleted, max(0, size - _size(db)))
+
+
+def backup(path: Path, target: Path) -> None:
+    """Copy the database as of now to `target` (0600), whole or not at all; the daemon may run.
+
+    The copy is checked before it takes its name. Raises StoreError if `target` exists.
+    """
+    if target.exists():
+        raise StoreError(f"{target} exists; a backup does not overwrite")
+    with boundary(target):
+        private_dir(target.parent)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        os.close(handle)
+        try:
+            _copy(path, Path(name))
+            os.rename(name, target)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def _copy(path: Path, target: Path) -> None:
+    with (
+        contextlib.closing(open_database(path, read_only=True)) as source,
+        contextlib.closing(sqlite3.connect(target)) as copy,
+    ):
+        # All pages in one step: between steps another process's write would start it over.
+        source.conn.backup(copy, pages=-1)
+        copy.execute("PRAGMA journal_mode = DELETE")
+        (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise StoreError(f"{path} is damaged ({verdict}); no backup was made")
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _delete(db: "Database", sql: str, before: float) -> int:
+    with immediate(db):
+        return db.conn.execute(sql, [before, _ROWS_PER_STEP]).rowcount
+
+
+def _merge(db: "Database", index: str) -> None:
+    """Merge the search index into one segment, step by step: then no deleted word is left."""
+    step = -_PAGES_PER_STEP
+    while True:
+        before = db.conn.total_changes
+        with immediate(db):
+            db.conn.execute(f"INSERT INTO {index} ({index}, rank) VALUES ('merge', ?)", [step])  # noqa: S608
+        if db.conn.total_changes - before < 2:
+            return
+        step = _PAGES_PER_STEP
+
+
+def _size(db: "Database") -> int:
+    """Bytes of the database, with the pages that are still in the write-ahead log."""
+    (pages,) = db.conn.execute("PRAGMA page_count").fetchone()
+    (page_size,) = db.conn.execute("PRAGMA page_size").fetchone()
+    return int(pages * page_size)
+
+
+def _shrink(db: "Database") -> None:
+    while db.conn.execute("PRAGMA freelist_count").fetchone()[0]:
+        db.conn.execute(f"PRAGMA incremental_vacuum({_PAGES_PER_STEP})").fetchall()
+    db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -1,0 +1,196 @@
+"""Reading the log: tail, search, explain, export. Never writes, so it can run beside the daemon."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from edge_agent.log.admin import log_enabled
+from edge_agent.log.database import boundary, open_database, snapshot
+from edge_agent.log.rows import Row, decoded
+from edge_agent.records import Reason, Route
+
+_ID_PREFIXES = ("chatcmpl-", "cmpl-")
+_TAIL = """
+query.at, log.*, decision.wanted, decision.propensity, decision.budget, decision.audit,
+response.disconnected
+FROM query JOIN log USING (seq) JOIN decision USING (seq) JOIN response USING (seq)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RecentDecision:
+    """What the threshold controller needs to remember of a past decision."""
+
+    p_offload: float
+    route: Route
+    reason: Reason
+    wanted: Route | None
+    adapter: str
+    asked: Route
+    """What the client asked for; only AUTO was the policy's own choice."""
+
+
+class LogReader:
+    """Questions to the log at `path`. Any thread may ask."""
+
+    def __init__(self, path: Path, *, enabled: bool = True) -> None:
+        self.path = path
+        self._seed_enabled = enabled
+        self._lock = threading.Lock()
+        self._db = open_database(path, read_only=True)
+
+    def __enter__(self) -> "LogReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the content of queries is written down (`logs on|off`, else configuration)."""
+        with self._lock, boundary(self.path):
+            return log_enabled(self._db, default=self._seed_enabled)
+
+    def explain(self, query_id: str, *, token_ids: bool = False) -> dict[str, Any] | None:
+        """All that is known of one query, JSON-ready; None if it is not logged.
+
+        Keys: `query`, `decision`, `response` (with `choices`), `feedback` and `audit` (lists), and
+        `ledger` (its cloud calls). `query_id` may be a response id (chatcmpl-…, cmpl-…).
+        """
+        with self._lock, boundary(self.path), snapshot(self._db):
+            found = self._rows("SELECT * FROM query WHERE id = ?", [bare_id(query_id)])
+            return self._whole(found[0], token_ids=token_ids) if found else None
+
+    def tail(self, limit: int = 20, *, task: str | None = None) -> list[Row]:
+        """The last `limit` queries as rows of the view `log`, newest last.
+
+        With the columns `at`, `wanted`, `propensity`, `budget`, `audit` and `disconnected` on top,
+        which `explain.why` reads.
+        """
+        where = "" if task is None else "WHERE query.task = ?"
+        arguments = [] if task is None else [task]
+        with self._lock, boundary(self.path):
+            found = self._rows(
+                f"SELECT {_TAIL} {where} ORDER BY query.seq DESC LIMIT ?",
+                [*arguments, limit],
+            )
+        return [decoded(row, token_ids=False) for row in reversed(found)]
+
+    def search(self, words: str, limit: int = 20) -> list[Row]:
+        """The newest `limit` queries whose prompt or answers hold every word, as `tail` gives them.
+
+        A phrase in double quotes must occur as such; words match by their stem.
+        """
+        terms = [bit for bit in self._db.quote_fts(words).split('"')[1::2] if bit.strip()]
+        if not terms:
+            return []
+        matches = " INTERSECT ".join(
+            "SELECT seq FROM (SELECT rowid AS seq FROM query_fts WHERE query_fts MATCH ? UNION "
+            "SELECT seq FROM choice WHERE id IN "
+            "(SELECT rowid FROM choice_fts WHERE choice_fts MATCH ?))"
+            for _ in terms
+        )
+        with self._lock, boundary(self.path):
+            found = self._rows(
+                f"SELECT {_TAIL} WHERE query.seq IN ({matches}) ORDER BY query.seq DESC LIMIT ?",
+                [*(f'"{term}"' for term in terms for _ in range(2)), limit],
+            )
+        return [decoded(row, token_ids=False) for row in reversed(found)]
+
+    def export(self, *, after: int = 0, page: int = 200) -> Iterator[dict[str, Any]]:
+        """Every logged query, oldest first, as `explain` gives it and with all token ids.
+
+        Holds no transaction between pages, so the daemon's log can be truncated meanwhile.
+        """
+        while True:
+            with self._lock, boundary(self.path), snapshot(self._db):
+                queries = self._rows(
+                    "SELECT * FROM query WHERE seq > ? ORDER BY seq LIMIT ?", [after, page]
+                )
+                whole = [self._whole(query, token_ids=True) for query in queries]
+            if not whole:
+                return
+            yield from whole
+            after = queries[-1]["seq"]
+
+    def recent_decisions(self, limit: int, adapter: str) -> list[RecentDecision]:
+        """The last `limit` decisions of an adapter version that have a p_offload, newest last."""
+        with self._lock, boundary(self.path):
+            found = self._rows(
+                "SELECT p_offload, decision.route, reason, wanted, adapter, query.route AS asked "
+                "FROM decision JOIN query USING (seq) "
+                "WHERE adapter = ? AND p_offload IS NOT NULL ORDER BY decision.seq DESC LIMIT ?",
+                [adapter, limit],
+            )
+        return [
+            RecentDecision(
+                p_offload=row["p_offload"],
+                route=Route(row["route"]),
+                reason=Reason(row["reason"]),
+                wanted=Route(row["wanted"]) if row["wanted"] else None,
+                adapter=row["adapter"],
+                asked=Route(row["asked"]),
+            )
+            for row in reversed(found)
+        ]
+
+    def counts_today(self) -> dict[str, int]:
+        """Logged queries since local midnight: `queries`, and by source local, cloud, fallback."""
+        midnight = datetime.now().replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+        with self._lock, boundary(self.path):
+            found = self._rows(
+                "SELECT source, count(*) AS n FROM query JOIN response USING (seq) "
+                "WHERE at >= ? GROUP BY source",
+                [midnight],
+            )
+        counts = {"local": 0, "cloud": 0, "fallback": 0} | {
+            row["source"]: row["n"] for row in found
+        }
+        return {"queries": sum(counts.values()), **counts}
+
+    def summary(self) -> dict[str, Any]:
+        """Number of logged queries, feedback and audits; Unix times of the first and last query."""
+        with self._lock, boundary(self.path), snapshot(self._db):
+            return self._rows(
+                "SELECT (SELECT count(*) FROM query) AS queries, "
+                "(SELECT count(*) FROM feedback) AS feedback, "
+                "(SELECT count(*) FROM audit) AS audits, "
+                "(SELECT min(at) FROM query) AS first_at, (SELECT max(at) FROM query) AS last_at"
+            )[0]
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._db.close()
+
+    def _whole(self, query: Row, *, token_ids: bool) -> dict[str, Any]:
+        def of(table: str, column: str, order: str) -> list[Row]:
+            sql = f"SELECT * FROM {table} WHERE {column} = ? ORDER BY {order}"  # noqa: S608
+            key = query["seq"] if column == "seq" else query["id"]
+            return [decoded(row, token_ids=token_ids) for row in self._rows(sql, [key])]
+
+        return {
+            "query": decoded(query, token_ids=token_ids),
+            "decision": of("decision", "seq", "seq")[0],
+            "response": of("response", "seq", "seq")[0]
+            | {"choices": of("choice", "seq", "number")},
+            "feedback": of("feedback", "query_id", "id"),
+            "audit": of("audit", "query_id", "id"),
+            "ledger": of("ledger", "query_id", "id"),
+        }
+
+    def _rows(self, sql: str, arguments: Sequence[Any] = ()) -> list[Row]:
+        cursor = self._db.conn.execute(sql, arguments)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def bare_id(response_id: str) -> str:
+    """The query's ULID, from itself or from a response id."""
+    for prefix in _ID_PREFIXES:
+        if response_id.startswith(prefix):
+            return response_id[len(prefix) :]
+    return response_id

@@ -1,0 +1,170 @@
+"""Records to rows and back: the one place that knows both the dataclasses and the columns."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edge_agent.engine.types import SamplingParams
+from edge_agent.log.token_ids import pack, unpack
+from edge_agent.records import Audit, Decision, Feedback, Outcome, Query
+
+Row = dict[str, Any]
+_JSON = frozenset(
+    {"messages", "tools", "request", "sampling", "grader", "budget", "tool_calls"},
+)
+_BOOLEAN = frozenset({"private", "audit", "disconnected"})
+_PACKED = frozenset({"prompt_ids", "token_ids"})
+_IN_OWN_COLUMNS = frozenset({"messages", "prompt", "tools"})
+_DEFAULT_SAMPLING = SamplingParams()
+
+
+def query_row(query: Query, seq: int) -> Row:
+    """Row of table `query`."""
+    return {
+        "seq": seq,
+        "id": query.id,
+        "at": query.at,
+        "kind": "chat" if query.is_chat else "completion",
+        "model": query.model,
+        "client": query.client,
+        "task": query.task,
+        "route": query.route.value,
+        "private": query.private,
+        "prompt": prompt_text(query),
+        "messages": _json(query.messages) if query.is_chat else None,
+        "tools": _json(query.tools) if query.tools else None,
+        "request": _json({k: v for k, v in query.body.items() if k not in _IN_OWN_COLUMNS}),
+        "sampling": _json(_changed(query.sampling)),
+        "n": query.n,
+        "reference": query.reference,
+        "grader": None if query.grader is None else _json(query.grader),
+        "template": query.template,
+        "prompt_ids": pack(query.prompt_ids),
+    }
+
+
+def decision_row(decision: Decision, seq: int, adapter: str) -> Row:
+    """Row of table `decision`."""
+    return {
+        "seq": seq,
+        "route": decision.route.value,
+        "reason": decision.reason.value,
+        "wanted": None if decision.wanted is None else decision.wanted.value,
+        "p_offload": decision.p_offload,
+        "p_first": decision.p_first,
+        "threshold": decision.threshold,
+        "propensity": decision.propensity,
+        "adapter": adapter,
+        "dual": decision.dual,
+        "budget": _json(decision.budget),
+        "audit": decision.audit,
+    }
+
+
+def response_row(outcome: Outcome, seq: int) -> Row:
+    """Row of table `response`."""
+    cloud = outcome.cloud_usage
+    return {
+        "seq": seq,
+        "source": outcome.source.value,
+        "cloud_model": outcome.cloud_model,
+        "prompt_tokens": outcome.usage.prompt_tokens,
+        "completion_tokens": outcome.usage.completion_tokens,
+        "cached_tokens": outcome.usage.cached_tokens,
+        "cloud_prompt_tokens": cloud and cloud.prompt_tokens,
+        "cloud_completion_tokens": cloud and cloud.completion_tokens,
+        "cloud_cached_tokens": cloud and cloud.cached_tokens,
+        "cost_usd": outcome.cost_usd,
+        "ttft_s": outcome.ttft_s,
+        "duration_s": outcome.duration_s,
+        "error": outcome.error,
+        "disconnected": outcome.disconnected,
+    }
+
+
+def choice_rows(outcome: Outcome, seq: int) -> list[Row]:
+    """Rows of table `choice`, one per choice."""
+    rows = []
+    for number, text in enumerate(outcome.texts):
+        calls = _at(outcome.tool_calls, number)
+        ids = _at(outcome.token_ids, number)
+        rows.append(
+            {
+                "seq": seq,
+                "number": number,
+                "text": text,
+                "finish_reason": _at(outcome.finish_reasons, number),
+                "tool_calls": _json(calls) if calls else None,
+                "token_ids": None if ids is None else pack(ids),
+            }
+        )
+    return rows
+
+
+def feedback_row(feedback: Feedback) -> Row:
+    """Row of table `feedback`."""
+    return dataclasses.asdict(feedback)
+
+
+def audit_row(audit: Audit) -> Row:
+    """Row of table `audit`."""
+    row = dataclasses.asdict(audit)
+    usage: Row = row.pop("usage")
+    return row | usage
+
+
+def prompt_text(query: Query) -> str | None:
+    """What the user last said, for readers and for search; images and the like are left out."""
+    if not query.is_chat:
+        return query.prompt
+    for message in reversed(query.messages):
+        if message.get("role") == "user":
+            return _text_of(message.get("content"))
+    return None
+
+
+def _text_of(content: Any) -> str | None:
+    if isinstance(content, str) or content is None:
+        return content
+    parts = [part.get("text") for part in content if isinstance(part, Mapping)]
+    return "\n".join(part for part in parts if isinstance(part, str))
+
+
+def decoded(row: Mapping[str, Any], *, token_ids: bool) -> Row:
+    """A row as JSON-ready values: JSON parsed, 0/1 to booleans, packed ids to lists or left out."""
+    values: Row = {}
+    for name, value in row.items():
+        if name in _PACKED:
+            if token_ids:
+                values[name] = None if value is None else unpack(value)
+        elif value is None:
+            values[name] = None
+        elif name in _JSON:
+            values[name] = json.loads(value)
+        elif name in _BOOLEAN:
+            values[name] = bool(value)
+        else:
+            values[name] = value
+    return values
+
+
+def encodable(row: Mapping[str, Any]) -> Row:
+    """`row` with lone surrogates (half an emoji) replaced: SQLite stores UTF-8, which has none."""
+    return {
+        name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        for name, value in row.items()
+    }
+
+
+def _changed(sampling: SamplingParams) -> Row:
+    fields = dataclasses.asdict(sampling)
+    return {k: v for k, v in fields.items() if v != getattr(_DEFAULT_SAMPLING, k)}
+
+
+def _at(items: Sequence[Any], index: int) -> Any:
+    return items[index] if index < len(items) else None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
