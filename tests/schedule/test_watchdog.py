@@ -230,6 +230,13 @@ def test_small_and_uncertain_drops_are_no_alarm() -> None:
     assert alarm(evidence(0, 20), evidence(20, 20), tolerance=TOLERANCE) is not None
 
 
+def test_between_two_looks_nothing_is_looked_at() -> None:
+    before = Evidence([True] * 500, [], [])
+    turned = [True] * 20 + [False] * 10
+    assert alarm(Evidence(turned[:29], [], []), before, tolerance=TOLERANCE) is None
+    assert alarm(Evidence(turned, [], []), before, tolerance=TOLERANCE) is not None
+
+
 @pytest.mark.parametrize(
     ("good", "n", "good_before", "n_before"),
     [(3, 20, 15, 20), (0, 5, 5, 5), (5, 5, 0, 5), (10, 20, 100, 200), (0, 4, 0, 6), (7, 9, 2, 3)],
