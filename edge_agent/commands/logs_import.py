@@ -29,7 +29,8 @@ def run(file: Path, database: Path, *, dry_run: bool, as_json: bool) -> None:
         typer.echo(json.dumps(found))
         return
     would = "would be " if dry_run else ""
-    typer.echo(f"{done.added} examples {would}imported, {done.duplicates} known already")
+    examples_added = "1 example" if done.added == 1 else f"{done.added} examples"
+    typer.echo(f"{examples_added} {would}imported, {done.duplicates} known already")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from edge_agent.log.database import boundary
 from edge_agent.training.journal import Journal
 
 _KEYS = ("id", "round")
@@ -17,7 +18,7 @@ def report(database: Path, *, waiting_for: str | None, limit: int = 20) -> dict[
 
     `waiting_for` is why the daemon starts no round. Times in Unix seconds, rates in [0, 1].
     """
-    with closing(Journal(database)) as journal:
+    with boundary(database), closing(Journal(database)) as journal:
         running = journal.running()
         steps = journal.steps(running["id"]) if running else []
         rounds = journal.rounds(limit)

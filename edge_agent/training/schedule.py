@@ -116,7 +116,7 @@ def read_progress(database: Path, settings: TrainSettings, template: str) -> Pro
     """Read the database. `template` is the digest of the chat template in use; other prompts
     cannot be trained on. Raises StoreError.
     """
-    with closing(Journal(database)) as journal:
+    with boundary(database), closing(Journal(database)) as journal:
         running, last, judged = journal.running(), journal.last(), journal.last(*_JUDGED)
         since = journal.position_before(None)
     interrupted = running is None and last is not None and last["state"] in _RESUMABLE
@@ -131,7 +131,7 @@ def read_progress(database: Path, settings: TrainSettings, template: str) -> Pro
 
 def failed_rounds(database: Path) -> Failures:
     """What the database remembers of rounds that failed in a row, at its end."""
-    with closing(Journal(database)) as journal:
+    with boundary(database), closing(Journal(database)) as journal:
         states = [(row["state"], row["ended_at"]) for row in journal.rounds()]
     failed = list(itertools.takewhile(lambda round: round[0] == "failed", reversed(states)))
     return Failures(len(failed), failed[0][1]) if failed else Failures()

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -174,6 +175,18 @@ async def test_unplugging_stops_the_child_without_counting_as_a_failure(
     assert "training stops: on battery power" in caplog.text
     machine[0] = Machine(on_mains=True, temperature_c=40)
     await until(lambda: len(said(settings)) == 2)
+
+
+async def test_a_database_that_cannot_be_read_is_looked_at_again(
+    settings: Settings, make: Make
+) -> None:
+    training = make(look=lambda: Machine(on_mains=False, temperature_c=None))
+    await until(lambda: training.waiting_for == "on battery power")
+    with contextlib.closing(sqlite3.connect(settings.database)) as db:
+        db.execute("ALTER TABLE training_round RENAME TO elsewhere")
+        await until(lambda: "no such table: training_round" in (training.waiting_for or ""))
+        db.execute("ALTER TABLE elsewhere RENAME TO training_round")
+    await until(lambda: training.waiting_for == "on battery power")
 
 
 async def test_a_missing_package_is_named(
