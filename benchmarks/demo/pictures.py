@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.demo.families import Family
 from benchmarks.demo.figures import Measured
@@ -13,7 +13,8 @@ from trainer.plots import BLUE, GREEN, ORANGE, STYLE, pyplot
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_PALE = "#b8b8b8"
+_PALE, _DARK = "#b8b8b8", "#404040"
+_WIDTH = 0.27
 
 
 def draw(findings: Findings, folder: Path) -> Path:
@@ -23,56 +24,83 @@ def draw(findings: Findings, folder: Path) -> Path:
     path = folder / "demo.png"
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(len(FAMILIES), 2, figsize=(11, 7), layout="constrained")
-        figure.suptitle(
-            f"Held-out questions before and after training, τ = {RATE:g}",
-            x=0.008,
-            ha="left",
-            fontsize=11,
-        )
-        for family, (left, right) in zip(FAMILIES, axes, strict=True):
-            moments = [
-                (moment, found[family.name])
-                for moment, found in findings.moments.items()
-                if family.name in found
-            ]
-            _accuracy(left, family, moments)
-            _offload(right, family, moments)
+        title = "Held-out questions before and after each round of training"
+        figure.suptitle(title, x=0.008, ha="left", fontsize=11)
+        for family, (accuracy, offload) in zip(FAMILIES, axes, strict=True):
+            _accuracy(accuracy, findings, family)
+            _offload(offload, findings, family)
         figure.savefig(path)
         plt.close(figure)
     return path
 
 
-def _accuracy(axis: "Axes", family: Family, moments: Sequence[tuple[str, Measured]]) -> None:
-    _bars(axis, -0.2, [m.local for _, m in moments], _PALE, "local model alone")
-    _bars(axis, 0.2, [m.joint for _, m in moments], BLUE, "agent deciding")
-    for place, (_, measured) in enumerate(moments):
-        label = "oracle within the budget" if place == 0 else ""
-        axis.hlines(measured.oracle, place - 0.42, place + 0.42, ORANGE, "--", label=label)
-    _finish(axis, f"{family.name.capitalize()}: right answers", moments)
-
-
-def _offload(axis: "Axes", family: Family, moments: Sequence[tuple[str, Measured]]) -> None:
-    _bars(axis, -0.2, [m.rate_easy for _, m in moments], _PALE, f"easy: {family.easy_title}")
-    _bars(axis, 0.2, [m.rate_hard for _, m in moments], GREEN, f"hard: {family.hard_title}")
-    for place, (_, measured) in enumerate(moments):
-        label = "all" if place == 0 else ""
-        axis.hlines(measured.rate, place - 0.42, place + 0.42, ORANGE, "--", label=label)
-    _finish(axis, f"{family.name.capitalize()}: sent to the cloud", moments)
-
-
-def _bars(axis: "Axes", shift: float, heights: Sequence[float], colour: str, label: str) -> None:
-    places = [place + shift for place in range(len(heights))]
-    bars = axis.bar(places, heights, 0.38, color=colour, label=label)
-    axis.bar_label(
-        bars, [f"{height:.0%}" for height in heights], fontsize=8, padding=2, color="#404040"
+def _accuracy(axis: "Axes", findings: Findings, family: Family) -> None:
+    places, found = _moments(findings, family)
+    _bars(axis, places, -1, [m.local for m in found], "local model alone", color=_PALE)
+    _bars(axis, places, 0, [m.joint for m in found], "agent deciding", color=BLUE)
+    # Before training the oracle of the small model says nothing of what is possible.
+    trained = [(p, m) for p, m in zip(places, found, strict=True) if p > 0]
+    _bars(
+        axis,
+        [place for place, _ in trained],
+        1,
+        [measured.oracle for _, measured in trained],
+        "oracle within τ",
+        color="white",
+        edgecolor=_DARK,
+        linestyle="--",
     )
+    _finish(axis, findings, family, "right answers")
 
 
-def _finish(axis: "Axes", title: str, moments: Sequence[tuple[str, Measured]]) -> None:
-    names = [f"{moment}\n{measured.questions} questions" for moment, measured in moments]
-    axis.set_xticks(range(len(moments)), names)
+def _offload(axis: "Axes", findings: Findings, family: Family) -> None:
+    places, found = _moments(findings, family)
+    _bars(axis, places, -1, [m.rate_easy for m in found], "easy ones", color=_PALE)
+    _bars(axis, places, 0, [m.rate_hard for m in found], "hard ones", color=GREEN)
+    _bars(axis, places, 1, [m.rate for m in found], "all", color=BLUE)
+    axis.axhline(RATE, color=ORANGE, linestyle="--", linewidth=1.2, label=f"τ = {RATE:g}")
+    _finish(axis, findings, family, "sent to the cloud")
+
+
+def _moments(findings: Findings, family: Family) -> tuple[list[int], list[Measured]]:
+    """Places on the axis, and the figures there; a family may not be measured at each moment."""
+    found = [
+        (place, measured[family.name])
+        for place, measured in enumerate(findings.moments.values())
+        if family.name in measured
+    ]
+    return [place for place, _ in found], [measured for _, measured in found]
+
+
+def _bars(
+    axis: "Axes",
+    places: Sequence[int],
+    slot: int,
+    heights: Sequence[float],
+    label: str,
+    **style: Any,
+) -> None:
+    """Bar `slot` (-1, 0, 1) of each place, with its value on top."""
+    middles = [place + slot * (_WIDTH + 0.02) for place in places]
+    bars = axis.bar(middles, heights, _WIDTH, label=label, **style)
+    values = [f"{height:.0%}" for height in heights]
+    axis.bar_label(bars, values, fontsize=8, padding=2, color=_DARK)
+
+
+def _finish(axis: "Axes", findings: Findings, family: Family, what: str) -> None:
+    places, found = _moments(findings, family)
+    counts = {place: f"{m.questions} questions" for place, m in zip(places, found, strict=True)}
+    names = [
+        f"{moment}\n{counts.get(place, 'not asked')}"
+        for place, moment in enumerate(findings.moments)
+    ]
+    axis.set_xticks(range(len(names)), names)
     axis.tick_params(axis="x", length=0)
     axis.grid(visible=False, axis="x")
     axis.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-    axis.set(title=title, ylim=(0, 1.32), xlim=(-0.6, max(2, len(moments)) - 0.4))
-    axis.legend(loc="upper left", handlelength=1.2, ncols=2)
+    axis.set(
+        title=f"{family.name.capitalize()}: {what}",
+        ylim=(0, 1.24),
+        xlim=(-0.6, len(names) - 0.4),
+    )
+    axis.legend(loc="upper left", handlelength=1.2, ncols=4, columnspacing=1.2)
