@@ -22,7 +22,6 @@ from edge_agent.formats.chat_template import ChatTemplate
 from edge_agent.log.store import Store
 from edge_agent.records import Audit, Feedback, Query, Usage
 from edge_agent.served import served_model
-from edge_agent.status import status
 from edge_agent.training import activity
 from edge_agent.training.activity import Activity
 from edge_agent.training.background import BackgroundTraining
@@ -136,7 +135,7 @@ class Agent:
 
     async def save_feedback(self, feedback: Feedback) -> None:
         """Attach feedback to a logged response. Raises NotFound."""
-        self.explain(feedback.query_id)
+        await asyncio.to_thread(self.explain, feedback.query_id)
         await asyncio.wrap_future(self.store.save_feedback(feedback))
 
     def explain(self, query_id: str) -> dict[str, Any]:
@@ -145,10 +144,6 @@ class Agent:
         if found is None:
             raise NotFound(f"no response {query_id!r} in the log", param="id")
         return found
-
-    def status(self) -> dict[str, Any]:
-        """A JSON-ready snapshot of everything; see `status.status`."""
-        return status(self)
 
     def training_report(self, limit: int = 20) -> dict[str, Any]:
         """The newest `limit` rounds and what runs; see `training_report.report`."""

@@ -6,12 +6,9 @@ These are what `answer` produces, `server` renders and `store` logs.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from edge_agent.engine.types import FinishReason, SamplingParams, TokenLogprob
-
-if TYPE_CHECKING:
-    from edge_agent.formats.tools import ToolFormat
+from edge_agent.engine.types import FinishReason, SamplingParams, TokenEvent, TokenLogprob
 
 
 class Route(StrEnum):
@@ -54,6 +51,22 @@ class Reason(StrEnum):
     """A money limit is set and the cloud model has no known price."""
 
 
+class DeltaParser(Protocol):
+    """Reads one answer's tokens for tool calls."""
+
+    def feed(self, event: TokenEvent) -> "list[Delta]":
+        """What is certain after this event."""
+        ...
+
+
+class ToolReader(Protocol):
+    """Knows how the local model writes tool calls (`formats.tools.ToolFormat`)."""
+
+    def parser(self) -> DeltaParser:
+        """A parser for one answer."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """One request of a client, validated. Times are Unix seconds."""
@@ -77,7 +90,7 @@ class Query:
     sampling: SamplingParams = SamplingParams()
     n: int = 1
     tools: tuple[Mapping[str, Any], ...] = ()
-    tool_format: "ToolFormat | None" = None
+    tool_format: "ToolReader | None" = None
     """How tool calls are written in the local model's text; None without tools."""
     stream: bool = False
     route: Route = Route.AUTO

@@ -47,10 +47,11 @@ def train(  # noqa: PLR0917
 def _train(settings: "Settings", *, resume: bool, as_json: bool) -> "Ended":
     import signal
 
-    from edge_agent.training.idle import lower_priority
+    from edge_agent.training.idle import end_with_parent, lower_priority
     from edge_agent.training.journal import Journal
 
     lower_priority()
+    end_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
     journal = Journal(settings.database)
     journal.require_idle()

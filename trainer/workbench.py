@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from edge_agent.budget.ledger import Ledger
 from edge_agent.config import EngineSettings, Settings, TrainSettings
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import Group, ServedModel
@@ -44,6 +45,7 @@ class Workbench:
             settings.data_dir / "adapters", base_sha256=self.model.base_sha256
         )
         self.journal = Journal(settings.database)
+        self.rate = self._rate()
         self.work = private_dir(settings.data_dir / "training")
         self.scratch = Path(tempfile.mkdtemp(prefix="rollouts-", dir=self.work))
         self.engine = Engine(
@@ -68,10 +70,12 @@ class Workbench:
             update={"slots": min(64, width), "queue": 10_000, "threads": self.train.threads}
         )
 
-    @property
-    def rate(self) -> float:
-        """τ of training."""
-        rate = self.train.rate if self.train.rate is not None else self.settings.budget.rate
+    def _rate(self) -> float:
+        """τ of training: its own setting, else the budget's rate as it is now."""
+        if self.train.rate is not None:
+            return self.train.rate
+        with Ledger(self.settings.database, seed=self.settings.budget) as ledger:
+            rate = ledger.limits().rate
         return 0.3 if rate is None else rate
 
     def learner(self, parent: AdapterVersion | None, between: Callable[[], None]) -> Learner:

@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from edge_agent.status import status as snapshot
 from server.routes.common import AgentDep, MetricsDep
 
 router = APIRouter(tags=["operation"])
@@ -27,4 +28,4 @@ async def prometheus(request: Request, metrics: MetricsDep, _agent: AgentDep) ->
 @router.get("/v1/status", summary="Model, adapter, budget, cloud and log at a glance")
 async def status(agent: AgentDep) -> dict[str, Any]:
     """What `edge-agent status` shows."""
-    return await asyncio.to_thread(agent.status)
+    return await asyncio.to_thread(snapshot, agent)
