@@ -1,14 +1,10 @@
 """A daemon with a reference cloud behind it, started once per module."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import openai
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from processes import Running, running
 
 

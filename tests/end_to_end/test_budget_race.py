@@ -59,3 +59,24 @@ async def offload(client: openai.AsyncOpenAI, number: int) -> bool:
     assert answer.model_extra is not None
     assert answer.model_extra["edge_agent"]["source"] == "cloud"
     return True
+
+
+def test_a_query_under_an_exhausted_budget_is_answered_locally(
+    cloud: Running, tmp_path: Path
+) -> None:
+    with running(
+        *("serve", "--port", "0", "--threads", "1", "--cloud-url", cloud.base_url),
+        *("--cloud-model", "reference-cloud", "--budget-calls-per-day", "0"),
+        data_dir=tmp_path,
+        EDGE_AGENT_BUDGET_RATE="1",
+    ) as daemon:
+        with openai.OpenAI(base_url=daemon.base_url, api_key="x") as client:
+            answer = client.chat.completions.create(
+                model="edge", max_tokens=8, messages=[{"role": "user", "content": "Hello!"}]
+            )
+        assert answer.model_extra is not None
+        told = answer.model_extra["edge_agent"]
+        assert (told["route"], told["reason"]) == ("local", "budget")
+        decision = daemon.get(f"/v1/decisions/{answer.id}")["decision"]
+        assert decision["wanted"] == "cloud"
+        assert decision["budget"]["calls_per_day"]["limit"] == 0
