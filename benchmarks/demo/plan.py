@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 RATE = 0.3
 """τ."""
+MAX_TOKENS = 14
+"""Of an answer, while the app asks and while the trainer tries. The longest right one fits."""
 _FULL_MINUTES = 15
 
 
@@ -25,10 +27,10 @@ class Plan:
         """A fraction of the full demo; as little as the trainer accepts at the least."""
         part = minutes / _FULL_MINUTES
         return cls(
-            stream=max(120, round(1400 * part)),
-            held_out=max(30, min(300, round(150 * part))),
-            steps=max(2, round(80 * part)),
-            epochs=2.5 if part > 0.5 else 2.0,
+            stream=max(120, round(900 * part)),
+            held_out=max(30, min(300, round(120 * part))),
+            steps=max(2, round(40 * part)),
+            epochs=2.5,
         )
 
     @property
@@ -37,5 +39,5 @@ class Plan:
         return {
             "EDGE_AGENT_TRAIN_STEPS": str(self.steps),
             "EDGE_AGENT_TRAIN_WARM_START_EPOCHS": str(self.epochs),
-            "EDGE_AGENT_TRAIN_MAX_NEW_TOKENS": "24",
+            "EDGE_AGENT_TRAIN_MAX_NEW_TOKENS": str(MAX_TOKENS),
         }

@@ -46,7 +46,7 @@ def run(options: Options) -> None:
     plan = Plan.of(options.minutes)
     with _folder(keep=options.keep) as folder:
         terminal.say(
-            f"[bold]edge-agent demo[/bold], about {options.minutes:g} minutes on two cores. "
+            f"[bold]edge-agent demo[/bold], made for {options.minutes:g} min on two cores. "
             "A small model on this machine, a cloud that costs money, and an app with two kinds "
             f"of work. Data of this run: {folder}; your own is not touched."
         )

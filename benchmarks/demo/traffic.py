@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from benchmarks.demo.families import Family, Question
+from benchmarks.demo.plan import MAX_TOKENS
 from edge_agent.client import DaemonClient
 from edge_agent.conversation import PATH, Options, body
 from edge_agent.errors import EdgeAgentError
 
 AT_ONCE = 16
 SYSTEM = "Answer with the result only."
-_MAX_TOKENS = 24
 _TIMEOUT_S = 120
 _PAUSE_S = 0.4
 """Between two questions of the light stream that goes on while a round trains."""
@@ -70,7 +70,7 @@ class App:
                 task=question.family,
                 system=SYSTEM,
                 log=learn,
-                fields={"temperature": 0.0, "max_tokens": _MAX_TOKENS},
+                fields={"temperature": 0.0, "max_tokens": MAX_TOKENS},
             ),
         )
         if learn and (grader := self.families[question.family].grader):
