@@ -34,7 +34,7 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
 }
 _SMOOTH = 9
-"""Steps over which the thick lines average."""
+"""Steps over which the thick lines average; fewer for a short round."""
 
 
 def pyplot() -> Any:
@@ -79,6 +79,9 @@ def draw(report: Report, folder: Path, *, kind: Literal["png", "svg"] | str = "p
         ):
             _bars(axis, report, key)
             axis.set(title=title)
+        for axis in axes[:2].flat:
+            if len(axis.get_xticks()):
+                axis.xaxis.get_major_locator().set_params(integer=True)
         figure.savefig(path, metadata={"Date": None} if kind == "svg" else None)
         plt.close(figure)
     return path
@@ -144,7 +147,8 @@ def _line(
 ) -> None:
     """The values thin, their running mean thick."""
     axis.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35)
-    axis.plot(steps, running_mean(values, _SMOOTH), color=colour, linewidth=1.8, label=label)
+    width = min(_SMOOTH, 1 + len(values) // 5)
+    axis.plot(steps, running_mean(values, width), color=colour, linewidth=1.8, label=label)
 
 
 def running_mean(values: Sequence[float], width: int) -> list[float]:

@@ -26,6 +26,8 @@ class Measured:
     rate_hard: float
     oracle: float
     """`joint` of a policy that knows which questions this local model fails; see `oracle`."""
+    trained: bool
+    """A trained adapter answered. Of an untrained model the oracle says nothing."""
 
     @property
     def of_oracle(self) -> float:
@@ -50,6 +52,7 @@ def measure(
         rate_easy=share([a.asked_cloud for a in decided if not a.question.hard]),
         rate_hard=share([a.asked_cloud for a in decided if a.question.hard]),
         oracle=oracle([a.right for a in local], rate=rate, cloud_accuracy=cloud_accuracy),
+        trained=any(a.adapter not in ("base", "") for a in decided),
     )
 
 

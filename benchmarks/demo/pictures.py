@@ -38,8 +38,7 @@ def _accuracy(axis: "Axes", findings: Findings, family: Family) -> None:
     places, found = _moments(findings, family)
     _bars(axis, places, -1, [m.local for m in found], "local model alone", color=_PALE)
     _bars(axis, places, 0, [m.joint for m in found], "agent deciding", color=BLUE)
-    # Before training the oracle of the small model says nothing of what is possible.
-    trained = [(p, m) for p, m in zip(places, found, strict=True) if p > 0]
+    trained = [(place, m) for place, m in zip(places, found, strict=True) if m.trained]
     _bars(
         axis,
         [place for place, _ in trained],

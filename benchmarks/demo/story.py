@@ -63,16 +63,23 @@ class Findings:
     """From the ledger, by /v1/status: streams, audits and measurements."""
     queries: int = 0
     """Asked in all."""
+    forced_local: int = 0
+    """Of these, asked of the local model by name: they could not go to the cloud."""
     cloud_queries: int = 0
     cloud_accuracy: float = 1.0
     dropped: int = 0
     seconds: float = 0.0
 
     @property
-    def forgetting(self) -> dict[str, float]:
-        """What the first family lost by learning the second, in joint and local accuracy."""
+    def forgetting(self) -> dict[str, float] | None:
+        """What the first family lost by learning the second, in joint and local accuracy.
+
+        None if no adapter had learnt it.
+        """
         name = FAMILIES[0].name
         before, after = self.moments[_after(0)][name], self.moments[_after(1)][name]
+        if not before.trained:
+            return None
         return {"joint": before.joint - after.joint, "local": before.local - after.local}
 
 
@@ -187,6 +194,7 @@ class Story:
             decided = app.ask_all(mixed, learn=False, done=done)
             local = app.ask_all(mixed, model="edge-local", learn=False, done=done)
         self._answers += [*decided, *local]
+        self.findings.forced_local += len(local)
         families = list(dict.fromkeys(question.family for question in questions))
         found: dict[str, Measured] = {}
         for name in [*families, *(["all"] if len(families) > 1 else [])]:

@@ -41,6 +41,8 @@ def test_accuracy_and_rates_are_counted_apart_for_easy_and_hard():
     assert found.rate == pytest.approx(4 / 10)  # a call that fell back was made, too
     assert (found.rate_easy, found.rate_hard) == (pytest.approx(1 / 6), pytest.approx(3 / 4))
     assert found.of_oracle == pytest.approx(0.6 / 0.7)
+    assert not found.trained
+    assert figures.measure([easy("2", adapter="v1")], [easy("2")], rate=0, cloud_accuracy=1).trained
 
 
 @pytest.mark.parametrize(
@@ -80,8 +82,8 @@ def test_a_dropped_request_counts_as_dropped_and_as_wrong():
 
 
 def test_forgetting_is_what_the_first_family_lost_after_the_second_was_learnt():
-    def moment(joint: float, local: float) -> dict[str, figures.Measured]:
-        return {"arithmetic": figures.Measured(10, joint, local, 0, 0, 0.3, 0, 0, 1.0)}
+    def moment(joint: float, local: float, trained: bool = True) -> dict[str, figures.Measured]:
+        return {"arithmetic": figures.Measured(10, joint, local, 0, 0, 0.3, 0, 0, 1.0, trained)}
 
     findings = Findings(Plan.of(15))
     findings.moments = {
@@ -90,6 +92,8 @@ def test_forgetting_is_what_the_first_family_lost_after_the_second_was_learnt():
         "after words": moment(0.9, 0.62),
     }
     assert findings.forgetting == pytest.approx({"joint": 0.05, "local": -0.02})
+    findings.moments["after arithmetic"] = moment(0.2, 0.0, trained=False)
+    assert findings.forgetting is None
 
 
 def test_more_minutes_mean_more_of_everything():
