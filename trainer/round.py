@@ -67,7 +67,7 @@ class Round:
             until=until,
             base=self.bench.model.entry.name,
             parent=parent.version if parent else "base",
-            settings=self.bench.train.model_dump(mode="json"),
+            settings=self.bench.train.model_dump(mode="json") | {"rate": self.bench.rate},
         )
         self.bench.journal.update(number, items=len(data.fresh), held_out=len(data.held_out))
         return self._run(number, data, parent)

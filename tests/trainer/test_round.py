@@ -1,0 +1,112 @@
+"""A whole round on a tiny random model: trained, measured, judged; interrupted and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_gguf import write_tiny_gguf
+
+from edge_agent.training.journal import Journal
+from models.adapters import AdapterRegistry
+
+STEPS = 3
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A data directory with 120 imported examples, and a tiny model beside it."""
+    write_tiny_gguf(tmp_path / "tiny.gguf", context=512)
+    examples = [
+        {"prompt": f"{n} and {n}?", "reference": "ab", "task": "t", "grader": {"type": "exact"}}
+        for n in range(120)
+    ]
+    lines = "\n".join(map(json.dumps, examples))
+    run(tmp_path, "logs", "import", "-", stdin=lines)
+    return tmp_path
+
+
+def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "edge_agent", *arguments, "--data-dir", str(home / "data")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "EDGE_AGENT_CONFIG": str(home / "config.toml"),
+            "EDGE_AGENT_ENGINE_CONTEXT": "1024",
+            "EDGE_AGENT_TRAIN_THREADS": "1",
+            "EDGE_AGENT_TRAIN_WARM_START_EPOCHS": "1",
+            "EDGE_AGENT_TRAIN_PROMPTS_PER_STEP": "2",
+            "EDGE_AGENT_TRAIN_GROUP_SIZE": "2",
+            "EDGE_AGENT_TRAIN_MAX_NEW_TOKENS": "4",
+        },
+    )
+
+
+def run(home: Path, *arguments: str, stdin: str = "") -> str:
+    process = start(home, *arguments)
+    out, err = process.communicate(stdin)
+    assert process.returncode == 0, err
+    return out
+
+
+def train(home: Path, *arguments: str) -> list[dict[str, Any]]:
+    model = ("--model", str(home / "tiny.gguf"), "--steps", str(STEPS), "--json")
+    return [json.loads(line) for line in run(home, "train", *model, *arguments).splitlines()]
+
+
+def steps(home: Path) -> list[tuple[str, int]]:
+    journal = Journal(home / "data" / "edge-agent.db")
+    rows = journal.steps(1)
+    journal.close()
+    return [(row["phase"], row["step"]) for row in rows]
+
+
+def test_a_round_ends_with_a_verdict_and_a_listed_version(home: Path) -> None:
+    end = train(home)[-1]
+    assert end["state"] in ("promoted", "rejected")
+    version = AdapterRegistry(home / "data" / "adapters").verify(end["adapter"])
+    assert version.manifest.status == end["state"]
+    assert version.manifest.reason == end["gate"]["reason"]
+    assert version.gguf_lora is not None
+    assert version.merged is not None
+    assert version.peft is not None
+    assert [step for phase, step in steps(home) if phase == "dagrpo"] == list(range(STEPS))
+    (listed,) = json.loads(run(home, "train", "--status", "--json"))["rounds"]
+    assert (listed["state"], listed["adapter"]) == (end["state"], end["adapter"])
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_round_goes_on_where_it_stopped(home: Path, sent: signal.Signals) -> None:
+    model = ("--model", str(home / "tiny.gguf"), "--steps", str(STEPS), "--json")
+    process = start(home, "train", *model)
+    assert process.stdout is not None
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == "step" and event["phase"] == "dagrpo":
+            process.send_signal(sent)
+            break
+    process.communicate()
+    assert process.returncode != 0
+    before = steps(home)
+    resumed = train(home, "--resume")
+    assert resumed[-1]["event"] == "end"
+    again = [(e["phase"], e["step"]) for e in resumed if e["event"] == "step"]
+    assert len(set(again) & set(before)) <= 1, "at most the step under way is done again"
+    assert [step for phase, step in steps(home) if phase == "dagrpo"] == list(range(STEPS))
+
+
+def test_too_little_to_learn_from_says_what_is_missing(tmp_path: Path) -> None:
+    write_tiny_gguf(tmp_path / "tiny.gguf", context=512)
+    process = start(tmp_path, "train", "--model", str(tmp_path / "tiny.gguf"))
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "too little to learn from: 0 new queries" in err
+    assert "logs import" in err
