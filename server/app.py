@@ -12,7 +12,7 @@ from edge_agent.config import Settings
 from server import errors
 from server.guard import Guard
 from server.metrics import Metrics
-from server.routes import admin, chat, completions, embeddings, feedback, models, training
+from server.routes import admin, chat, completions, docs, embeddings, feedback, models, training
 from server.service import Admission, Service
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def create_app(
     app.state.service = service
     app.state.metrics = metrics
     errors.install(app)
-    for routes in (chat, completions, models, embeddings, feedback, training, admin):
+    for routes in (chat, completions, models, embeddings, feedback, training, admin, docs):
         app.include_router(routes.router)
     app.add_middleware(Admission, service=service)
     app.add_middleware(Guard, settings=settings.server, api_keys=tuple(api_keys))

@@ -203,7 +203,7 @@ async def test_metrics_have_the_names_on_the_dashboards(client: httpx.AsyncClien
         assert f"\n{line}\n" in text, line
 
 
-async def test_the_schema_is_offered_without_a_page_from_elsewhere(
+async def test_the_schema_describes_requests_and_errors(
     client: httpx.AsyncClient,
 ) -> None:
     schema = (await client.get("/openapi.json")).json()
@@ -211,4 +211,13 @@ async def test_the_schema_is_offered_without_a_page_from_elsewhere(
     assert set(chat_route["responses"]) == {"200", "default"}
     fields = schema["components"]["schemas"]["ChatRequest"]["properties"]
     assert {"messages", "temperature", "tools", "edge_agent"} < set(fields)
-    assert (await client.get("/docs")).status_code == 404
+
+
+async def test_the_docs_page_needs_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    schema = (await client.get("/openapi.json")).json()
+    assert all(path in page.text for path in schema["paths"])
+    assert "<code>messages</code> (required)" in page.text
+    assert "http://" not in page.text
+    assert "https://" not in page.text
