@@ -19,6 +19,7 @@ from edge_agent.formats import grammar
 from edge_agent.formats.chat_template import unsupported_part
 from edge_agent.formats.tools import ToolFormat
 from edge_agent.records import Query, Route
+from edge_agent.training import grader_spec
 from server import messages as chat_messages
 from server.schemas import ChatRequest, CompletionRequest
 
@@ -107,10 +108,8 @@ def _common(
     ours = request.edge_agent
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
-    if ours.grader is not None and not isinstance(ours.grader.get("type"), str):
-        raise InvalidRequest(
-            'edge_agent.grader needs a type, e.g. {"type": "numeric"}', param="edge_agent.grader"
-        )
+    if ours.grader is not None:
+        grader_spec.validate(ours.grader, param="edge_agent.grader")
     return {
         "id": str(ULID()),
         "at": time.time(),

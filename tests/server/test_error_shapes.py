@@ -70,7 +70,17 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"edge_agent": {"route": "moon"}}, "edge_agent.route"),
         ({"edge_agent": {"privat": True}}, "edge_agent.privat"),
-        ({"edge_agent": {"grader": {}}}, "edge_agent.grader"),
+        ({"edge_agent": {"grader": {}}}, "edge_agent.grader.type"),
+        ({"edge_agent": {"grader": {"type": "vibes"}}}, "edge_agent.grader.type"),
+        ({"edge_agent": {"grader": {"type": 1}}}, "edge_agent.grader.type"),
+        (
+            {"edge_agent": {"grader": {"type": "numeric", "tolerance": -1}}},
+            "edge_agent.grader.tolerance",
+        ),
+        (
+            {"edge_agent": {"grader": {"type": "regex", "pattern": "("}}},
+            "edge_agent.grader.pattern",
+        ),
         ({"edge_agent": {"private": True, "route": "cloud"}}, "edge_agent.private"),
         ({"model": "edge-local", "edge_agent": {"route": "cloud"}}, "edge_agent.route"),
         ({"model": "edge-cloud", "grammar": 'root ::= "a"'}, "grammar"),
