@@ -39,7 +39,7 @@ class Processes:
         }
 
     @contextlib.contextmanager
-    def _start(
+    def start(
         self, *arguments: str, settings: Mapping[str, str] = {}
     ) -> Iterator["subprocess.Popen[str]"]:
         """Run `edge-agent ARGUMENTS` until the context ends."""
@@ -66,8 +66,8 @@ class Processes:
     def reference_cloud(self, *, accuracy: float, seed: int) -> Iterator[dict[str, Any]]:
         """The stand-in for a cloud; yields its url, model and price."""
         options = ("--port", "0", "--accuracy", str(accuracy), "--seed", str(seed), "--json")
-        with self._start("reference-cloud", *options) as process:
-            yield self._first_line(process, "reference-cloud")
+        with self.start("reference-cloud", *options) as process:
+            yield self.first_line(process, "reference-cloud")
 
     @contextlib.contextmanager
     def daemon(self, cloud: Mapping[str, Any], *, rate: float) -> Iterator[DaemonClient]:
@@ -83,9 +83,9 @@ class Processes:
             "EDGE_AGENT_SERVER_PORT": "0",
             "EDGE_AGENT_TRAIN_ENABLED": "false",
         }
-        with self._start("serve", "--json", settings=settings) as process:
-            client = DaemonClient(self._first_line(process, "serve")["url"])
-            self._wait_until_ready(client, process)
+        with self.start("serve", "--json", settings=settings) as process:
+            client = DaemonClient(self.first_line(process, "serve")["url"])
+            self.wait_until_ready(client, process)
             yield client
 
     def train(
@@ -95,7 +95,7 @@ class Processes:
 
         Raises EdgeAgentError with the trainer's own words if it fails.
         """
-        with self._start("train", "--json", settings=settings) as process:
+        with self.start("train", "--json", settings=settings) as process:
             assert process.stdout is not None
             last: dict[str, Any] = {}
             for line in process.stdout:
@@ -107,7 +107,8 @@ class Processes:
                 raise EdgeAgentError(f"the training round failed (exit status {status}): {why}")
             return last
 
-    def _first_line(self, process: "subprocess.Popen[str]", name: str) -> dict[str, Any]:
+    def first_line(self, process: "subprocess.Popen[str]", name: str) -> dict[str, Any]:
+        """What `edge-agent NAME --json` says first. Raises Unavailable with its last words."""
         assert process.stdout is not None
         try:
             found = json.loads(process.stdout.readline())
@@ -115,7 +116,8 @@ class Processes:
             raise Unavailable(f"{name} did not start: {self._last_words(name)}") from error
         return dict(found)
 
-    def _wait_until_ready(self, client: DaemonClient, process: "subprocess.Popen[str]") -> None:
+    def wait_until_ready(self, client: DaemonClient, process: "subprocess.Popen[str]") -> None:
+        """Return when the daemon answers. Raises Unavailable with its last words."""
         deadline = time.monotonic() + _READY_S
         while process.poll() is None and time.monotonic() < deadline:
             with contextlib.suppress(EdgeAgentError):
