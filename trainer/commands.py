@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from edge_agent.config import Settings
+    from edge_agent.training.journal import Position
     from trainer.round import Ended
 
 
@@ -48,24 +49,12 @@ def _train(settings: "Settings", *, resume: bool, as_json: bool) -> "Ended":
     import signal
 
     from edge_agent.training.idle import end_with_parent, lower_priority
-    from edge_agent.training.journal import Journal
 
     lower_priority()
     end_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
-    journal = Journal(settings.database)
-    journal.require_idle()
-    journal.close()
-    try:
-        import peft  # noqa: F401
-        import torch  # noqa: F401
-    except ImportError as error:
-        from trainer.errors import NotTrainable
-
-        raise NotTrainable(
-            f"training needs the package {error.name}: pip install 'edge-agent[train]'"
-        ) from error
-    from trainer import items
+    until = _check(settings, resume=resume)
+    # Torch and peft take seconds to import: only now is it known that they are needed.
     from trainer.display import display
     from trainer.round import Round
     from trainer.workbench import Workbench
@@ -74,7 +63,28 @@ def _train(settings: "Settings", *, resume: bool, as_json: bool) -> "Ended":
         training = Round(bench, watcher, between=_yielding(settings))
         if resume:
             return training.resume()
-        return training.start(items.newest(settings.database))
+        return training.start(until)
+
+
+def _check(settings: "Settings", *, resume: bool) -> "Position":
+    """The end of the log. Raises what a look at it and at this machine can already refuse."""
+    from contextlib import closing
+
+    from edge_agent.training.background import missing
+    from edge_agent.training.journal import Journal
+    from trainer import corpus, items
+    from trainer.errors import NotTrainable
+
+    absent = missing()
+    if absent is not None:
+        raise NotTrainable(f"training needs the package {absent}: pip install 'edge-agent[train]'")
+    with closing(Journal(settings.database)) as journal:
+        journal.require_idle()
+        since = journal.position_before(None)
+    until = items.newest(settings.database)
+    if not resume:
+        corpus.require_enough(settings.database, settings.train, since=since, until=until)
+    return until
 
 
 def _yielding(settings: "Settings") -> Any:

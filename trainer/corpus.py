@@ -4,15 +4,20 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from edge_agent.config import TrainSettings
 from edge_agent.training.journal import Position
 from trainer import items
-from trainer.clusters import assign
+from trainer.clusters import MIN_SIZE, assign
 from trainer.errors import TrainerError
 from trainer.records import Item
 from trainer.replay import Replay
 from trainer.split import split
-from trainer.workbench import Workbench
+
+if TYPE_CHECKING:
+    from trainer.workbench import Workbench
 
 _LEAST_FRESH = 32
 _LEAST_HELD_OUT = 10
@@ -45,7 +50,24 @@ class Corpus:
         return self.new_clusters | self.replay.clusters.keys()
 
 
-def build(bench: Workbench, *, since: Position, until: Position) -> Corpus:
+def require_enough(
+    database: Path, train: TrainSettings, *, since: Position, until: Position
+) -> None:
+    """Raise TooLittle if `build` is sure to, without its model: in a moment, and before torch.
+
+    Prompts of another chat template still count here.
+    """
+
+    def load(after: Position, end: Position) -> items.Found:
+        return items.load(database, template=None, render=lambda _: (), after=after, until=end)
+
+    old, new = load(items.START, since), load(since, until)
+    _, old_held_out = split(old.items, held_out=train.held_out, seed=train.seed)
+    fresh, new_held_out = split(new.items, held_out=train.held_out, seed=train.seed)
+    _judge(len(fresh), len(old_held_out) + len(new_held_out), new)
+
+
+def build(bench: "Workbench", *, since: Position, until: Position) -> Corpus:
     """Read the log up to `until`; what came after `since` is fresh. Raises TooLittle."""
 
     def load(after: Position, end: Position) -> items.Found:
@@ -63,23 +85,28 @@ def build(bench: Workbench, *, since: Position, until: Position) -> Corpus:
     old_train, old_held_out = split(everything[: len(old.items)], held_out=share, seed=seed)
     fresh, new_held_out = split(everything[len(old.items) :], held_out=share, seed=seed)
     held_out = _thinned([*old_held_out, *new_held_out], seed)
-    if len(fresh) < _LEAST_FRESH or len(held_out) < _LEAST_HELD_OUT:
+    _judge(len(fresh), len(held_out), new)
+    return Corpus(tuple(fresh), Replay(old_train, seed=seed), tuple(held_out))
+
+
+def _judge(fresh: int, held_out: int, new: items.Found) -> None:
+    if fresh < _LEAST_FRESH or held_out < _LEAST_HELD_OUT:
         raise TooLittle(
-            f"too little to learn from: {len(fresh)} new queries to train on (at least "
-            f"{_LEAST_FRESH}) and {len(held_out)} to test on (at least {_LEAST_HELD_OUT}); "
+            f"too little to learn from: {fresh} new queries to train on (at least "
+            f"{_LEAST_FRESH}) and {held_out} to test on (at least {_LEAST_HELD_OUT}); "
             f"{new.without_reference} new queries have no answer to grade against and "
             f"{new.other_template} were rendered by another chat template. Serve more queries, "
             "send references or feedback, or seed the log with `edge-agent logs import FILE.jsonl`"
         )
-    return Corpus(tuple(fresh), Replay(old_train, seed=seed), tuple(held_out))
 
 
-def _clustered(found: Sequence[Item], bench: Workbench) -> list[Item]:
+def _clustered(found: Sequence[Item], bench: "Workbench") -> list[Item]:
     """Every item with the name of its kind of work."""
+    unlabelled = sum(not item.cluster for item in found)
     names = assign(
         [item.question for item in found],
         [item.cluster or None for item in found],
-        bench.embedder,
+        bench.embedder() if unlabelled >= MIN_SIZE else None,
     )
     return [replace(item, cluster=name) for item, name in zip(found, names, strict=True)]
 

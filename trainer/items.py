@@ -78,14 +78,14 @@ def newest(database: Path) -> Position:
 def load(
     database: Path,
     *,
-    template: str,
+    template: str | None,
     render: Render,
     until: Position,
     after: Position = START,
 ) -> Found:
     """Usable queries and examples after one position of the log and up to another.
 
-    `template` is the digest of the chat template now in use. Raises StoreError.
+    `template` is the digest of the chat template now in use; None takes any. Raises StoreError.
     """
     with boundary(database):
         db = open_database(database, read_only=True)
@@ -96,7 +96,7 @@ def load(
                 item = _query_item(row)
                 if item is None:
                     without_reference += 1
-                elif row["template"] != template:
+                elif template not in (None, row["template"]):
                     other_template += 1
                 else:
                     items.append(item)

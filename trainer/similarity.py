@@ -88,6 +88,23 @@ class Embedder:
         return np.asarray(vectors[0], dtype=np.float32)
 
 
+class LazyEmbedder:
+    """Opens the embedder when it is first asked for: many rounds need none."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._lock = threading.Lock()
+        self._tried = False
+        self._embedder: Embedder | None = None
+
+    def __call__(self) -> Embedder | None:
+        """The embedder; None if it cannot be had. Any thread."""
+        with self._lock:
+            if not self._tried:
+                self._embedder, self._tried = Embedder.open(self._data_dir), True
+            return self._embedder
+
+
 def prepare(folder: Path, *, download: bool = True) -> Path:
     """`folder` with the int8 model, its tokenizer and a manifest of hashes; made if missing.
 

@@ -57,7 +57,7 @@ class Workbench:
             self.engine.vocabulary,
             protected=(self.model.entry.offload_token,),
         )
-        self.embedder = similarity.Embedder.open(settings.data_dir)
+        self.embedder = similarity.LazyEmbedder(settings.data_dir)
         self.graders = Graders(self.embedder)
         self.sampler = Sampler(
             self.engine, self.model.path, self.scratch, max_tokens=self.train.max_new_tokens

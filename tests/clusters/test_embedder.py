@@ -94,7 +94,7 @@ def test_similarity_rewards_meaning_over_words(
     embedder: Embedder, reference: str, near: str, far: str
 ) -> None:
     item = Item("x", 0.0, (1,), "?", "c", reference, "cloud", grader={"type": "similarity"})
-    with Graders(embedder) as graders:
+    with Graders(lambda: embedder) as graders:
         same, close, off, empty = (
             graders.score(item, text) for text in (reference, near, far, " ")
         )
@@ -108,7 +108,7 @@ def test_the_floor_maps_cosines_to_rewards(embedder: Embedder) -> None:
     reference, near, _ = RELATED[0]
     one, other = embedder.embed([reference, near])
     cosine = float(one @ other)
-    with Graders(embedder) as graders:
+    with Graders(lambda: embedder) as graders:
         for floor in (0.0, cosine / 2, cosine + 0.01):
             spec = {"type": "similarity", "floor": floor}
             item = Item("x", 0.0, (1,), "?", "c", reference, "cloud", grader=spec)

@@ -81,6 +81,7 @@ def test_a_round_ends_with_a_verdict_and_a_listed_version(home: Path) -> None:
     assert [step for phase, step in steps(home) if phase == "dagrpo"] == list(range(STEPS))
     (listed,) = json.loads(run(home, "train", "--status", "--json"))["rounds"]
     assert (listed["state"], listed["adapter"]) == (end["state"], end["adapter"])
+    assert not (home / "data" / "models" / "minilm").exists(), "every item had its label"
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
@@ -103,9 +104,8 @@ def test_an_interrupted_round_goes_on_where_it_stopped(home: Path, sent: signal.
     assert [step for phase, step in steps(home) if phase == "dagrpo"] == list(range(STEPS))
 
 
-def test_too_little_to_learn_from_says_what_is_missing(tmp_path: Path) -> None:
-    write_tiny_gguf(tmp_path / "tiny.gguf", context=512)
-    process = start(tmp_path, "train", "--model", str(tmp_path / "tiny.gguf"))
+def test_too_little_to_learn_from_is_said_before_a_model_is_needed(tmp_path: Path) -> None:
+    process = start(tmp_path, "train", "--model", str(tmp_path / "missing.gguf"))
     _, err = process.communicate()
     assert process.returncode == 1
     assert "too little to learn from: 0 new queries" in err

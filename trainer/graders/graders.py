@@ -1,7 +1,7 @@
 """Scores answers. A grader that crashes or times out scores 0 and is counted, never fatal."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -36,9 +36,16 @@ class Graders:
     """All graders, with the one child process they share. Close it, or use it as a context."""
 
     def __init__(
-        self, embedder: "Embedder | None" = None, *, parallel: int = 2, timeout_s: float = 3.0
+        self,
+        embedder: "Callable[[], Embedder | None]" = lambda: None,
+        *,
+        parallel: int = 2,
+        timeout_s: float = 3.0,
     ) -> None:
-        """`parallel` programs run at a time; `timeout_s` bounds algebra, patterns and schemas."""
+        """`parallel` programs run at a time; `timeout_s` bounds algebra, patterns and schemas.
+
+        `embedder` is called when closeness in meaning is first graded.
+        """
         self.failures: Counter[str] = Counter()
         """How often each type of grader failed."""
         self._embedder = embedder
@@ -54,10 +61,10 @@ class Graders:
         answers: dict[tuple[str, str], tuple[Item, str]] = {}
         for item, answer in pairs:
             answers.setdefault((item.query_id, answer), (item, answer))
-        if self._embedder is not None:
-            similar = [pair for pair in answers.values() if _type(pair[0]) == "similarity"]
+        similar = [pair for pair in answers.values() if _type(pair[0]) == "similarity"]
+        if similar and (embedder := self._embedder()) is not None:
             # One batch fills its cache for the single looks that follow.
-            self._embedder.embed([one for item, a in similar for one in (item.reference, a)])
+            embedder.embed([one for item, a in similar for one in (item.reference, a)])
         grades = dict(zip(answers, self._pool.map(self._judge, answers.values()), strict=True))
         done = [grades[item.query_id, answer] for item, answer in pairs]
         self.failures.update(grade.grader for grade in done if grade.error is not None)
@@ -104,7 +111,7 @@ class Graders:
             case UnitTests():
                 reward = code.grade(chosen, answer)
             case Similarity():
-                reward = closeness(chosen, item.reference, answer, self._embedder)
+                reward = closeness(chosen, item.reference, answer, self._embedder())
             case Feedback():
                 raise AssertionError("feedback is resolved before")
         return reward
