@@ -1,9 +1,10 @@
-"""`edge-agent logs`: path, status, on, off, tail, show, search, export, import, backup, prune."""
+"""`edge-agent logs`: switch, read, export, import, back up, prune, forget."""
 
 import json
 import re
 import time
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -249,6 +250,47 @@ def prune(
         typer.echo(json.dumps({"queries": pruned.queries, "freed_bytes": pruned.freed_bytes}))
         return
     typer.echo(f"{pruned.queries} queries deleted, {pruned.freed_bytes / 1e6:.1f} MB freed")
+
+
+@app.command()
+def forget(
+    ctx: typer.Context,
+    *,
+    query: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="This response; may be repeated.")
+    ] = None,
+    before: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="All that is older, local time."
+        ),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The whole log.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Look; delete nothing.")] = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Take queries and imported examples out of the log for good, also while the daemon runs.
+
+    Deletes rows, words in the search index, free pages and the write-ahead log, and names the
+    adapters that were trained on them and the backups that may hold them. The ledger keeps ids,
+    times and costs: the limits need them. Examples are named example-1, example-2, ….
+
+    \b
+    Example: edge-agent logs forget --query chatcmpl-01JD0Z8V3W6X7Y8Z9A0B1C2D3E
+    """
+    from edge_agent.commands.logs_forget import run
+    from edge_agent.log.forget import Selection
+
+    if sum((bool(query), before is not None, everything)) != 1:
+        raise typer.BadParameter("say what to forget: one of --query, --before and --all")
+    settings = _settings(ctx, data_dir)
+    _existing(settings)
+    if everything and not (yes or dry_run):
+        typer.confirm("Forget the whole log and all imported examples?", abort=True)
+    selection = Selection(tuple(query or ()), before.timestamp() if before else None)
+    run(settings, selection, dry_run=dry_run, as_json=as_json)
 
 
 def _settings(ctx: typer.Context, data_dir: Path | None) -> "Settings":

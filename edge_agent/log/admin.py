@@ -10,25 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.errors import StoreError
-from edge_agent.log.database import boundary, immediate, open_database
+from edge_agent.log import erase
+from edge_agent.log.database import boundary, open_database
 from models.paths import private_dir
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-_ROWS_PER_STEP = 500
-_PAGES_PER_STEP = 1000
-_OLD_QUERIES = "DELETE FROM query WHERE seq IN (SELECT seq FROM query WHERE at < ? LIMIT ?)"
-_ORPHANED_AUDITS = """
-DELETE FROM audit WHERE id IN (
-    SELECT audit.id FROM audit LEFT JOIN query ON query.id = query_id
-    WHERE query.id IS NULL AND audit.at < ? LIMIT ?)
-"""
 _OLD_ARRIVALS = """
 DELETE FROM arrival WHERE seq IN (
     SELECT seq FROM arrival
     WHERE seq < coalesce((SELECT min(seq) FROM query), (SELECT max(seq) FROM arrival))
-    AND at < ? LIMIT ?)
+    AND at < :before LIMIT :step)
 """
 
 
@@ -67,18 +60,10 @@ def prune(path: Path, *, before: float, progress: Callable[[int], None] | None =
     """
     with boundary(path), contextlib.closing(open_database(path)) as db:
         size = _size(db)
-        deleted = 0
-        while step := _delete(db, _OLD_QUERIES, before):
-            deleted += step
-            if progress is not None:
-                progress(deleted)
-        for sql in (_ORPHANED_AUDITS, _OLD_ARRIVALS):
-            while _delete(db, sql, before):
-                pass
-        if deleted:
-            for index in ("query_fts", "choice_fts"):
-                _merge(db, index)
-        _shrink(db)
+        deleted = erase.delete_queries(db, "at < :before", {"before": before}, progress)
+        erase.delete_orphaned_audits(db, before=before)
+        erase.delete_in_steps(db, _OLD_ARRIVALS, {"before": before})
+        erase.scrub(db)
         return Pruned(deleted, max(0, size - _size(db)))
 
 
@@ -115,31 +100,8 @@ def _copy(path: Path, target: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _delete(db: "Database", sql: str, before: float) -> int:
-    with immediate(db):
-        return db.conn.execute(sql, [before, _ROWS_PER_STEP]).rowcount
-
-
-def _merge(db: "Database", index: str) -> None:
-    """Merge the search index into one segment, step by step: then no deleted word is left."""
-    step = -_PAGES_PER_STEP
-    while True:
-        before = db.conn.total_changes
-        with immediate(db):
-            db.conn.execute(f"INSERT INTO {index} ({index}, rank) VALUES ('merge', ?)", [step])  # noqa: S608
-        if db.conn.total_changes - before < 2:
-            return
-        step = _PAGES_PER_STEP
-
-
 def _size(db: "Database") -> int:
     """Bytes of the database, with the pages that are still in the write-ahead log."""
     (pages,) = db.conn.execute("PRAGMA page_count").fetchone()
     (page_size,) = db.conn.execute("PRAGMA page_size").fetchone()
     return int(pages * page_size)
-
-
-def _shrink(db: "Database") -> None:
-    while db.conn.execute("PRAGMA freelist_count").fetchone()[0]:
-        db.conn.execute(f"PRAGMA incremental_vacuum({_PAGES_PER_STEP})").fetchall()
-    db.conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

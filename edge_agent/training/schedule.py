@@ -15,6 +15,7 @@ from edge_agent.log.database import boundary, open_database
 from edge_agent.training.hours import within
 from edge_agent.training.journal import Journal, Position, State
 from edge_agent.training.machine import Machine
+from edge_agent.training.usable import USABLE
 
 BACK_OFF_S = 600.0
 """After the first failure; doubles with each further one."""
@@ -28,23 +29,11 @@ _RESUMABLE = ("interrupted", "running")
 
 _JUDGED: tuple[State, ...] = ("promoted", "rejected")
 
-_NEW_QUERIES = """
+_NEW_QUERIES = f"""
 SELECT count(*) FROM (
-    SELECT 1 FROM query JOIN response ON response.seq = query.seq
-    WHERE query.seq > :seq AND query.template = :template
-      AND NOT query.private AND query.tools IS NULL AND length(query.prompt_ids) > 1
-      AND (
-        trim(query.reference) <> ''
-        OR EXISTS (SELECT 1 FROM feedback WHERE query_id = query.id
-                   AND trim(coalesce(reference, correction)) <> '')
-        OR (response.source = 'cloud' AND EXISTS (
-            SELECT 1 FROM choice WHERE choice.seq = query.seq
-            AND finish_reason = 'stop' AND tool_calls IS NULL AND trim(text) <> ''))
-        OR EXISTS (SELECT 1 FROM audit WHERE query_id = query.id
-                   AND error IS NULL AND trim(text) <> '')
-      )
+    SELECT 1 FROM query WHERE query.seq > :seq AND query.template = :template AND {USABLE}
     LIMIT :enough)
-"""
+"""  # noqa: S608
 _NEW_EXAMPLES = "SELECT count(*) FROM (SELECT 1 FROM example WHERE id > :example LIMIT :enough)"
 
 

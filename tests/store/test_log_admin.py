@@ -9,7 +9,7 @@ import pytest
 from log_records import a_decision, a_query, an_outcome
 
 from edge_agent.errors import StoreError
-from edge_agent.log import admin as log_admin
+from edge_agent.log import erase
 from edge_agent.log.admin import backup, prune
 from edge_agent.log.store import Store
 from edge_agent.records import Audit, Feedback, Usage
@@ -31,7 +31,7 @@ def fill(store: Store, count: int, *, at: float, word: str) -> list[str]:
 def test_prune_takes_what_is_older_and_only_that(
     store: Store, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_admin, "_ROWS_PER_STEP", 7)
+    monkeypatch.setattr(erase, "_ROWS_PER_STEP", 7)
     old = fill(store, 20, at=NOW - 1, word="ancient")
     new = fill(store, 3, at=NOW, word="recent")
     store.save_audit(Audit("never-ended", NOW - 1, "big", "ancient", Usage(), None)).result()
