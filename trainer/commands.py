@@ -17,6 +17,9 @@ def train(  # noqa: PLR0917
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the last round.")] = False,
     status: Annotated[bool, typer.Option("--status", help="Show rounds; train nothing.")] = False,
     steps: Annotated[int | None, typer.Option(help="DA-GRPO steps of this round.")] = None,
+    allow_cloud: Annotated[
+        int, typer.Option(min=0, help="Buy at most this many missing references first.")
+    ] = 0,
     model: Annotated[str | None, typer.Option(help="Catalog name or path of a GGUF.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Data directory.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
@@ -24,18 +27,23 @@ def train(  # noqa: PLR0917
     """Train an adapter on the log, and promote it if it passes the gate.
 
     Runs at idle priority beside the daemon, which swaps a promoted adapter in by itself. Ctrl-C
-    stops it; `--resume` goes on where it stopped. No cloud call is made: the answers it learns
-    from are in the log.
+    stops it; `--resume` goes on where it stopped.
+
+    The answers it learns from are in the log: no cloud call is made, unless `--allow-cloud`
+    buys references for queries that have none, inside the budget. They stay in the log.
 
     \b
     Example: edge-agent train --steps 50
+    Example: edge-agent train --allow-cloud 40
     Example: edge-agent train --status --json
     """
     settings = ctx.obj.load({"data_dir": data_dir, "model": model, "train.steps": steps}).settings
     if status:
         _status(settings, as_json=as_json)
         return
-    ended = _train(settings, resume=resume, as_json=as_json)
+    if resume and allow_cloud:
+        raise typer.BadParameter("--allow-cloud buys before a round begins, not for --resume")
+    ended = _train(settings, resume=resume, allow_cloud=allow_cloud, as_json=as_json)
     verdict = ended.verdict
     word = "promoted" if verdict.promote else "rejected"
     if as_json:
@@ -45,7 +53,7 @@ def train(  # noqa: PLR0917
         typer.echo(f"round {ended.number}: adapter {ended.version} {word}: {verdict.reason}")
 
 
-def _train(settings: "Settings", *, resume: bool, as_json: bool) -> "Ended":
+def _train(settings: "Settings", *, resume: bool, allow_cloud: int, as_json: bool) -> "Ended":
     import signal
 
     from edge_agent.training.idle import end_with_parent, lower_priority
@@ -53,7 +61,7 @@ def _train(settings: "Settings", *, resume: bool, as_json: bool) -> "Ended":
     lower_priority()
     end_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
-    until = _check(settings, resume=resume)
+    until = _prepare(settings, resume=resume, allow_cloud=allow_cloud, as_json=as_json)
     # Torch and peft take seconds to import: only now is it known that they are needed.
     from trainer.display import display
     from trainer.round import Round
@@ -66,7 +74,7 @@ def _train(settings: "Settings", *, resume: bool, as_json: bool) -> "Ended":
         return training.start(until)
 
 
-def _check(settings: "Settings", *, resume: bool) -> "Position":
+def _prepare(settings: "Settings", *, resume: bool, allow_cloud: int, as_json: bool) -> "Position":
     """The end of the log. Raises what a look at it and at this machine can already refuse."""
     from contextlib import closing
 
@@ -81,10 +89,35 @@ def _check(settings: "Settings", *, resume: bool) -> "Position":
     with closing(Journal(settings.database)) as journal:
         journal.require_idle()
         since = journal.position_before(None)
+    if allow_cloud:
+        _buy(settings, allow_cloud, since=since, as_json=as_json)
     until = items.newest(settings.database)
     if not resume:
         corpus.require_enough(settings.database, settings.train, since=since, until=until)
     return until
+
+
+def _buy(settings: "Settings", at_most: int, *, since: "Position", as_json: bool) -> None:
+    import dataclasses
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from trainer.purchase import buy
+
+    with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
+        task = progress.add_task("references", total=at_most)
+        bought = buy(
+            settings,
+            at_most,
+            since=since,
+            told=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if as_json:
+        line = {"event": "purchase", **dataclasses.asdict(bought)}
+        typer.echo(json.dumps(line, ensure_ascii=False))
+    else:
+        typer.echo(str(bought))
 
 
 def _yielding(settings: "Settings") -> Any:

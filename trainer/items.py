@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edge_agent.log.database import boundary, open_database
 from edge_agent.log.token_ids import unpack
 from edge_agent.training.journal import Position
+from edge_agent.training.usable import READABLE
 from trainer.records import Item, ReferenceSource
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Render = Callable[[Sequence[Mapping[str, Any]]], tuple[int, ...]]
 START = Position()
 _NO_CLUSTER = ""
 
-_QUERIES = """
+_QUERIES = f"""
 SELECT
     query.id, query.at, query.prompt, query.task, query.template, query.prompt_ids,
     query.reference, query.grader,
@@ -45,10 +46,9 @@ SELECT
     ) AS cloud_text,
     (SELECT text FROM choice WHERE choice.seq = query.seq ORDER BY number LIMIT 1) AS served_text
 FROM query JOIN response ON response.seq = query.seq
-WHERE query.seq > :after AND query.seq <= :until
-  AND NOT query.private AND query.tools IS NULL AND length(query.prompt_ids) > 1
+WHERE query.seq > :after AND query.seq <= :until AND {READABLE}
 ORDER BY query.seq
-"""
+"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,11 @@ _METADATA_KEY = "tokenizer.chat_template"
 _RESERVED = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
 
 
+def template_digest(source: str | None) -> str:
+    """Names a template in the log; None is ChatML, as for `ChatTemplate`."""
+    return hashlib.sha256((source or CHATML).encode()).hexdigest()[:16]
+
+
 class ChatTemplate:
     """Renders and encodes chats for one model. Safe from any thread."""
 
@@ -64,7 +69,7 @@ class ChatTemplate:
         Raises ModelError if the template does not compile.
         """
         self.source: str = template or vocabulary.metadata.get(_METADATA_KEY) or CHATML
-        self.digest: str = hashlib.sha256(self.source.encode()).hexdigest()[:16]
+        self.digest: str = template_digest(self.source)
         """Names the template in logs: the first 16 hex digits of its SHA-256."""
         self.tool_style: ToolStyle | None = _tool_style(self.source)
         """How the template has the model write tool calls; None if in no way we can read."""
