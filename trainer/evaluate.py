@@ -7,6 +7,7 @@ the same KV. Nothing of the trainer's torch model is involved.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import GenerationRequest, SamplingParams
@@ -26,6 +27,8 @@ class Result:
     reward_offload: float
     ended: bool
     """The answer came to its end by itself within the token limit."""
+    confidence: float = 0.0
+    """Mean log-prob of the answer's tokens, nats; the offload token is masked."""
 
 
 class CloudValue:
@@ -59,24 +62,27 @@ def evaluate(
             reward_local=graders.score(item, text),
             reward_offload=cloud.of(item),
             ended=ended,
+            confidence=confidence,
         )
-        for item, (p_offload, text, ended) in zip(items, answers, strict=True)
+        for item, (p_offload, text, ended, confidence) in zip(items, answers, strict=True)
     ]
 
 
 async def _ask_all(
     engine: Engine, items: Sequence[Item], max_tokens: int
-) -> list[tuple[float, str, bool]]:
+) -> list[tuple[float, str, bool, float]]:
     gate = asyncio.Semaphore(_AT_ONCE)
 
-    async def ask(item: Item) -> tuple[float, str, bool]:
+    async def ask(item: Item) -> tuple[float, str, bool, float]:
         async with gate:
-            sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+            sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, top_logprobs=0)
             generation = engine.submit(GenerationRequest(item.prompt_ids, sampling, decide=True))
             point = await generation.decision_point()
             generation.resume()
             events = [event async for event in generation]
             text = "".join(event.text for event in events)
-            return point.p_offload, text, events[-1].finish_reason == "stop"
+            logprobs = [token.logprob for event in events for token in event.logprobs]
+            ended = events[-1].finish_reason == "stop"
+            return point.p_offload, text, ended, fmean(logprobs) if logprobs else 0.0
 
     return list(await asyncio.gather(*map(ask, items)))

@@ -3,7 +3,8 @@
 Both versions are measured as they would be served. The value of a version on a query is what
 its policy gets there: the cloud's reward if it asks, else its own answer's. Asking is decided
 at the threshold that meets τ on these queries, as the daemon's controller does; an untrained
-version asks at random.
+version asks at random. One kind of work is compared at the share τ of its own queries, before and
+after: that it leaves the cloud to a harder kind is no harm, that it does its own work worse is.
 """
 
 import math
@@ -72,7 +73,15 @@ def judge(
     gains = [b - a for a, b in zip(joint_before, joint_after, strict=True)]
     low, high = bootstrap_interval(gains, seed)
     mean_p = _mean([result.p_offload for result in after])
-    clusters = _by_cluster(before, after, joint_before, joint_after)
+    clusters = {
+        name: _figures(
+            [before[place] for place in places],
+            [after[place] for place in places],
+            rate,
+            trained_before=trained_before,
+        )
+        for name, places in sorted(_places(after).items())
+    }
     reason = _objection(before, after, clusters, mean_p, rate, tolerance)
     gain = _mean(gains)
     if reason is None and gain <= 0:
@@ -118,9 +127,14 @@ def joint_rewards(results: Sequence[Result], rate: float, *, trained: bool) -> l
 
 def asking(results: Sequence[Result], rate: float) -> list[bool]:
     """Which queries are asked when the ⌊rate·n⌋ with the largest p_offload are."""
-    order = sorted(range(len(results)), key=lambda i: -results[i].p_offload)
-    asked = set(order[: math.floor(rate * len(results))])
-    return [i in asked for i in range(len(results))]
+    return highest([result.p_offload for result in results], rate)
+
+
+def highest(scores: Sequence[float], rate: float) -> list[bool]:
+    """Which of n scores are among the ⌊rate·n⌋ largest; of equal ones the earlier."""
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    asked = set(order[: math.floor(rate * len(scores))])
+    return [i in asked for i in range(len(scores))]
 
 
 def bootstrap_interval(values: Sequence[float], seed: int) -> tuple[float, float]:
@@ -130,27 +144,26 @@ def bootstrap_interval(values: Sequence[float], seed: int) -> tuple[float, float
     return means[int(0.025 * _RESAMPLES)], means[int(0.975 * _RESAMPLES)]
 
 
-def _by_cluster(
-    before: Sequence[Result],
-    after: Sequence[Result],
-    joint_before: Sequence[float],
-    joint_after: Sequence[float],
-) -> dict[str, ClusterFigures]:
+def _places(results: Sequence[Result]) -> dict[str, list[int]]:
+    """Where each kind of work stands."""
     places: dict[str, list[int]] = defaultdict(list)
-    for place, result in enumerate(after):
+    for place, result in enumerate(results):
         places[result.item.cluster].append(place)
-    return {
-        name: ClusterFigures(
-            queries=len(group),
-            joint_before=_mean([joint_before[i] for i in group]),
-            joint_after=_mean([joint_after[i] for i in group]),
-            local_before=_mean([before[i].reward_local for i in group]),
-            local_after=_mean([after[i].reward_local for i in group]),
-            p_offload_before=_mean([before[i].p_offload for i in group]),
-            p_offload_after=_mean([after[i].p_offload for i in group]),
-        )
-        for name, group in sorted(places.items())
-    }
+    return places
+
+
+def _figures(
+    before: Sequence[Result], after: Sequence[Result], rate: float, *, trained_before: bool
+) -> ClusterFigures:
+    return ClusterFigures(
+        queries=len(after),
+        joint_before=_mean(joint_rewards(before, rate, trained=trained_before)),
+        joint_after=_mean(joint_rewards(after, rate, trained=True)),
+        local_before=_mean([result.reward_local for result in before]),
+        local_after=_mean([result.reward_local for result in after]),
+        p_offload_before=_mean([result.p_offload for result in before]),
+        p_offload_after=_mean([result.p_offload for result in after]),
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -64,22 +64,30 @@ class Reinforcement:
         progress.save()
 
     def _episode(self, item: Item, group: Group, reward_off: float, rng: random.Random) -> Episode:
-        """One graded prompt. With the paper's estimator some of its rollouts ask at once."""
         rewards = self._bench.rewards(item, group)
-        p = min(max(group.p_offload, _EDGE), 1 - _EDGE)
-        asked = 0
-        if self._bench.train.estimator == "sampled":
-            asked = sum(rng.random() < p for _ in group.rollouts)
-        local = len(group.rollouts) - asked
-        return Episode(
-            prompt_ids=item.prompt_ids,
-            answers=[rollout.token_ids for rollout in group.rollouts[:local]],
-            logprobs=[rollout.logprobs for rollout in group.rollouts[:local]],
-            rewards=rewards[:local],
-            reward_off=reward_off,
-            p_offload=p,
-            asked=asked,
-        )
+        sampled = self._bench.train.estimator == "sampled"
+        return episode(group, rewards, reward_off, asking=rng if sampled else None)
+
+
+def episode(
+    group: Group, rewards: Sequence[float], reward_off: float, *, asking: random.Random | None
+) -> Episode:
+    """One graded prompt. With `asking` (the paper's estimator) each rollout asks first w.p. p.
+
+    `rewards` has one entry per rollout; those of the rollouts that ask are not used.
+    """
+    p = min(max(group.p_offload, _EDGE), 1 - _EDGE)
+    asked = sum(asking.random() < p for _ in group.rollouts) if asking is not None else 0
+    local = group.rollouts[: len(group.rollouts) - asked]
+    return Episode(
+        prompt_ids=group.prompt_ids,
+        answers=[rollout.token_ids for rollout in local],
+        logprobs=[rollout.logprobs for rollout in local],
+        rewards=rewards[: len(local)],
+        reward_off=reward_off,
+        p_offload=p,
+        asked=asked,
+    )
 
 
 def _row(step: int, figures: StepFigures, dual: float, seconds: float) -> StepRow:

@@ -57,6 +57,8 @@ class Family:
     hard_title: str
     grader: Mapping[str, Any] = field(default_factory=dict)
     """How the app asks the trainer to score answers."""
+    by_cloud: bool = True
+    """Keep only questions that the reference cloud answers, over HTTP, as their generator does."""
 
 
 ARITHMETIC = Family(
@@ -131,7 +133,7 @@ def is_held_out(text: str) -> bool:
 
 
 def _generated(family: Family, seed: int, *, hard: bool) -> Iterator[Question]:
-    """Questions without end, only those that the reference cloud answers as their generator."""
+    """Questions without end."""
     import reasoning_gym
 
     generator = family.hard if hard else family.easy
@@ -142,5 +144,5 @@ def _generated(family: Family, seed: int, *, hard: bool) -> Iterator[Question]:
     for index in range(size):
         item = items[index]
         text, answer = item["question"].strip(), item["answer"]
-        if solve(text) == answer:
+        if not family.by_cloud or solve(text) == answer:
             yield Question(text, answer, family.name, hard)
