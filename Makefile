@@ -1,13 +1,15 @@
 # Everything from nothing: a virtual environment in .venv, pinned by constraints.txt.
 #   make run    set up what is missing and start the daemon
 #   make test   set up what is missing and run the tests
+#   make soak-train   kill a short round of training KILLS times, and resume it each time
 #   make lint   ruff, mypy and the import contract
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 SERVE_FLAGS ?=
+KILLS ?= 1000
 
-.PHONY: run test test-long lint format clean
+.PHONY: run test test-long soak-train lint format clean
 
 run: $(VENV)/.serve
 	$(BIN)/edge-agent serve --reference-cloud $(SERVE_FLAGS)
@@ -17,6 +19,9 @@ test: $(VENV)/.dev
 
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest -m long
+
+soak-train: $(VENV)/.dev
+	$(BIN)/python tests/trainer/kill_soak.py --kills $(KILLS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

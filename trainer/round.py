@@ -69,6 +69,7 @@ class Round:
             parent=parent.version if parent else "base",
             settings=self.bench.train.model_dump(mode="json") | {"rate": self.bench.rate},
         )
+        self.bench.forget_rounds_before(number)
         self.bench.journal.update(number, items=len(data.fresh), held_out=len(data.held_out))
         return self._run(number, data, parent)
 

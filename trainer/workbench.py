@@ -1,12 +1,15 @@
 """What a round works with, opened once: model, rollout engine, template, registry, journal."""
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import psutil
 
 from edge_agent.budget.ledger import Ledger
 from edge_agent.config import EngineSettings, Settings, TrainSettings
@@ -25,6 +28,8 @@ from trainer.learner import Learner
 from trainer.records import Item
 from trainer.rollouts import Sampler
 from trainer.settings import LearnerSettings, LoraSettings
+
+_SCRATCH = "rollouts-"
 
 
 class Workbench:
@@ -47,7 +52,7 @@ class Workbench:
         self.journal = Journal(settings.database)
         self.rate = self._rate()
         self.work = private_dir(settings.data_dir / "training")
-        self.scratch = Path(tempfile.mkdtemp(prefix="rollouts-", dir=self.work))
+        self.scratch = self._scratch()
         self.engine = Engine(
             ServedModel(self.model.path), self._engine_settings(), offload_token=self.offload_token
         )
@@ -62,6 +67,20 @@ class Workbench:
         self.sampler = Sampler(
             self.engine, self.model.path, self.scratch, max_tokens=self.train.max_new_tokens
         )
+
+    def _scratch(self) -> Path:
+        """Room for the adapter on its way to llama.cpp. What killed trainers left is removed."""
+        for folder in self.work.glob(f"{_SCRATCH}*"):
+            owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+            if not (owner.isdecimal() and psutil.pid_exists(int(owner))):
+                shutil.rmtree(folder, ignore_errors=True)
+        return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=self.work))
+
+    def forget_rounds_before(self, number: int) -> None:
+        """Remove what earlier rounds left: none of them can be resumed once `number` has begun."""
+        for folder in (*self.work.glob("round-*"), *self.work.glob("candidate-*")):
+            if int(folder.name.partition("-")[2]) < number:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _engine_settings(self) -> EngineSettings:
         """Slots for a whole step's rollouts where the KV can hold them."""
