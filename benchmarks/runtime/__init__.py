@@ -1,0 +1,1 @@
+"""What the runtime costs on this machine: `edge-agent benchmark`."""
