@@ -156,6 +156,27 @@ def assign(
     return names
 
 
+def nearest(
+    questions: Sequence[str],
+    tasks: Sequence[str | None],
+    embedder: "Embedder | None",
+    clusters: Clusters,
+    *,
+    min_size: int = MIN_SIZE,
+) -> list[str]:
+    """Names as `assign` gives them, for further questions: `clusters` stays as it is."""
+    sizes = clusters.sizes
+    names = [task or OTHER for task in tasks]
+    unlabelled = [place for place, task in enumerate(tasks) if not task]
+    if embedder is None or not unlabelled:
+        return names
+    vectors = embedder.embed([template(questions[place]) for place in unlabelled])
+    for place, vector in zip(unlabelled, vectors, strict=True):
+        name = clusters.nearest(vector)
+        names[place] = name if name is not None and sizes[name] >= min_size else OTHER
+    return names
+
+
 def template(question: str) -> str:
     """The question with its numbers blanked: 12 + 30 and 7 + 5 are the same kind of work."""
     return _NUMBER.sub("0", question[:_READ_CHARS])

@@ -133,19 +133,22 @@ def _interrupt(_signal: int, _frame: Any) -> None:
 
 
 def _status(settings: "Settings", *, as_json: bool) -> None:
-    from edge_agent.training.journal import Journal
+    from edge_agent.training import report
+    from edge_agent.training.moves import describe
 
-    journal = Journal(settings.database)
-    rounds = journal.rounds()
-    journal.close()
+    found = report.report(settings.database, waiting_for=None)
     if as_json:
-        typer.echo(json.dumps({"rounds": rounds}, ensure_ascii=False))
+        typer.echo(json.dumps(found, ensure_ascii=False))
         return
-    if not rounds:
+    if not found["rounds"]:
         typer.echo("no round yet; `edge-agent train` starts one")
-    for row in rounds:
+    for row in found["rounds"]:
         adapter = row["adapter"] or row["parent"]
         typer.echo(
             f"round {row['id']}  {row['state']:<11}  {adapter:<6}  {row['items'] or 0} queries"
             f"  {row['reason'] or ''}"
         )
+        for move in row["shift"] or ():
+            typer.echo(f"  {describe(move)}")
+    if found["running"]:
+        typer.echo(report.line(report.summary(found)))

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.config import TrainSettings
+from edge_agent.training import moves
 from edge_agent.training.journal import Position
+from edge_agent.training.moves import Move
 from trainer import items
-from trainer.clusters import MIN_SIZE, assign
+from trainer.clusters import MIN_SIZE, Clusters, assign, nearest
 from trainer.errors import TrainerError
 from trainer.records import Item
 from trainer.replay import Replay
@@ -38,6 +40,8 @@ class Corpus:
     replay: Replay
     """Items of earlier rounds, by kind of work."""
     held_out: tuple[Item, ...]
+    centroids: Clusters
+    """Of the kinds of work that no client has named."""
 
     @property
     def new_clusters(self) -> frozenset[str]:
@@ -80,13 +84,14 @@ def build(bench: "Workbench", *, since: Position, until: Position) -> Corpus:
         )
 
     old, new = load(items.START, since), load(since, until)
-    everything = _clustered((*old.items, *new.items), bench)
+    centroids = Clusters()
+    everything = _clustered((*old.items, *new.items), bench, centroids)
     seed, share = bench.train.seed, bench.train.held_out
     old_train, old_held_out = split(everything[: len(old.items)], held_out=share, seed=seed)
     fresh, new_held_out = split(everything[len(old.items) :], held_out=share, seed=seed)
     held_out = _thinned([*old_held_out, *new_held_out], seed)
     _judge(len(fresh), len(held_out), new)
-    return Corpus(tuple(fresh), Replay(old_train, seed=seed), tuple(held_out))
+    return Corpus(tuple(fresh), Replay(old_train, seed=seed), tuple(held_out), centroids)
 
 
 def _judge(fresh: int, held_out: int, new: items.Found) -> None:
@@ -100,13 +105,22 @@ def _judge(fresh: int, held_out: int, new: items.Found) -> None:
         )
 
 
-def _clustered(found: Sequence[Item], bench: "Workbench") -> list[Item]:
-    """Every item with the name of its kind of work."""
+def changes(bench: "Workbench", data: Corpus, *, since: Position, until: Position) -> list[Move]:
+    """When the stream of queries changed, with kinds of work named as in `data`."""
+    asked = moves.stream(bench.settings.database, since, until)
+    embedder = bench.embedder() if data.centroids.sizes else None
+    questions, tasks = [query.question for query in asked], [query.task for query in asked]
+    return moves.moves(asked, nearest(questions, tasks, embedder, data.centroids), since)
+
+
+def _clustered(found: Sequence[Item], bench: "Workbench", centroids: Clusters) -> list[Item]:
+    """Every item with the name of its kind of work; `centroids` is filled."""
     unlabelled = sum(not item.cluster for item in found)
     names = assign(
         [item.question for item in found],
         [item.cluster or None for item in found],
         bench.embedder() if unlabelled >= MIN_SIZE else None,
+        clusters=centroids,
     )
     return [replace(item, cluster=name) for item, name in zip(found, names, strict=True)]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edge_agent.errors import EdgeAgentError
 from edge_agent.training.journal import Phase
+from edge_agent.training.moves import describe
 from trainer.report import Report
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def draw(report: Report, folder: Path, *, kind: Literal["png", "svg"] | str = "p
 
 def _heading(report: Report) -> str:
     lines = textwrap.wrap(report.row["reason"] or "", 130)
-    return "\n".join([report.title, *lines])
+    return "\n".join([report.title, *lines, *map(describe, report.shift)])
 
 
 def _rewards(axis: "Axes", report: Report) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent.errors import NotFound
 from edge_agent.training.journal import Journal, Phase
+from edge_agent.training.moves import describe
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -53,6 +54,12 @@ class Report:
         """The round and its verdict."""
         versions = f"{self.row['parent']} → {self.row['adapter'] or '…'}"
         return f"Round {self.number} · {self.row['base']} · {versions} · {self.row['state']}"
+
+    @property
+    def shift(self) -> list[Mapping[str, Any]]:
+        """Changes of the work since the round before."""
+        found: list[Mapping[str, Any]] = json.loads(self.row["shift"] or "[]")
+        return found
 
     @property
     def clusters(self) -> Mapping[str, Mapping[str, float]]:
@@ -112,6 +119,7 @@ def summary(report: Report) -> dict[str, Any]:
         "held_out": row["held_out"],
         "seconds": None if row["ended_at"] is None else row["ended_at"] - row["started_at"],
         "rate_target": report.rate,
+        "shift": report.shift,
         "warm_start": {
             "steps": len(report.phase("warm_start")),
             "loss": _ends(report, "warm_start", "loss"),
@@ -135,9 +143,11 @@ def tables(report: Report) -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    parts = [Text(report.title, style="bold"), Text(_facts(report)), _step_table(report)]
+    parts: list[Any] = [Text(report.title, style="bold"), Text(_facts(report))]
     if report.row["reason"]:
-        parts.insert(2, Text(f"{report.row['state']}: {report.row['reason']}"))
+        parts.append(Text(f"{report.row['state']}: {report.row['reason']}"))
+    parts += [Text(describe(move)) for move in report.shift]
+    parts.append(_step_table(report))
     if report.clusters:
         parts.append(_cluster_table(report))
     return Group(*parts)

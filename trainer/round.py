@@ -16,6 +16,7 @@ from typing import Literal
 from edge_agent.engine.types import ServedModel
 from edge_agent.served import served_model
 from edge_agent.training.journal import Position
+from edge_agent.training.moves import describe
 from models.adapter_version import MERGED, AdapterVersion
 from trainer import corpus
 from trainer.checkpoint import Checkpoints
@@ -59,9 +60,9 @@ class Round:
 
         Raises TooLittle, RoundRunning, NotTrainable. KeyboardInterrupt leaves it resumable.
         """
-        data = corpus.build(
-            self.bench, since=self.bench.journal.position_before(2**62), until=until
-        )
+        since = self.bench.journal.position_before(None)
+        data = corpus.build(self.bench, since=since, until=until)
+        changes = corpus.changes(self.bench, data, since=since, until=until)
         parent = self.bench.registry.active()
         number = self.bench.journal.begin(
             until=until,
@@ -70,7 +71,12 @@ class Round:
             settings=self.bench.train.model_dump(mode="json") | {"rate": self.bench.rate},
         )
         self.bench.forget_rounds_before(number)
-        self.bench.journal.update(number, items=len(data.fresh), held_out=len(data.held_out))
+        shift = [change.as_dict() for change in changes]
+        self.bench.journal.update(
+            number, items=len(data.fresh), held_out=len(data.held_out), shift=shift
+        )
+        for change in shift:
+            self.watcher.say(describe(change))
         return self._run(number, data, parent)
 
     def resume(self) -> Ended:

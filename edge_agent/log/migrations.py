@@ -45,6 +45,12 @@ def m003_training(db: "Database") -> None:
     db.executescript(_TRAINING)
 
 
+@migrations()
+def m004_shift(db: "Database") -> None:
+    """What a round saw of changes in the stream: JSON, [] for none; NULL: nobody looked."""
+    db.execute("ALTER TABLE training_round ADD COLUMN shift TEXT")
+
+
 _LOG = """
 CREATE TABLE arrival (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- 1, 2, 3, … without gaps

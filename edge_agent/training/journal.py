@@ -133,8 +133,11 @@ class Journal:
         return Position(rows[0]["last_seq"], rows[0]["last_example"]) if rows else Position()
 
     def update(self, number: int, **columns: Any) -> None:
-        """Set columns of a round; mappings are stored as JSON."""
-        values = {k: json.dumps(v) if isinstance(v, Mapping) else v for k, v in columns.items()}
+        """Set columns of a round; mappings and lists are stored as JSON."""
+        values = {
+            k: json.dumps(v, ensure_ascii=False) if isinstance(v, Mapping | list) else v
+            for k, v in columns.items()
+        }
         assignments = ", ".join(f"{name} = :{name}" for name in values)
         with boundary(self._path), immediate(self._db):
             self._db.execute(

@@ -86,7 +86,8 @@ def _running_line(summary: Mapping[str, Any]) -> str:
 def _round(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of `training_round` with its JSON read."""
     decoded = {
-        name: None if row[name] is None else json.loads(row[name]) for name in ("settings", "gate")
+        name: None if row[name] is None else json.loads(row[name])
+        for name in ("settings", "gate", "shift")
     }
     return {k: v for k, v in row.items() if k != "process_started"} | decoded
 

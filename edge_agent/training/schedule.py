@@ -15,6 +15,7 @@ from edge_agent.log.database import boundary, open_database
 from edge_agent.training.hours import within
 from edge_agent.training.journal import Journal, Position, State
 from edge_agent.training.machine import Machine
+from edge_agent.training.moves import by_label
 from edge_agent.training.usable import USABLE
 
 BACK_OFF_S = 600.0
@@ -23,6 +24,9 @@ MAX_BACK_OFF_S = 86_400.0
 RESUME_AFTER_S = 600.0
 """An interrupted round is left alone this long: who stopped it may want the machine, or may want
 to resume it by hand, and a machine that was too hot cools down."""
+
+_ENOUGH_AFTER_SHIFT = 64
+"""Least new queries of a round that a change of the work brings forward."""
 
 _RESUMABLE = ("interrupted", "running")
 """A round whose process is gone and that still says it runs was killed."""
@@ -51,6 +55,8 @@ class Progress:
     """When the last round ended or was interrupted; None if it was killed, or there is none."""
     succeeded_at: float
     """When a round last came to a verdict; 0 if none did."""
+    shifted: bool = False
+    """The kinds of work that clients name have changed since that round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +86,8 @@ def due(
     if progress.interrupted:
         if now < _resume_at(progress):
             return f"the interrupted round is resumed after {_clock(_resume_at(progress))}"
-    elif progress.new < settings.min_new_queries:
-        return f"{progress.new} of {settings.min_new_queries} new usable queries"
+    elif progress.new < (enough := _enough(settings, shifted=progress.shifted)):
+        return f"{progress.new} of {enough} new usable queries"
     if now < failures.back_off_until():
         return (
             f"the last {_rounds(failures.count)} failed; "
@@ -109,13 +115,22 @@ def read_progress(database: Path, settings: TrainSettings, template: str) -> Pro
         running, last, judged = journal.running(), journal.last(), journal.last(*_JUDGED)
         since = journal.position_before(None)
     interrupted = running is None and last is not None and last["state"] in _RESUMABLE
+    new = _count_new(database, since, settings.min_new_queries, template)
+    sooner = _enough(settings, shifted=True) <= new < settings.min_new_queries
     return Progress(
-        new=_count_new(database, since, settings.min_new_queries, template),
+        new=new,
         running=running["id"] if running else None,
         interrupted=interrupted,
         ended_at=last["ended_at"] if last else None,
         succeeded_at=judged["ended_at"] if judged else 0.0,
+        shifted=sooner and judged is not None and bool(by_label(database, since)),
     )
+
+
+def _enough(settings: TrainSettings, *, shifted: bool) -> int:
+    """New queries that make a round worth it: a quarter of the usual where the work changed."""
+    usual = settings.min_new_queries
+    return min(usual, max(_ENOUGH_AFTER_SHIFT, usual // 4)) if shifted else usual
 
 
 def failed_rounds(database: Path) -> Failures:

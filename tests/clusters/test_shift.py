@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from cluster_cases import questions
 
-from trainer.shift import compare, one_hot, shifts
+from edge_agent.training.shift import compare, one_hot, shifts
 from trainer.similarity import Embedder
 
 
