@@ -41,13 +41,24 @@ class Speed:
 class Bench:
     """One model and a context of its own. Use it in a `with` block."""
 
-    def __init__(self, path: Path, *, threads: int, gpu_layers: int = -1) -> None:
-        """Load `path`. Raises GgufError, or ModelError if there is no room for a context."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int,
+        gpu_layers: int = -1,
+        sequences: int = max(BATCHES),
+        cells: int = 2 * _WINDOW,
+    ) -> None:
+        """Load `path`, with KV `cells` for up to `sequences` sequences decoded together.
+
+        Raises GgufError, or ModelError if there is no room for a context.
+        """
         self._model = LlamaModel(path, gpu_layers=gpu_layers)
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = 2 * _WINDOW
+        params.n_ctx = cells
         params.n_batch = params.n_ubatch = PREFILL
-        params.n_seq_max = max(BATCHES)
+        params.n_seq_max = sequences
         params.kv_unified = True
         params.n_threads = params.n_threads_batch = threads
         self._context: Any = llama_cpp.llama_init_from_model(self._model.handle, params)
@@ -71,11 +82,10 @@ class Bench:
 
     def speed(self, *, runs: int = RUNS) -> Speed:
         """Prefill of 512 tokens, and decoding at each of BATCHES."""
-        tokens = [(7919 * i) % self._model.n_vocab for i in range(PREFILL)]
-        prefill = self._median(lambda: self._prefill(tokens), runs)
+        prefill = self._median(self.prefill_s, runs)
         decode = {}
         for width in BATCHES:
-            seconds = self._median(lambda width=width: self._decode(tokens, width), runs)  # type: ignore[misc]
+            seconds = self._median(lambda width=width: self.decode_s(width), runs)  # type: ignore[misc]
             decode[width] = width * DECODE_STEPS / seconds
         return Speed(PREFILL / prefill, decode)
 
@@ -102,20 +112,25 @@ class Bench:
         log_sums = np.log(np.exp(rows - peaks[:, None]).sum(axis=1)) + peaks
         return float((log_sums - rows[np.arange(len(targets)), list(targets)]).sum())
 
-    def _prefill(self, tokens: Sequence[int]) -> float:
+    def prefill_s(self, tokens: int = PREFILL) -> float:
+        """Seconds to process a prompt of at most PREFILL tokens in one batch."""
         self._clear()
-        items = [(token, i, 0) for i, token in enumerate(tokens)]
+        items = [(self._token(i), i, 0) for i in range(tokens)]
         return self._timed(lambda: self._run(items, logits=False))
 
-    def _decode(self, tokens: Sequence[int], width: int) -> float:
+    def decode_s(self, width: int, steps: int = DECODE_STEPS) -> float:
+        """Seconds to decode `steps` tokens of each of `width` sequences, from an empty KV."""
         self._clear()
 
-        def steps() -> None:
-            for i in range(DECODE_STEPS):
-                items = [(tokens[i + seq], i, seq) for seq in range(width)]
+        def decode() -> None:
+            for i in range(steps):
+                items = [(self._token(i + seq), i, seq) for seq in range(width)]
                 self._run(items, logits=True)
 
-        return self._timed(steps)
+        return self._timed(decode)
+
+    def _token(self, place: int) -> int:
+        return (7919 * place) % self._model.n_vocab
 
     def _timed(self, work: Callable[[], None]) -> float:
         start = time.perf_counter()
