@@ -18,7 +18,8 @@ class Dual:
     def __init__(self, kind: Literal["pid", "ascent"], *, start: float, rate: float) -> None:
         """`start` is λ where the last round left it; `rate` is τ."""
         self._kind = kind
-        self._rate = rate
+        self.rate = rate
+        """τ; it may change between steps."""
         self._state = dagrpo.DualState(start, start)
 
     @property
@@ -39,13 +40,13 @@ class Dual:
     def update(self, cost: float) -> None:
         """One step of J_c = `cost`."""
         if self._kind == "ascent":
-            dual = dagrpo.dual_ascent(self.value, cost, self._rate, _PAPER_RATE)
+            dual = dagrpo.dual_ascent(self.value, cost, self.rate, _PAPER_RATE)
             self._state = dagrpo.DualState(dual, dual, cost)
         else:
             self._state = dagrpo.pid_update(
                 self._state,
                 cost,
-                self._rate,
+                self.rate,
                 kp=_KP,
                 ki=_KI,
                 kd=_KD,

@@ -1,0 +1,76 @@
+"""The methods that are compared: how each learns, what asks the cloud, what it is an ablation of.
+
+All learn with the same engine, learner, data, warm start and number of rollouts. What is
+second-hand (the papers' full texts were not at hand): the reward tier 0.8 for a right cloud answer
+and GAPG's filter, of which the abstract says only what it is for; see `gapg`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Learning = Literal["reinforced", "supervised", "none"]
+Asks = Literal["p_offload", "router", "confidence", "random", "never", "always", "oracle"]
+Ablated = Literal["replay", "kl", "warm_start"]
+TIER = 0.8
+"""Reward of a right cloud answer where a right local one earns 1 (GAPG)."""
+PENALTY = 0.2
+"""Of the baseline with a fixed price for asking: the same distance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of the table."""
+
+    title: str
+    asks: Asks = "p_offload"
+    learning: Learning = "reinforced"
+    estimator: Literal["exact", "sampled"] = "sampled"
+    dual: Literal["pid", "ascent", "none"] = "none"
+    """none: λ stays at `penalty`."""
+    penalty: float = 0.0
+    tier: float = 1.0
+    """What a cloud answer's reward is multiplied by in training."""
+    filtered: bool = False
+    """GAPG's prompt filter."""
+    local_only: bool = False
+    """Every rollout is local and the decision is not trained."""
+    without: Ablated | None = None
+    trained_as: str | None = None
+    """Another method whose adapters and records it shares, differing only in what asks."""
+    by_rate: bool = False
+    """Its training depends on τ by more than the warm start."""
+
+
+OURS = Method("ours: exact, PID", estimator="exact", dual="pid", by_rate=True)
+DA_GRPO = Method("DA-GRPO: sampled, ascent", dual="ascent", by_rate=True)
+
+METHODS: dict[str, Method] = {
+    "ours": OURS,
+    "da-grpo": DA_GRPO,
+    "gapg": Method("GAPG", tier=TIER, filtered=True, by_rate=True),
+    "fixed-penalty": Method("GRPO, fixed cloud penalty", penalty=PENALTY),
+    "local-router": Method("local GRPO + MiniLM router", asks="router", local_only=True),
+    "local-confidence": Method(
+        "local GRPO + confidence", asks="confidence", trained_as="local-router"
+    ),
+    "local-oracle": Method("local GRPO + oracle (bound)", asks="oracle", trained_as="local-router"),
+    "never": Method("local GRPO, never asks", asks="never", trained_as="local-router"),
+    "always": Method("always the cloud", asks="always", trained_as="local-router"),
+    "sft": Method("SFT distillation only", learning="supervised"),
+    "untrained-random": Method("untrained, random at τ", asks="random", learning="none"),
+}
+"""By name, in the order of the table."""
+
+ABLATIONS: dict[str, Method] = {
+    "ours-sampled": replace(OURS, title="ours, sampled gradient", estimator="sampled"),
+    "ours-ascent": replace(OURS, title="ours, λ by ascent", dual="ascent"),
+    "ours-no-replay": replace(OURS, title="ours, no replay", without="replay"),
+    "ours-no-kl": replace(OURS, title="ours, no KL", without="kl"),
+    "ours-no-warm-start": replace(OURS, title="ours, no warm start", without="warm_start"),
+}
+"""Ours with one thing taken away."""
+
+
+def method(name: str) -> Method:
+    """The method or ablation of that name."""
+    return METHODS[name] if name in METHODS else ABLATIONS[name]

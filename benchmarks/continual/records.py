@@ -1,0 +1,172 @@
+"""What is measured, as written to disk: one file for each phase of a run."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.continual.protocol import Protocol
+from edge_agent.errors import EdgeAgentError
+from models.storage import sync_dir
+from trainer.evaluate import Result
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One held-out question under one adapter, answered greedily by the engine."""
+
+    key: str
+    family: str
+    hard: bool
+    local: float
+    """Reward of the local answer, in [0, 1]."""
+    cloud: float
+    """Reward of the cloud's answer, the same for all methods."""
+    p_offload: float
+    confidence: float
+    """Mean log-prob of the local answer's tokens, nats."""
+    router: float | None = None
+    """The external router's probability that the local answer is right; None: it has no data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One learner step."""
+
+    seconds: float
+    rate: float
+    """τ in force."""
+    dual: float
+    """λ the step was taken at."""
+    cost: float
+    """Mean p_offload of the step's prompts under the behaviour policy."""
+    kept: float
+    """Share of the prompts that the method trained on."""
+    local: float
+    """Mean reward of the local rollouts."""
+    joint: float
+    """Expected reward of the policy: p·R_off + (1 − p)·local, mean over prompts."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """The learner's own (`StepFigures`), where there are any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Held-out figures of one family between two steps, few items."""
+
+    step: int
+    family: str
+    local: float
+    cloud: float
+    p_offload: float
+    joint: float
+    """Expected reward of the policy as trained: p·R_off + (1 − p)·local."""
+
+    @classmethod
+    def of(cls, step: int, family: str, results: Sequence[Result]) -> "Look":
+        """Means over `results`."""
+        return cls(
+            step,
+            family,
+            local=fmean(r.reward_local for r in results),
+            cloud=fmean(r.reward_offload for r in results),
+            p_offload=fmean(r.p_offload for r in results),
+            joint=fmean(
+                r.p_offload * r.reward_offload + (1 - r.p_offload) * r.reward_local for r in results
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of one run: how it was trained, and what it is worth at its end."""
+
+    run: str
+    phase: int
+    """0: before training."""
+    family: str | None
+    seconds: float
+    steps: tuple[Step, ...]
+    looks: tuple[Look, ...]
+    records: tuple[Record, ...]
+    labels: tuple[tuple[str, float], ...] = ()
+    """Questions and mean rewards of their late local rollouts: what a router learns from."""
+    dual_state: tuple[float | None, ...] = ()
+
+
+class Store:
+    """The files of one benchmark. Writing is atomic: a file that exists is whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self, protocol: Protocol) -> None:
+        """Begin, or go on. Raises EdgeAgentError if other sizes were run here before."""
+        path = self.folder / "protocol.json"
+        values = protocol.model_dump(mode="json")
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            # Seeds, methods and studies may grow: what is done stays valid.
+            growing = {"seeds", "methods", "studies", "other_rates", "other_first_duals"}
+            changed = sorted(k for k in values if k not in growing and values[k] != before.get(k))
+            if changed:
+                raise EdgeAgentError(
+                    f"{self.folder} holds a benchmark with other values of {', '.join(changed)}; "
+                    "give another --out, or remove it"
+                )
+        write(path, values)
+
+    def path(self, run: str, phase: int) -> Path:
+        """Where a phase is kept."""
+        return self.folder / "runs" / run / f"phase-{phase}.json"
+
+    def adapter(self, run: str, phase: int) -> Path:
+        """Where its adapter is kept until the run ends; git ignores the folder."""
+        return self.folder / "adapters" / run / f"phase-{phase}"
+
+    def has(self, run: str, phase: int) -> bool:
+        """Whether it is done."""
+        return self.path(run, phase).exists()
+
+    def save(self, phase: Phase) -> None:
+        """A phase is done."""
+        write(self.path(phase.run, phase.phase), {"format": FORMAT, **asdict(phase)})
+
+    def load(self, run: str, phase: int) -> Phase:
+        """Read it. Raises EdgeAgentError naming the file."""
+        path = self.path(run, phase)
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.pop("format") != FORMAT:
+                raise ValueError("another format")
+            return _phase(values)
+        except OSError as error:
+            raise EdgeAgentError(f"cannot read {path}: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise EdgeAgentError(f"{path} is no phase of a benchmark: {error}") from error
+
+
+def write(path: Path, value: Mapping[str, Any]) -> None:
+    """JSON that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, separators=(",", ":"))
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_dir(path.parent)
+
+
+def _phase(values: dict[str, Any]) -> Phase:
+    for name, kind in (("steps", Step), ("looks", Look), ("records", Record)):
+        values[name] = tuple(kind(**row) for row in values[name])
+    values["labels"] = tuple((question, value) for question, value in values["labels"])
+    values["dual_state"] = tuple(values["dual_state"])
+    return Phase(**values)

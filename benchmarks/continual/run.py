@@ -1,0 +1,232 @@
+"""Runs the protocol, unit by unit. What is done is on disk; what is not is done now."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.continual import router
+from benchmarks.continual.families import SOURCES
+from benchmarks.continual.methods import Method
+from benchmarks.continual.plan import Run, Variant, phases, runs
+from benchmarks.continual.progress import Watcher
+from benchmarks.continual.protocol import Protocol
+from benchmarks.continual.records import Look, Phase, Record, Step, Store
+from benchmarks.continual.tasks import Task, Tasks, items, key
+from benchmarks.continual.training import PhaseTraining, learner_settings, warm_start
+from edge_agent.engine.types import ServedModel
+from trainer.dual import Dual
+from trainer.evaluate import Result, evaluate
+from trainer.learner import Learner
+from trainer.records import Item
+from trainer.workbench import Workbench
+
+
+class Benchmark:
+    """One protocol on an open workbench."""
+
+    def __init__(
+        self, bench: Workbench, protocol: Protocol, store: Store, watcher: Watcher
+    ) -> None:
+        self.bench = bench
+        self.protocol = protocol
+        self.store = store
+        self.watcher = watcher
+        self._data: tuple[int, dict[str, Tasks]] = (-1, {})
+
+    def run(self) -> None:
+        """Everything that is not done yet. KeyboardInterrupt loses at most the phase under way."""
+        adapters = self.store.folder / "adapters"
+        adapters.mkdir(parents=True, exist_ok=True)
+        (adapters / ".gitignore").write_text("*\n", encoding="utf-8")
+        todo = [
+            (run, phase, family)
+            for run in runs(self.protocol)
+            for phase, family in phases(self.protocol)
+            if not self.store.has(run.name, phase) and (phase == 0 or _learns(run.variant.how))
+        ]
+        self.watcher.begin(len(todo))
+        for run, phase, family in todo:
+            self.watcher.unit(run.name, phase, family)
+            self._unit(run, phase, family)
+            self.watcher.unit_done()
+
+    def _unit(self, run: Run, phase: int, family: str | None) -> None:
+        began = time.monotonic()
+        if phase == 0:
+            steps, looks, labels, dual_state = self._start(run)
+        else:
+            assert family is not None
+            steps, looks, labels, dual_state = self._train(run, phase, family)
+        records = self._records(run, phase, labels)
+        seconds = time.monotonic() - began
+        self.store.save(
+            Phase(
+                run.name, phase, family, seconds, steps, looks, records, tuple(labels), dual_state
+            )
+        )
+        if phase:
+            shutil.rmtree(self.store.adapter(run.name, phase - 1), ignore_errors=True)
+        if phase == len(self.protocol.families):
+            shutil.rmtree(self.store.adapter(run.name, phase).parent, ignore_errors=True)
+
+    # --- the two kinds of unit ------------------------------------------------------------------
+
+    def _start(self, run: Run) -> "_Trained":
+        """Before any phase: the untrained model, or a copy of the seed's warm start."""
+        how = run.variant.how
+        if how.learning == "none" or how.without == "warm_start":
+            asyncio.run(self.bench.engine.activate(ServedModel(self.bench.model.path)))
+            return (), (), [], ()
+        folder = self._warm(run.variant.rate, run.seed)
+        learner = self._learner(run, folder)
+        self.bench.sampler.load(learner)
+        shutil.copytree(folder, self.store.adapter(run.name, 0), dirs_exist_ok=True)
+        return (), (), [], ()
+
+    def _warm(self, rate: float, seed: int) -> Path:
+        """The adapter of the warm start, trained the first time it is asked for."""
+        folder = self.store.folder / "adapters" / f"warm-rate-{rate:g}-seed-{seed}"
+        if folder.exists():
+            return folder
+        data = self._tasks(seed)
+        stream = [task for family in self.protocol.families for task in data[family].stream]
+        run = Run(Variant("ours", rate, self.protocol.first_dual), seed)
+        learner = self._learner(run, None)
+        self.watcher.steps("warm start", self.protocol.warm_steps)
+        warm_start(
+            self.bench,
+            learner,
+            self._items(stream),
+            self.protocol,
+            rate=rate,
+            seed=seed,
+            told=self.watcher.step_done,
+        )
+        draft = folder.with_name(f".{folder.name}")
+        shutil.rmtree(draft, ignore_errors=True)
+        learner.lora.save(draft)
+        draft.rename(folder)
+        return folder
+
+    def _train(self, run: Run, phase: int, family: str) -> "_Trained":
+        before = self.store.adapter(run.name, phase - 1)
+        learner = self._learner(run, before if before.exists() else None)
+        data = self._tasks(run.seed)
+        done = self.protocol.families[: phase - 1]
+        training = PhaseTraining(
+            self.bench,
+            learner,
+            run.variant,
+            self.protocol,
+            phase,
+            run.seed,
+            fresh=self._items(data[family].stream),
+            old=[item for name in done for item in self._items(data[name].stream)],
+            dual=self._dual(run, phase),
+        )
+        looks: list[Look] = []
+
+        def after(number: int, _step: Step) -> None:
+            self.watcher.step_done()
+            due = (number + 1) % self.protocol.look_every == 0
+            if due and self.protocol.look_items and number + 1 < self.protocol.steps:
+                self.bench.sampler.load(learner)
+                looks.extend(self._look(run.seed, (*done, family), number + 1))
+
+        self.watcher.steps(family, self.protocol.steps)
+        steps = training.run(after)
+        self.bench.sampler.load(learner)
+        learner.lora.save(self.store.adapter(run.name, phase))
+        return steps, tuple(looks), training.labels, tuple(training.dual.state)
+
+    def _dual(self, run: Run, phase: int) -> Dual:
+        """λ goes on across a switch."""
+        variant = run.variant
+        kind = "pid" if variant.how.dual == "pid" else "ascent"
+        dual = Dual(kind, start=variant.first_dual, rate=variant.rate)
+        if phase > 1:
+            dual.restore(list(self.store.load(run.name, phase - 1).dual_state))
+        return dual
+
+    def _learner(self, run: Run, adapter: Path | None) -> Learner:
+        return Learner(
+            self.bench.model.path,
+            learner_settings(self.protocol, run.variant.how),
+            offload_token=self.bench.offload_token,
+            adapter=adapter,
+            seed=run.seed,
+        )
+
+    # --- data and measurement -------------------------------------------------------------------
+
+    def _tasks(self, seed: int) -> dict[str, Tasks]:
+        """The questions of a seed, drawn once."""
+        if self._data[0] != seed:
+            sizes = (self.protocol.stream, self.protocol.held_out, seed)
+            self._data = (seed, {name: SOURCES[name](*sizes) for name in self.protocol.families})
+        return self._data[1]
+
+    def _items(self, tasks: Sequence[Task]) -> list[Item]:
+        return items(tasks, self.bench, cloud_accuracy=self.protocol.cloud_accuracy)
+
+    def _measure(self, tasks: Sequence[Task]) -> list[Result]:
+        return evaluate(
+            self.bench.engine,
+            self._items(tasks),
+            self.bench.graders,
+            max_tokens=self.protocol.max_new_tokens,
+        )
+
+    def _records(
+        self, run: Run, phase: int, labels: Sequence[tuple[str, float]]
+    ) -> tuple[Record, ...]:
+        """Every held-out question of every family, answered by what the engine serves now."""
+        data = self._tasks(run.seed)
+        tasks = [task for family in self.protocol.families for task in data[family].held_out]
+        routed = self._routed(run, phase, labels, [task.text for task in tasks])
+        return tuple(
+            Record(
+                key=key(task.text),
+                family=task.family,
+                hard=task.hard,
+                local=result.reward_local,
+                cloud=result.reward_offload,
+                p_offload=result.p_offload,
+                confidence=result.confidence,
+                router=right,
+            )
+            for task, result, right in zip(tasks, self._measure(tasks), routed, strict=True)
+        )
+
+    def _routed(
+        self, run: Run, phase: int, labels: Sequence[tuple[str, float]], questions: Sequence[str]
+    ) -> list[float | None]:
+        """The external router's view, learned from this run's rollouts so far."""
+        nothing: list[float | None] = [None] * len(questions)
+        if not run.variant.how.local_only or phase == 0:
+            return nothing
+        earlier = [pair for p in range(1, phase) for pair in self.store.load(run.name, p).labels]
+        pairs = [*earlier, *labels]
+        embedder = self.bench.embedder()
+        if embedder is None or not pairs:
+            return nothing
+        return router.scores(embedder.embed, pairs, questions)
+
+    def _look(self, seed: int, families: Sequence[str], step: int) -> list[Look]:
+        data = self._tasks(seed)
+        looks = []
+        for family in families:
+            results = self._measure(data[family].held_out[: self.protocol.look_items])
+            looks.append(Look.of(step, family, results))
+        return looks
+
+
+_Trained = tuple[
+    tuple[Step, ...], tuple[Look, ...], list[tuple[str, float]], tuple[float | None, ...]
+]
+
+
+def _learns(how: Method) -> bool:
+    return how.learning != "none"

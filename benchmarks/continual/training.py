@@ -1,0 +1,154 @@
+"""One phase of one method: the learner's steps on one family, with replay of the families before.
+
+The methods differ in what their rollouts may do, in what a cloud answer is worth to them, and in
+how λ moves. Everything else is the trainer's own: sampling, grading, learner, replay, warm start.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import fmean
+
+from benchmarks.continual import gapg
+from benchmarks.continual.methods import Method
+from benchmarks.continual.plan import Variant
+from benchmarks.continual.protocol import Protocol
+from benchmarks.continual.records import Step
+from trainer.dual import Dual
+from trainer.evaluate import CloudValue
+from trainer.learner import Learner
+from trainer.objective import Episode
+from trainer.records import Item
+from trainer.reinforcement import episode
+from trainer.replay import Batches, Replay
+from trainer.settings import LearnerSettings
+from trainer.warm_start import example
+from trainer.workbench import Workbench
+
+
+def learner_settings(protocol: Protocol, how: Method) -> LearnerSettings:
+    """The same for all methods but for what defines them."""
+    return LearnerSettings(
+        estimator=how.estimator,
+        learning_rate=protocol.learning_rate,
+        kl=0.0 if how.without == "kl" else protocol.kl,
+        entropy=0.0 if how.local_only else protocol.entropy,
+        threads=protocol.threads,
+    )
+
+
+def warm_start(
+    bench: Workbench, learner: Learner, items: Sequence[Item], protocol: Protocol, *,
+    rate: float, seed: int, told: Callable[[], None],
+) -> tuple[Step, ...]:  # fmt: skip
+    """Supervised steps on all families at once, the offload token taught at `rate`."""
+    batches = Batches(
+        items, Replay([], seed=seed), size=protocol.warm_examples, share=0.0, seed=seed
+    )
+    with learner.learning_rate(protocol.warm_learning_rate):
+        steps = []
+        for number in range(protocol.warm_steps):
+            steps.append(_supervised(bench, learner, batches.batch(number), rate))
+            told()
+        return tuple(steps)
+
+
+def _supervised(bench: Workbench, learner: Learner, items: Sequence[Item], rate: float) -> Step:
+    began = time.monotonic()
+    encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
+    loss = learner.supervised_step([example(item, encode, end, rate) for item in items])
+    nan = float("nan")
+    return Step(time.monotonic() - began, rate, 0.0, nan, 1.0, nan, nan, {"loss": loss})
+
+
+@dataclass
+class PhaseTraining:
+    """The steps of one phase. `labels` fills up with what its rollouts earned."""
+
+    bench: Workbench
+    learner: Learner
+    variant: Variant
+    protocol: Protocol
+    phase: int
+    seed: int
+    fresh: Sequence[Item]
+    """Training items of the phase's family."""
+    old: Sequence[Item]
+    """Training items of the families before."""
+    dual: Dual
+    labels: list[tuple[str, float]] = field(default_factory=list)
+
+    def run(self, after: Callable[[int, Step], None]) -> tuple[Step, ...]:
+        """All steps; `after` is called with each step's number and figures."""
+        how, size = self.variant.how, self.protocol.prompts_per_step
+        if how.learning == "none":
+            return ()
+        supervised = how.learning == "supervised"
+        if supervised:
+            size *= self.protocol.group_size  # as many sequences in a step as the others learn from
+        share = 0.0 if how.without == "replay" else self.protocol.replay
+        seed = 1000 * self.seed + self.phase
+        replay = Replay(self.old, seed=seed)
+        batches = Batches(self.fresh, replay, size=size, share=share, seed=seed)
+        cloud = CloudValue(self.fresh, self.bench.graders)
+        steps: list[Step] = []
+        for number in range(self.protocol.steps):
+            rate = self.variant.rate_at(self.phase, number, self.protocol.steps)
+            items = batches.batch(number)
+            if supervised:
+                with self.learner.learning_rate(self.protocol.warm_learning_rate):
+                    step = _supervised(self.bench, self.learner, items, rate)
+            else:
+                step = self._reinforced(number, rate, items, cloud)
+            steps.append(step)
+            after(number, step)
+        return tuple(steps)
+
+    def _reinforced(
+        self, number: int, rate: float, items: Sequence[Item], cloud: CloudValue
+    ) -> Step:
+        began = time.monotonic()
+        bench, how = self.bench, self.variant.how
+        bench.sampler.load(self.learner)
+        groups = bench.sampler.groups(
+            [item.prompt_ids for item in items],
+            self.protocol.group_size,
+            seed=7919 * (self.protocol.steps * self.phase + number) + 104729 * self.seed,
+        )
+        rng = random.Random(f"{self.seed}:{self.phase}:{number}")  # noqa: S311
+        sampled = how.estimator == "sampled" and not how.local_only
+        rewards = [bench.rewards(item, group) for item, group in zip(items, groups, strict=True)]
+        values = [cloud.of(item) for item in items]
+        episodes = [
+            episode(group, local, how.tier * value, asking=rng if sampled else None)
+            for group, local, value in zip(groups, rewards, values, strict=True)
+        ]
+        if number >= self.protocol.steps // 2:
+            means = map(fmean, rewards)
+            self.labels += zip((item.question for item in items), means, strict=True)
+        chosen = self._filtered(episodes, rate)
+        dual = self.dual.value if how.dual != "none" else how.penalty
+        figures = self.learner.step(chosen, dual) if chosen else None
+        if how.dual != "none" and figures is not None:
+            self.dual.rate = rate
+            self.dual.update(figures.cost)
+        ps = [group.p_offload for group in groups]
+        pairs = zip(ps, values, rewards, strict=True)
+        return Step(
+            seconds=time.monotonic() - began,
+            rate=rate,
+            dual=dual,
+            cost=fmean(ps),
+            kept=len(chosen) / len(episodes),
+            local=fmean(map(fmean, rewards)),
+            joint=fmean(p * value + (1 - p) * fmean(local) for p, value, local in pairs),
+            figures=asdict(figures) if figures is not None else {},
+        )
+
+    def _filtered(self, episodes: list[Episode], rate: float) -> list[Episode]:
+        if not self.variant.how.filtered:
+            return episodes
+        asked = [episode.asked for episode in episodes]
+        kept = gapg.kept(asked, self.protocol.group_size, gapg.ratio(rate))
+        return [episodes[k] for k in kept]
