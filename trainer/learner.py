@@ -5,6 +5,7 @@ is `dagrpo`, its use on one prompt `objective`; this file runs the model under t
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from trainer.errors import TrainerError
 from trainer.logprobs import AnswerLogProbs, answer_logprobs
 from trainer.lora import LoraModel
 from trainer.objective import Episode, Objective, StepFigures
-from trainer.packing import Answers, Ids, micro_batches, pack
+from trainer.packing import Answers, Ids, micro_batches, pack, packed_length
 from trainer.settings import LearnerSettings
 
 
@@ -75,13 +76,15 @@ class Learner:
         groups = [Answers(episode.prompt_ids, episode.answers) for episode in episodes]
         references: dict[int, Tensor] = {}
         if self.settings.kl:
+            count = math.ceil(self.settings.kl_share * len(groups))
             with torch.no_grad(), self.lora.using(self.promoted):
-                for index, logp in self._forward(groups):
+                for index, logp in self._forward(groups[:count]):
                     references[index] = logp.local_B_G_T[0]
         old: dict[int, Tensor] = {}
+        weight = self.settings.kl * len(groups) / max(1, len(references))
         figures: list[StepFigures] = []
         for _ in range(self.settings.updates):
-            objective = Objective(self.settings, dual, old)
+            objective = Objective(self.settings, dual, old, weight)
 
             def loss(index: int, logp: AnswerLogProbs, objective: Objective = objective) -> Tensor:
                 return objective.loss(index, episodes[index], logp, references.get(index))
@@ -179,7 +182,7 @@ class Learner:
         limit = self.settings.tokens_at_once
         for indices in micro_batches(groups, limit):
             batch = [groups[i] for i in indices]
-            with self.lora.recomputing(batch[0].packed_length > limit):
+            with self.lora.recomputing(packed_length(batch) > limit):
                 rows = self._run(batch, indices)
                 part = torch.stack([loss(index, logp) for index, logp in rows]).sum() / len(groups)
                 part.backward()  # type: ignore[no-untyped-call]

@@ -1,5 +1,6 @@
 """From one graded prompt and its log-probs to a loss and the step's figures, by `dagrpo`."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -55,9 +56,10 @@ class StepFigures:
     p_offload: float
     """Mean probability of asking."""
     cost: float
-    """J_c as the estimator sees it: mean p (`exact`) or mean c (`sampled`)."""
+    """J_c as the estimator sees it: mean p + (1 - p) c (`exact`; c is 0 for w = 1), or mean c
+    (`sampled`)."""
     kl: float
-    """Mean k3 per token to the promoted adapter; 0 if its weight is 0."""
+    """Mean k3 per token to the promoted adapter; 0 if it was not measured."""
     entropy: float
     """Mean entropy of the decision, nats."""
     abs_delta_logp: float
@@ -80,6 +82,8 @@ class Objective:
     dual: float
     old: dict[int, Tensor] = field(default_factory=dict)
     """Log-probs at the first update, by episode: what PPO's ratio is measured against."""
+    kl: float = 0.0
+    """Weight of the KL in the episodes that have reference log-probs."""
     seen: list[dict[str, float]] = field(default_factory=list)
     log_ratios: list[Tensor] = field(default_factory=list)
 
@@ -102,18 +106,19 @@ class Objective:
         else:
             loss = dagrpo.sampled_loss(rewards_G, costs_G, self.dual, rollouts, clip=clip)
         entropy = dagrpo.decision_entropy(logp.log_p_B[0], logp.log_not_p_B[0])
-        kl_per_token = 0.0
+        kl_per_token = float("nan")
         if reference_G_T is not None and episode.answers:
             kl_G_T = dagrpo.kl_k3(logp.local_B_G_T[0], reference_G_T) * logp.mask_B_G_T[0]
-            loss = loss + self.settings.kl * kl_G_T.sum(-1).mean()
+            loss = loss + self.kl * kl_G_T.sum(-1).mean()
             kl_per_token = (kl_G_T.sum() / logp.mask_B_G_T.sum()).item()
         drift_G_T = (now_G_T.detach() - behaviour_G_T) * mask_G_T
         self.log_ratios.append(drift_G_T.sum(-1))
         exact = self.settings.estimator == "exact"
+        asked_later = costs_G.mean().item()
         self.seen.append(
             {
                 "p_offload": p.item(),
-                "cost": p.item() if exact else costs_G.mean().item(),
+                "cost": p.item() + (1 - p.item()) * asked_later if exact else asked_later,
                 "kl": kl_per_token,
                 "entropy": entropy.item(),
                 "drift": drift_G_T.abs().sum().item(),
@@ -170,7 +175,7 @@ class Objective:
             reward_offload=sum(episode.reward_off for episode in episodes) / count,
             p_offload=total["p_offload"] / count,
             cost=total["cost"] / count,
-            kl=total["kl"] / count,
+            kl=_mean_of_finite([item["kl"] for item in self.seen]),
             entropy=total["entropy"] / count,
             abs_delta_logp=total["drift"] / total["positions"],
             effective_samples=(
@@ -180,3 +185,8 @@ class Objective:
             grad_norm=grad_norm,
             tokens=round(total["tokens"]),
         )
+
+
+def _mean_of_finite(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else 0.0

@@ -31,13 +31,16 @@ class LearnerSettings(_Section):
     clip: float = Field(0.2, gt=0, lt=1, description="PPO's epsilon")
     importance_cap: float = Field(2.0, ge=1, description="Truncation of pi / mu per token")
     kl: float = Field(0.01, ge=0, description="Weight of the KL to the promoted adapter")
+    kl_share: float = Field(
+        0.25, gt=0, le=1, description="Share of a step's prompts that the KL is taken on"
+    )
     entropy: float = Field(0.01, ge=0, description="Weight of the decision's entropy")
     updates: int = Field(1, ge=1, description="Optimizer updates on one batch of rollouts")
     window: int = Field(1, ge=1, description="Decision window in answer positions")
     tokens_at_once: int = Field(
-        256,
+        512,
         ge=1,
-        description="Positions in one micro-batch; activations take about 1 MB each on SmolLM2. "
+        description="Positions in one micro-batch; activations take about 0.6 MB each on SmolLM2. "
         "A single longer group recomputes its activations instead of keeping them",
     )
     rows_at_once: int = Field(64, ge=1, description="Positions whose logits are held at once")

@@ -17,6 +17,7 @@ import transformers
 from torch import Tensor, nn
 
 from models.gguf_file import GgufInfo, TensorInfo, inspect
+from trainer.attention import PACKED
 from trainer.errors import NotTrainable
 
 _LLAMA_LAYER = {
@@ -95,7 +96,7 @@ def load(path: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[nn.Module, La
     config = _config(info, layout)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, dtype=dtype, attn_implementation="sdpa"
+            config, dtype=dtype, attn_implementation=PACKED
         )
     parameters = dict(model.named_parameters())
     with path.open("rb") as file:

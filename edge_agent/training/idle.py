@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 
@@ -32,6 +33,11 @@ def lower_priority() -> None:
             os.nice(19)
     else:
         os.nice(19)
+    if os.getsid(0) == os.getpid():
+        # Linux may share the processor between sessions before it looks at priorities within one:
+        # in a session of its own an idle process would get half of it.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text("19", encoding="ascii")
     if hasattr(psutil, "IOPRIO_CLASS_IDLE"):
         with contextlib.suppress(psutil.Error, OSError):
             psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)

@@ -62,4 +62,16 @@ def test_no_kind_of_work_may_pay_for_another() -> None:
     verdict = decide(before, after, rate=1 / 3)
     assert verdict.gain > 0
     assert not verdict.promote
-    assert "b loses 0.200" in verdict.reason
+    assert "b loses 0.140" in verdict.reason  # 14 of 20 are answered, a fifth of them worse
+
+
+def test_leaving_the_cloud_to_a_harder_kind_of_work_is_no_harm() -> None:
+    """Before, half of each kind asked; after, all of the hard kind and none of the other."""
+    before = [result(0.9, 0.0, "hard"), result(0.1, 0.0, "hard")] * 20
+    before += [result(0.9, 0.0, "mixed"), result(0.1, 1.0, "mixed")] * 20
+    after = [result(0.9, 0.0, "hard"), result(0.8, 0.0, "hard")] * 20
+    after += [result(0.2, 0.0, "mixed"), result(0.1, 1.0, "mixed"), result(0.1, 1.0, "mixed")] * 13
+    after += [result(0.1, 1.0, "mixed")]
+    verdict = decide(before, after)
+    assert verdict.clusters["mixed"].joint_after == 1.0
+    assert verdict.promote

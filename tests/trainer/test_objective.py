@@ -1,5 +1,6 @@
 """The loss of one prompt, worked by hand from its log-probs."""
 
+import dataclasses
 import math
 
 import pytest
@@ -46,6 +47,15 @@ def test_exact() -> None:
     assert loss == pytest.approx(-DECISION - (1 - P) * 0.5)
 
 
+def test_asking_later_in_the_window_has_its_price_and_counts_for_the_rate() -> None:
+    """The second answer asks: worth 0 - 0.1. The decision: 0.8 - 0.1 - 0.45; advantages ±1.1."""
+    objective = Objective(PLAIN, 0.1)
+    item = dataclasses.replace(episode(), costs=(0.0, 1.0))
+    loss = loss_of(objective, seen(), item)
+    assert loss == pytest.approx(-P * 0.25 - (1 - P) * 0.5 * 1.1)
+    assert objective.figures([item], loss, 1.0).cost == pytest.approx(P + (1 - P) * 0.5)
+
+
 @pytest.mark.parametrize(("shift", "weight"), [(2.0, math.exp(-2)), (-5.0, 2.0)])
 def test_importance_weights_are_truncated_ratios(shift: float, weight: float) -> None:
     loss = loss_of(Objective(PLAIN, 0.1), seen(), episode(shift))
@@ -63,9 +73,9 @@ def test_later_updates_are_measured_against_the_first() -> None:
 
 
 def test_entropy_is_rewarded_and_drift_from_the_promoted_adapter_costs() -> None:
-    settings = LearnerSettings(kl=0.3, entropy=0.7)
+    settings = LearnerSettings(entropy=0.7)
     reference = torch.tensor([[-1.5, -2.0], [-0.5, 0.0]])
-    objective = Objective(settings, 0.1)
+    objective = Objective(settings, 0.1, kl=0.3)
     loss = objective.loss(0, episode(), seen(), reference).item()
     entropy = -P * math.log(P) - (1 - P) * math.log(1 - P)
     k3 = math.exp(-0.5) + 0.5 - 1
