@@ -34,7 +34,7 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: output [1, N, H, D]; J heads of keys serve H of queries."""
     if sight is None:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
+        return sdpa_attention_forward(
             module,
             query_1_H_N_D,
             key_1_J_N_D,

@@ -159,8 +159,8 @@ def pack(groups: Sequence[Answers], device: torch.device | str = "cpu") -> Packe
 
 def shared_start(groups: Sequence[Answers]) -> int:
     """Tokens that all prompts begin with; each prompt keeps at least its last for itself."""
-    first = min(groups, key=lambda group: group.prompt_ids).prompt_ids
-    last = max(groups, key=lambda group: group.prompt_ids).prompt_ids
+    first = min(groups, key=lambda group: tuple(group.prompt_ids)).prompt_ids
+    last = max(groups, key=lambda group: tuple(group.prompt_ids)).prompt_ids
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last)))  # noqa: B905
     return min(common, min(len(group.prompt_ids) for group in groups) - 1)
 
@@ -177,7 +177,7 @@ def micro_batches(groups: Sequence[Answers], max_tokens: int) -> Iterator[list[i
     Prompts that begin alike go together. A group longer than the limit goes alone.
     """
     batch: list[int] = []
-    for index in sorted(range(len(groups)), key=lambda i: groups[i].prompt_ids):
+    for index in sorted(range(len(groups)), key=lambda i: tuple(groups[i].prompt_ids)):
         if batch and packed_length([groups[i] for i in (*batch, index)]) > max_tokens:
             yield batch
             batch = []
