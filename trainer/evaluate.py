@@ -50,10 +50,10 @@ class CloudValue:
 
 
 def evaluate(
-    engine: Engine, items: Sequence[Item], graders: Graders, *, max_tokens: int
+    engine: Engine, items: Sequence[Item], graders: Graders, *, max_tokens: int, window: int = 1
 ) -> list[Result]:
-    """Results in the order of `items`."""
-    answers = asyncio.run(_ask_all(engine, items, max_tokens))
+    """Results in the order of `items`; `window` is the decision window w."""
+    answers = asyncio.run(_ask_all(engine, items, max_tokens, window))
     cloud = CloudValue(items, graders)
     return [
         Result(
@@ -69,14 +69,16 @@ def evaluate(
 
 
 async def _ask_all(
-    engine: Engine, items: Sequence[Item], max_tokens: int
+    engine: Engine, items: Sequence[Item], max_tokens: int, window: int
 ) -> list[tuple[float, str, bool, float]]:
     gate = asyncio.Semaphore(_AT_ONCE)
 
     async def ask(item: Item) -> tuple[float, str, bool, float]:
         async with gate:
             sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, top_logprobs=0)
-            generation = engine.submit(GenerationRequest(item.prompt_ids, sampling, decide=True))
+            generation = engine.submit(
+                GenerationRequest(item.prompt_ids, sampling, decide=True, window=window)
+            )
             point = await generation.decision_point()
             generation.resume()
             events = [event async for event in generation]

@@ -66,24 +66,40 @@ class Reinforcement:
     def _episode(self, item: Item, group: Group, reward_off: float, rng: random.Random) -> Episode:
         rewards = self._bench.rewards(item, group)
         sampled = self._bench.train.estimator == "sampled"
-        return episode(group, rewards, reward_off, asking=rng if sampled else None)
+        return episode(
+            group,
+            rewards,
+            reward_off,
+            asking=rng if sampled else None,
+            offload_token=self._bench.offload_token,
+        )
 
 
 def episode(
-    group: Group, rewards: Sequence[float], reward_off: float, *, asking: random.Random | None
+    group: Group,
+    rewards: Sequence[float],
+    reward_off: float,
+    *,
+    asking: random.Random | None,
+    offload_token: int | None = None,
 ) -> Episode:
     """One graded prompt. With `asking` (the paper's estimator) each rollout asks first w.p. p.
 
-    `rewards` has one entry per rollout; those of the rollouts that ask are not used.
+    `rewards` has one entry per rollout; those of the rollouts that ask are not used. One that
+    ends with `offload_token` asked later in the decision window.
     """
     p = min(max(group.p_offload, _EDGE), 1 - _EDGE)
     asked = sum(asking.random() < p for _ in group.rollouts) if asking is not None else 0
     local = group.rollouts[: len(group.rollouts) - asked]
+    later = [rollout.token_ids[-1] == offload_token for rollout in local]
     return Episode(
         prompt_ids=group.prompt_ids,
         answers=[rollout.token_ids for rollout in local],
         logprobs=[rollout.logprobs for rollout in local],
-        rewards=rewards[: len(local)],
+        rewards=[
+            reward_off if asks else reward for reward, asks in zip(rewards, later, strict=False)
+        ],
+        costs=[float(asks) for asks in later],
         reward_off=reward_off,
         p_offload=p,
         asked=asked,

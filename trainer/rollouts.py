@@ -13,12 +13,18 @@ from trainer.learner import Learner
 class Sampler:
     """Draws groups from the current policy."""
 
-    def __init__(self, engine: Engine, gguf: Path, folder: Path, *, max_tokens: int) -> None:
-        """`folder` is scratch space for the adapter on its way from torch to llama.cpp."""
+    def __init__(
+        self, engine: Engine, gguf: Path, folder: Path, *, max_tokens: int, window: int = 1
+    ) -> None:
+        """`folder` is scratch space for the adapter on its way from torch to llama.cpp.
+
+        In a decision window of more than one position rollouts may ask behind the first.
+        """
         self.engine = engine
         self._gguf = gguf
         self._folder = folder
         self._max_tokens = max_tokens
+        self._window = window
         self._loaded = 0
 
     def load(self, learner: Learner) -> None:
@@ -32,4 +38,6 @@ class Sampler:
 
     def groups(self, prompts: Sequence[Sequence[int]], count: int, *, seed: int) -> list[Group]:
         """`count` rollouts of each prompt, sharing its KV."""
-        return self.engine.sample_groups(prompts, count, max_tokens=self._max_tokens, seed=seed)
+        return self.engine.sample_groups(
+            prompts, count, max_tokens=self._max_tokens, seed=seed, window=self._window
+        )

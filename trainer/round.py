@@ -153,7 +153,11 @@ class Round:
         asyncio.run(bench.engine.activate(served))
         self.watcher.say(f"measuring {served.version} on {len(data.held_out)} held-out queries")
         return evaluate(
-            bench.engine, data.held_out, bench.graders, max_tokens=bench.train.max_new_tokens
+            bench.engine,
+            data.held_out,
+            bench.graders,
+            max_tokens=bench.train.max_new_tokens,
+            window=bench.settings.decision.window,
         )
 
 

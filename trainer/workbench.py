@@ -65,7 +65,11 @@ class Workbench:
         self.embedder = similarity.LazyEmbedder(settings.data_dir)
         self.graders = Graders(self.embedder)
         self.sampler = Sampler(
-            self.engine, self.model.path, self.scratch, max_tokens=self.train.max_new_tokens
+            self.engine,
+            self.model.path,
+            self.scratch,
+            max_tokens=self.train.max_new_tokens,
+            window=settings.decision.window,
         )
 
     def _scratch(self) -> Path:
@@ -111,6 +115,7 @@ class Workbench:
                 learning_rate=train.learning_rate,
                 kl=train.kl,
                 entropy=train.entropy,
+                window=self.settings.decision.window,
                 threads=train.threads,
             ),
             offload_token=self.offload_token,

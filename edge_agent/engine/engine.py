@@ -160,11 +160,13 @@ class Engine:
         max_tokens: int,
         temperature: float = 1.0,
         seed: int | None = None,
+        window: int = 1,
     ) -> list[Group]:
         """`count` rollouts of each prompt, with behaviour log-probs; blocks until all are done.
 
-        Sampled from the whole vocabulary at `temperature` with the offload token masked. Choice
-        i of prompt k is drawn with seed + k·count + i. Raises as `submit`, and EngineError.
+        Sampled from the whole vocabulary at `temperature` with the offload token masked, but for
+        positions 1 to `window` − 1: a rollout that draws it there ends with it. Choice i of
+        prompt k is drawn with seed + k·count + i. Raises as `submit`, and EngineError.
         """
         self.start()
         return rollouts.sample_groups(
@@ -174,6 +176,7 @@ class Engine:
             max_tokens=max_tokens,
             temperature=temperature,
             seed=seed,
+            window=window,
         )
 
     def sample_group(

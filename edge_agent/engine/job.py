@@ -92,13 +92,18 @@ class Choice:
         """Cells this choice may ever need: prompt and answer."""
         return len(self.job.prompt) + self.job.max_new
 
+    @property
+    def _may_ask(self) -> bool:
+        """A rollout may draw the offload token behind the first position of the window."""
+        return self.job.rollout and 0 < self.generated < self.job.request.window
+
     def advance(self, row: Row, rules: DecodingRules) -> None:
         """Draw the next token from `row` (which is written to) and report what became final."""
         sampling = self.job.request.sampling
         if self._sampler is None:
             self._sampler = rules.sampler(sampling, self.index, self.job.prompt)
         raw = None if sampling.top_logprobs is None else row.copy()
-        token = self._sampler.sample(row)
+        token = self._sampler.sample(row, unbanned=rules.offload_token if self._may_ask else None)
         if token is None:  # the grammar is complete and the end of the answer is banned
             self.finish("stop")
             return
@@ -106,7 +111,7 @@ class Choice:
         self._ids.append(token)
         if self.job.rollout:
             self._logprobs.append(TokenLogprob("", token, self._sampler.logprob, b""))
-        if token in rules.eog:
+        if token in rules.eog or token == rules.offload_token:
             self.finish("stop")
             return
         text = self._text.push(rules.vocabulary.piece(token))

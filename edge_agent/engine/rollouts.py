@@ -70,6 +70,7 @@ def sample_groups(
     max_tokens: int,
     temperature: float,
     seed: int | None,
+    window: int,
 ) -> list[Group]:
     """Submit every prompt at once and wait. Choice i of prompt k has seed + k·count + i."""
     if temperature <= 0:
@@ -84,7 +85,7 @@ def sample_groups(
             max_tokens=max_tokens,
             seed=None if seed is None else seed + k * count,
         )
-        request = GenerationRequest(tuple(prompt), sampling, n=count)
+        request = GenerationRequest(tuple(prompt), sampling, n=count, window=window)
         sink = GroupSink(request.prompt_ids, count, finished.release)
         submit(request, sink)
         sinks.append(sink)

@@ -148,12 +148,16 @@ class Sampler:
         self._random = np.random.default_rng(seed)
         self.logprob = 0.0
 
-    def sample(self, row: Row) -> int | None:
+    def sample(self, row: Row, *, unbanned: int | None = None) -> int | None:
         """The next token id, or None if the grammar allows no token at all.
 
-        Raises EngineError if the logits are not numbers.
+        `unbanned` may be drawn here whatever the biases say. Raises EngineError if the logits
+        are not numbers.
         """
+        logit = None if unbanned is None else row[unbanned]
         self._bias.add_to(row)
+        if logit is not None:
+            row[unbanned] = logit
         self._penalties.apply(row)
         token = self._draw(row)
         if self._grammar is not None:

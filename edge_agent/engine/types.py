@@ -104,7 +104,8 @@ class Rollout:
 
     `token_ids` and `logprobs` have equal length T and include the end-of-turn token when it was
     sampled. `logprobs[t]` is the log-probability (natural log) of `token_ids[t]` under the
-    behaviour policy: the model at the sampling temperature, with the offload token masked.
+    behaviour policy: the model at the sampling temperature, with the offload token masked (not
+    masked behind the first position of a decision window: there a rollout may end by asking).
     """
 
     token_ids: tuple[int, ...]

@@ -36,6 +36,27 @@ def test_log_probs_are_those_of_the_masked_policy(
                 assert logprob == pytest.approx(row[token] - np.log(np.exp(row).sum()), abs=0.01)
 
 
+def test_in_the_window_a_rollout_may_ask_behind_the_first_position(
+    engine: Engine, reference: Reference
+) -> None:
+    prompt, window = prompt_of(86, 12), 6
+    (group,) = engine.sample_groups([prompt], 400, max_tokens=8, seed=5, window=window)
+    rollouts = group.rollouts
+    assert sum(rollout.token_ids[-1] == OFFLOAD for rollout in rollouts) > 2
+    for rollout in rollouts:
+        at = [t for t, token in enumerate(rollout.token_ids) if token == OFFLOAD]
+        assert at in ([], [len(rollout.token_ids) - 1]), "asking ends it"
+        assert all(0 < t < window for t in at)
+    asks = [rollout for rollout in rollouts if rollout.token_ids[-1] == OFFLOAD]
+    for rollout in (*asks, *rollouts[:4]):
+        for t, (token, logprob) in enumerate(zip(rollout.token_ids, rollout.logprobs, strict=True)):
+            row = reference.logits([*prompt, *rollout.token_ids[:t]])
+            if not 0 < t < window:
+                row[OFFLOAD] = -np.inf
+            row -= row.max()
+            assert logprob == pytest.approx(row[token] - np.log(np.exp(row).sum()), abs=0.01)
+
+
 def test_the_end_of_turn_is_kept(engine: Engine) -> None:
     eog = {i for i in range(engine.vocabulary.size) if engine.vocabulary.is_eog(i)}
     group = engine.sample_group(prompt_of(82, 10), 60, max_tokens=80, temperature=1.0, seed=2)
