@@ -1,0 +1,45 @@
+"""A log made of queries with what a test of the trainer cares about."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ulid import ULID
+
+from edge_agent.log.importing import read, write
+from edge_agent.log.store import Store
+from edge_agent.records import Audit, Decision, Outcome, Query, Reason, Route, Source, Usage
+
+TEMPLATE = "0123456789abcdef"
+
+
+@dataclass
+class LogBuilder:
+    """Writes to `store`; the clock ticks once a query."""
+
+    store: Store
+    clock: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    def ask(self, text: str, *, cloud: str | None = None, **fields: Any) -> str:
+        """A query, answered "Hm." locally or by the cloud with `cloud`; returns its id."""
+        query = Query(
+            id=str(ULID()),
+            at=float(next(self.clock)),
+            model="edge",
+            messages=({"role": "user", "content": text},),
+            **({"prompt_ids": (1, 2), "template": TEMPLATE} | fields),
+        )
+        source = Source.LOCAL if cloud is None else Source.CLOUD
+        outcome = Outcome(source, Usage(), (cloud or "Hm.",), ("stop",))
+        self.store.save(query, Decision(Route.LOCAL, Reason.THRESHOLD), outcome).result()
+        return query.id
+
+    def audit(self, query_id: str, text: str) -> None:
+        """The cloud's answer to a query that was answered locally."""
+        self.store.save_audit(Audit(query_id, 1.0, "m", text, Usage(), None)).result()
+
+    def imports(self, *lines: Mapping[str, Any]) -> None:
+        """Examples as `edge-agent logs import` takes them."""
+        write(self.store.path, read(json.dumps(line).encode() for line in lines))

@@ -1,0 +1,132 @@
+"""The data of a round: what is fresh, what is replayed, what only the gate sees."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from log_builder import TEMPLATE, LogBuilder
+
+from edge_agent.config import Settings
+from edge_agent.log.store import Store
+from edge_agent.training.journal import Position
+from trainer import corpus, items
+from trainer.clusters import OTHER
+from trainer.split import fingerprint
+
+START = Position()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path)
+
+
+@pytest.fixture
+def log(settings: Settings) -> Iterator[LogBuilder]:
+    with closing(Store(settings.database)) as store:
+        yield LogBuilder(store)
+
+
+def bench(settings: Settings, embedder: Any = None) -> Any:
+    """What `build` needs of a workbench, with neither a model nor, as a rule, an embedder."""
+
+    def unwanted() -> Any:
+        raise AssertionError("the embedder is not needed here")
+
+    return SimpleNamespace(
+        settings=settings,
+        train=settings.train,
+        chat=SimpleNamespace(digest=TEMPLATE),
+        render=lambda messages: (1, len(messages)),
+        embedder=(lambda: embedder) if embedder else unwanted,
+    )
+
+
+def imports(log: LogBuilder, count: int, task: str | None = "t", first: int = 0) -> Position:
+    lines = [{"prompt": f"{task} {n}?", "reference": "x"} for n in range(first, first + count)]
+    log.imports(*(line | ({"task": task} if task else {}) for line in lines))
+    return items.newest(log.store.path)
+
+
+def test_old_work_is_replayed_and_new_work_is_fresh(settings: Settings, log: LogBuilder) -> None:
+    since = imports(log, 100, "old")
+    until = imports(log, 100, "new")
+    data = corpus.build(bench(settings), since=since, until=until)
+    assert {item.cluster for item in data.fresh} == {"new"}
+    assert data.replay.clusters.keys() == {"old"}
+    assert (data.new_clusters, data.clusters) == ({"new"}, {"new", "old"})
+    assert {item.cluster for item in data.held_out} == {"old", "new"}
+    first = corpus.build(bench(settings), since=START, until=since)
+    assert first.new_clusters == {"old"}
+
+
+def test_no_question_is_on_both_sides_also_when_it_comes_again(
+    settings: Settings, log: LogBuilder
+) -> None:
+    for number in range(120):
+        log.ask(f"Question {number}", reference="x", task="t")
+    since = items.newest(settings.database)
+    for number in range(120):
+        log.ask(f"  question {number}", reference="y", task="t")
+    data = corpus.build(bench(settings), since=since, until=items.newest(settings.database))
+    (old,) = data.replay.clusters.values()
+    trained = {fingerprint(item.question) for item in (*data.fresh, *old)}
+    assert trained.isdisjoint(fingerprint(item.question) for item in data.held_out)
+    assert len(data.fresh) + len(data.held_out) // 2 == 120
+
+
+def test_the_gate_takes_at_most_a_hundred_of_each_kind(settings: Settings, log: LogBuilder) -> None:
+    imports(log, 800, "many")
+    until = imports(log, 60, "few")
+    data = corpus.build(bench(settings), since=START, until=until)
+    many = [item for item in data.held_out if item.cluster == "many"]
+    assert len(many) == 100
+    assert 0 < len(data.held_out) - len(many) < 30
+
+
+def test_a_few_questions_without_a_label_need_no_embedder(
+    settings: Settings, log: LogBuilder
+) -> None:
+    imports(log, 80, "t")
+    until = imports(log, 7, None)
+    data = corpus.build(bench(settings), since=START, until=until)
+    assert {item.cluster for item in (*data.fresh, *data.held_out)} == {"t", OTHER}
+
+
+@pytest.mark.parametrize("count", [0, 20, 38, 40, 44, 60])
+def test_the_early_look_says_what_the_whole_one_would(
+    settings: Settings, log: LogBuilder, count: int
+) -> None:
+    until = imports(log, count) if count else START
+    log.ask("unknown")
+    until = Position(1, until.example)
+
+    def refusal(look: Any) -> str | None:
+        try:
+            look()
+        except corpus.TooLittle as error:
+            return error.message
+        return None
+
+    early = refusal(
+        lambda: corpus.require_enough(settings.database, settings.train, since=START, until=until)
+    )
+    assert early == refusal(lambda: corpus.build(bench(settings), since=START, until=until))
+    assert (early is None) == (count == 60)
+    assert early is None or "1 new queries have no answer" in early
+
+
+def test_changes_of_the_work_carry_its_names(settings: Settings, log: LogBuilder) -> None:
+    for number in range(200):
+        log.ask(f"a{number}", reference="x", task="sums")
+    since = items.newest(settings.database)
+    for number in range(100):
+        log.ask(f"b{number}", reference="x", task="words")
+    until = items.newest(settings.database)
+    data = corpus.build(bench(settings), since=since, until=until)
+    (change,) = corpus.changes(bench(settings), data, since=since, until=until)
+    assert change.kinds == {"sums": (1.0, 0.0), "words": (0.0, 1.0)}
+    assert change.at == 201.0

@@ -1,0 +1,97 @@
+"""From rows of the log to items: which reference counts, and what is left out."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from log_builder import TEMPLATE, LogBuilder
+
+from edge_agent.log.store import Store
+from edge_agent.records import Feedback
+from edge_agent.training.journal import Position
+from trainer import items
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[LogBuilder]:
+    with closing(Store(tmp_path / "edge-agent.db")) as store:
+        yield LogBuilder(store)
+
+
+def load(log: LogBuilder, **arguments: Any) -> items.Found:
+    path = log.store.path
+    given = {"template": TEMPLATE, "until": items.newest(path), "render": lambda _: (9,)}
+    return items.load(path, **(given | arguments))
+
+
+def test_the_clients_reference_comes_before_feedback_and_that_before_the_cloud(
+    log: LogBuilder,
+) -> None:
+    log.ask("a", reference="client", cloud="cloud")
+    corrected = log.ask("b", cloud="cloud")
+    log.store.save_feedback(Feedback(corrected, 1.0, correction="first")).result()
+    log.store.save_feedback(Feedback(corrected, 2.0, reference="last")).result()
+    log.ask("c", cloud="cloud")
+    audited = log.ask("d")
+    log.audit(audited, "audit")
+    found = [(i.reference, i.reference_source, i.cloud_text) for i in load(log).items]
+    assert found == [
+        ("client", "client", "cloud"),
+        ("last", "feedback", "cloud"),
+        ("cloud", "cloud", "cloud"),
+        ("audit", "cloud", "audit"),
+    ]
+
+
+def test_an_item_is_the_query_as_it_was_served(log: LogBuilder) -> None:
+    query = log.ask(
+        "What is 1 + 1?",
+        prompt_ids=(5, 6, 7),
+        task="sums",
+        reference="2",
+        grader={"type": "numeric", "tolerance": 0.5},
+    )
+    log.store.save_feedback(Feedback(query, 1.0, rating=-1.0)).result()
+    (item,) = load(log).items
+    assert (item.query_id, item.at, item.prompt_ids) == (query, 1.0, (5, 6, 7))
+    assert (item.question, item.cluster) == ("What is 1 + 1?", "sums")
+    assert item.grader == {"type": "numeric", "tolerance": 0.5}
+    assert (item.rating, item.served_text) == (-1.0, "Hm.")
+
+
+def test_what_cannot_be_used_is_counted_and_what_is_private_is_not_even_that(
+    log: LogBuilder,
+) -> None:
+    log.ask("nobody knows")
+    log.ask("blank", reference="  ")
+    log.ask("old format", reference="2", template="another")
+    log.ask("secret", reference="2", private=True)
+    log.ask("tools", reference="2", tools=({"type": "function"},))
+    found = load(log)
+    assert found == items.Found((), without_reference=2, other_template=1)
+    assert len(load(log, template=None).items) == 1
+
+
+def test_examples_are_rendered_and_come_first(log: LogBuilder) -> None:
+    log.ask("query", reference="1")
+    conversation = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello?"},
+    ]
+    log.imports({"messages": conversation, "reference": "Hi", "task": "talk"})
+    rendered: list[Any] = []
+    example, query = load(log, render=lambda m: (rendered.append(m), (4, 5))[1]).items
+    assert rendered == [conversation]
+    assert (example.prompt_ids, example.question, example.cluster) == ((4, 5), "Hello?", "talk")
+    assert (example.reference_source, query.reference_source) == ("import", "client")
+
+
+def test_a_stretch_of_the_log_is_read_and_no_more(log: LogBuilder) -> None:
+    for number in range(4):
+        log.ask(str(number), reference="x")
+        log.imports({"prompt": f"e{number}", "reference": "x"})
+    found = load(log, after=Position(1, 2), until=Position(3, 3))
+    assert [item.question for item in found.items] == ["e2", "1", "2"]
+    assert items.newest(log.store.path) == Position(4, 4)
