@@ -57,7 +57,9 @@ class Agent:
             settings.data_dir / "adapters", base_sha256=self.model.base_sha256
         )
         self._active = self.registry.active()
-        self.store = Store(settings.database, enabled=settings.log.enabled)
+        self.store = Store(
+            settings.database, enabled=settings.log.enabled, on_failure=settings.log.on_failure
+        )
         self.ledger = Ledger(settings.database, seed=settings.budget)
         charged = self.ledger.recover()
         if charged:
@@ -198,16 +200,18 @@ class Agent:
 
     def _audit(self, query: Query) -> None:
         assistance = self._assistance()
-        logged = query.log and self.store.enabled
-        if assistance is not None and logged and not query.private:
-            self._spawn(self._ask_for_audit(query, assistance))
+        if assistance is None or query.private or not query.log:
+            return
+        with contextlib.suppress(StoreError):
+            if self.store.enabled:
+                self._spawn(self._ask_for_audit(query, assistance))
 
     async def _ask_for_audit(self, query: Query, assistance: Assistance) -> None:
         """Ask the cloud about a query that was answered locally; the budget may say no."""
         text, usage, cost, failure = "", Usage(), None, None
         try:
             call = await assistance.call(query)
-        except BudgetExhausted:
+        except (BudgetExhausted, StoreError):
             return
         except CloudError as error:
             failure = error.message

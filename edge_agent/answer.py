@@ -13,6 +13,7 @@ prompt ids ──▶ engine prefills, reads p_offload, parks the KV
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +30,7 @@ from edge_agent.errors import (
     CloudError,
     EdgeAgentError,
     InvalidRequest,
+    StoreError,
 )
 from edge_agent.log.store import Store
 from edge_agent.records import Decision, Delta, Outcome, Query, Reason, Route, Source, Usage
@@ -93,6 +95,7 @@ class Answer:
         query, services = self.query, self._services
         if query.route is Route.CLOUD and services.assistance is None:
             raise InvalidRequest(NO_CLOUD, param="model")
+        services.store.require_writable(query)
         if query.prompt_ids:
             self._generation = services.engine.submit(
                 GenerationRequest(
@@ -138,10 +141,12 @@ class Answer:
             return seen
         if services.assistance is None:
             return dataclasses.replace(seen, reason=Reason.NO_CLOUD)
+        try:
+            rate = services.assistance.ledger.limits().rate
+        except StoreError:
+            return dataclasses.replace(seen, reason=Reason.NO_LEDGER)
         decision = services.decider.decide(
-            point,
-            trained=services.trained(point.version),
-            rate=services.assistance.ledger.limits().rate,
+            point, trained=services.trained(point.version), rate=rate
         )
         return dataclasses.replace(decision, dual=seen.dual)
 
@@ -150,15 +155,21 @@ class Answer:
         assistance, forced = self._services.assistance, self.query.route is Route.CLOUD
         assert assistance is not None
         try:
+            self._services.store.require_ledger()
             self._call = await assistance.call(self.query)
             self.source = Source.CLOUD
+        except StoreError:
+            if forced:
+                raise
+            self._stay_local(Reason.NO_LEDGER)
         except BudgetExhausted as error:
             if forced:
                 raise
             self._stay_local(Reason.NO_PRICE if error.limit == "price" else Reason.BUDGET)
-            state = await asyncio.to_thread(assistance.ledger.state)
-            budget = {name: dataclasses.asdict(limit) for name, limit in state.items()}
-            self.decision = dataclasses.replace(self.decision, budget=budget)
+            with contextlib.suppress(StoreError):
+                state = await asyncio.to_thread(assistance.ledger.state)
+                budget = {name: dataclasses.asdict(limit) for name, limit in state.items()}
+                self.decision = dataclasses.replace(self.decision, budget=budget)
         except CloudDown as error:
             if forced:
                 await self._fall_back(error)

@@ -197,6 +197,10 @@ class LogSettings(_Section):
     """What is written down."""
 
     enabled: bool = Field(True, description="Log queries, decisions and answers")
+    on_failure: Literal["refuse", "answer"] = Field(
+        "refuse",
+        description="While the log cannot be written: refuse queries, or answer without it",
+    )
 
 
 class Settings(_Section):

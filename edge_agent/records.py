@@ -49,6 +49,8 @@ class Reason(StrEnum):
     """No cloud is configured."""
     NO_PRICE = "no_price"
     """A money limit is set and the cloud model has no known price."""
+    NO_LEDGER = "no_ledger"
+    """The database cannot be written, so no call could be booked."""
 
 
 class DeltaParser(Protocol):

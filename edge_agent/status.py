@@ -2,13 +2,17 @@
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_agent import __version__
+from edge_agent.errors import StoreError
 from edge_agent.training.report import summary
 
 if TYPE_CHECKING:
     from edge_agent.agent import Agent
+
+T = TypeVar("T")
 
 COLD_START_NOTE = (
     "No adapter is trained yet, so p_offload carries no information. Until then a random share "
@@ -20,7 +24,6 @@ COLD_START_NOTE = (
 def status(agent: "Agent") -> dict[str, Any]:
     """A JSON-ready snapshot; rates in [0, 1], times in Unix seconds, money in USD."""
     version = agent.engine.version
-    training = agent.training_report(10)
     trained = version != "base"
     return {
         "version": __version__,
@@ -39,17 +42,31 @@ def status(agent: "Agent") -> dict[str, Any]:
             "note": None if trained else COLD_START_NOTE,
             "window": agent.settings.decision.window,
             "threshold": agent.decider.threshold(version) if trained else None,
-            "rate_target": agent.ledger.limits().rate,
+            "rate_target": _readable(lambda: agent.ledger.limits().rate),
         },
-        "budget": {name: dataclasses.asdict(limit) for name, limit in agent.ledger.state().items()},
+        "budget": _readable(lambda: _budget(agent)),
         "cloud": _cloud(agent),
-        "training": summary(training),
+        "training": _readable(lambda: summary(agent.training_report(10))),
         "log": {
-            "enabled": agent.store.enabled,
+            "enabled": _readable(lambda: agent.store.enabled),
             "path": str(agent.settings.database),
-            "today": agent.store.counts_today(),
+            "today": _readable(agent.store.counts_today),
+            "on_failure": agent.settings.log.on_failure,
+            **dataclasses.asdict(agent.store.health.state()),
         },
     }
+
+
+def _readable(read: Callable[[], T]) -> T | None:
+    """What `read` gives; None where the database cannot be read, which `log.failing` explains."""
+    try:
+        return read()
+    except StoreError:
+        return None
+
+
+def _budget(agent: "Agent") -> dict[str, dict[str, Any]]:
+    return {name: dataclasses.asdict(limit) for name, limit in agent.ledger.state().items()}
 
 
 def _cloud(agent: "Agent") -> dict[str, Any] | None:

@@ -139,6 +139,11 @@ def lines(status: Mapping[str, Any]) -> Iterator[str]:
         yield _row("engine", _engine(status["engine"], status.get("tokens_per_s")))
     if log.get("path"):
         yield _row("log", f"{'on' if log.get('enabled') else 'off'}, {log['path']}")
+    if log.get("failing"):
+        then = "answers go unlogged" if log.get("on_failure") == "answer" else "queries are refused"
+        yield _row("", f"cannot be written, so {then}: {log['failing']}")
+    if log.get("unlogged"):
+        yield _row("", f"{log['unlogged']} answers were not logged since the daemon started")
 
 
 def _row(title: str, text: str) -> str:

@@ -3,6 +3,7 @@
 The names are those that vLLM and llama-server users have on their dashboards, less the prefix.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from edge_agent.errors import StoreError
 from edge_agent.records import Delta
 
 if TYPE_CHECKING:
@@ -100,8 +102,10 @@ class _AgentCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._engine()
-        yield from self._budget()
-        yield from self._training()
+        yield from self._log()
+        with contextlib.suppress(StoreError):  # what the log's own metrics say
+            yield from self._budget()
+            yield from self._training()
         version = self._agent.engine.version
         adapter = GaugeMetricFamily(
             "edge_agent_adapter_version", "1 for the adapter that serves", labels=["version"]
@@ -129,6 +133,17 @@ class _AgentCollector(Collector):
             ("kv_cache_usage_ratio", "KV cells in use", stats.kv_used / max(1, stats.kv_cells)),
         ):
             yield GaugeMetricFamily(name, text, value)
+
+    def _log(self) -> Iterator[Metric]:
+        health = self._agent.store.health.state()
+        yield GaugeMetricFamily(
+            "edge_agent_log_failing",
+            "1 while the log cannot be written",
+            int(health.failing is not None),
+        )
+        yield CounterMetricFamily(
+            "edge_agent_unlogged_answers", "Answers given without a row in the log", health.unlogged
+        )
 
     def _training(self) -> Iterator[Metric]:
         """Of the round that runs; nothing where none does, so that no old figure is shown."""

@@ -6,10 +6,14 @@ booked to the local calendar day of its reservation. The rate rule: of any `rate
 consecutive queries, in the order in which they are counted, at most ⌊rate · rate_window⌋ go to
 the cloud. A cloud query is counted when it reserves, any other when it ends.
 
+Where the database cannot be written when a call ends, its reservation stays booked at the worst
+case, and what it really cost is booked with the next write that succeeds.
+
 What no limit can prevent is a cloud that counts more tokens than the reservation foresaw: that
 is booked as it is, and the next call pays for it.
 """
 
+import logging
 import os
 import threading
 import time
@@ -22,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from edge_agent.budget.endings import RELEASE, SETTLE, Ending, Endings
 from edge_agent.budget.limits import (
     MONEY,
     Calendar,
@@ -37,12 +42,14 @@ from edge_agent.budget.limits import (
 from edge_agent.budget.process_identity import is_dead, started
 from edge_agent.budget.sums import last_place, latest_time, sum_booked, take_place
 from edge_agent.config import BudgetSettings, Price
-from edge_agent.errors import BudgetExhausted, ConfigError
+from edge_agent.errors import BudgetExhausted, ConfigError, StoreError
 from edge_agent.log.database import boundary, immediate, open_database, snapshot
 from edge_agent.records import Usage
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,7 @@ class Ledger:
         self._seed = seed
         self._clock = clock
         self._tz = tz
+        self._endings = Endings()
         self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
         self._db = open_database(path, synchronous="FULL")
         # Its own connection: who only looks never waits for a reservation.
@@ -180,32 +188,31 @@ class Ledger:
         is not known. Ending a reservation a second time changes nothing.
         """
         tokens = nano_usd = None
+        cost_usd = reservation.worst_usd
         if usage is not None:
             tokens = usage.total_tokens
             if reservation.price is not None:
                 nano_usd = cost_nano(usage, reservation.price)
-        with self._writing() as db:
-            # A call that `recover` charged although it lived on is set right here, too.
-            db.conn.execute(
-                "UPDATE ledger SET state = 'settled', tokens = coalesce(?, tokens), "
-                "nano_usd = coalesce(?, nano_usd), settled_at = ? "
-                "WHERE id = ? AND state IN ('reserved', 'charged')",
-                [tokens, nano_usd, self._clock(), reservation.id],
-            )
-            booked = db.conn.execute(
-                "SELECT nano_usd FROM ledger WHERE id = ?", [reservation.id]
-            ).fetchone()
-        return None if booked is None or booked[0] is None else to_usd(booked[0])
+                cost_usd = to_usd(nano_usd)
+        ending = Ending(SETTLE, reservation.id, self._clock(), tokens, nano_usd)
+        return self._end(ending, otherwise=cost_usd)
 
     def release(self, reservation: Reservation) -> None:
         """Give the reservation back: nothing was sent. After `settle` it changes nothing."""
-        with self._writing() as db:
-            db.conn.execute(
-                "UPDATE ledger SET state = 'released', calls = 0, tokens = 0, "
-                "nano_usd = nano_usd * 0, settled_at = ? "
-                "WHERE id = ? AND state IN ('reserved', 'charged')",
-                [self._clock(), reservation.id],
-            )
+        self._end(Ending(RELEASE, reservation.id, self._clock()), otherwise=None)
+
+    def _end(self, ending: Ending, *, otherwise: float | None) -> float | None:
+        """Book the end of a call; returns its cost in USD, `otherwise` if it must be owed."""
+        self._endings.add(ending)
+        try:
+            with self._writing() as db:
+                booked = db.conn.execute(
+                    "SELECT nano_usd FROM ledger WHERE id = ?", [ending.id]
+                ).fetchone()
+        except StoreError as error:
+            _log.error("a cloud call stays booked at its worst case for now: %s", error.message)
+            return otherwise
+        return None if booked is None or booked[0] is None else to_usd(booked[0])
 
     def recover(self) -> int:
         """Charge in full the reservations whose process is dead; returns how many.
@@ -260,8 +267,12 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> "Iterator[Database]":
-        with self._write_lock, boundary(self.path), immediate(self._db):
-            yield self._db
+        """One transaction, which first books the ends of calls that are owed."""
+        with self._write_lock:
+            with boundary(self.path), immediate(self._db):
+                written = self._endings.write(self._db.conn)
+                yield self._db
+            self._endings.committed(written)
 
     @contextmanager
     def _reading(self) -> "Iterator[Database]":

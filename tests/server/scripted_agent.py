@@ -10,6 +10,7 @@ from edge_agent.budget.limits import LimitState
 from edge_agent.engine.types import EngineStats
 from edge_agent.engine.vocabulary import Vocabulary
 from edge_agent.formats.chat_template import ChatTemplate
+from edge_agent.log.health import LogHealth
 from edge_agent.records import (
     Decision,
     Delta,
@@ -76,6 +77,7 @@ class ScriptedAgent:
         self.ledger: Any = SimpleNamespace(
             state=lambda: {"calls_per_day": LimitState(20, used=5, reserved=1, resets_at=None)}
         )
+        self.store: Any = SimpleNamespace(health=LogHealth())
         self.script: Script = hello
         self.refusal: Exception | None = None
         self.begun = asyncio.Event()

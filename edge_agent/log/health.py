@@ -1,0 +1,77 @@
+"""Whether the log can be written at the moment, and what was answered without it.
+
+    whole ──a write fails (disk full, locked, read-only, damaged)──▶ failing
+      ▲                                                                 │
+      └──a small write succeeds, tried every second by the writer ──────┘
+
+A damaged database does not heal by itself: `edge-agent doctor --repair` mends it.
+"""
+
+import logging
+import sqlite3
+import threading
+import time
+from dataclasses import dataclass
+
+from edge_agent.errors import StoreError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The log's state. Times are Unix seconds."""
+
+    failing: str | None
+    """Why nothing can be written now; None while all is well."""
+    failing_since: float | None
+    unlogged: int
+    """Answers given without a row since the daemon started."""
+
+
+class LogHealth:
+    """Kept by the writer, read by everyone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._error: StoreError | None = None
+        self._since: float | None = None
+        self._unlogged = 0
+
+    def state(self) -> Health:
+        """A snapshot."""
+        with self._lock:
+            reason = None if self._error is None else self._error.message
+            return Health(reason, self._since, self._unlogged)
+
+    @property
+    def error(self) -> StoreError | None:
+        """What the last write failed with; None while all is well."""
+        return self._error
+
+    @property
+    def can_heal(self) -> bool:
+        """Whether another try may succeed."""
+        # SQLITE_CORRUPT and SQLITE_NOTADB have no class of their own.
+        return self._error is None or type(self._error.__cause__) is not sqlite3.DatabaseError
+
+    def broke(self, error: StoreError) -> None:
+        """A write failed for a reason that the next one will meet, too."""
+        with self._lock:
+            if self._error is None:
+                self._since = time.time()
+                _log.error("the log cannot be written: %s", error.message)
+            self._error = error
+
+    def mended(self) -> None:
+        """A write succeeded."""
+        if self._error is None:
+            return
+        with self._lock:
+            self._error = self._since = None
+        _log.warning("the log can be written again; %d answers are not in it", self._unlogged)
+
+    def missed(self) -> None:
+        """One answer was given without a row."""
+        with self._lock:
+            self._unlogged += 1
