@@ -10,7 +10,7 @@ import json
 import ssl
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,21 +78,36 @@ class _Recorder(asyncio.Protocol):
             self.ended.set_result(None)
 
 
-def run(target: Target, requests: Sequence[bytes], concurrency: int, *, timeout_s: float) -> Load:
-    """Send `requests`, `concurrency` at a time: as one ends, its worker sends the next."""
-    return asyncio.run(_run(target, requests, concurrency, timeout_s))
+def run(
+    target: Target,
+    requests: Sequence[bytes],
+    concurrency: int,
+    *,
+    timeout_s: float,
+    pause_s: float = 0.0,
+) -> Load:
+    """Send `requests`, `concurrency` at a time: as one ends, its worker sends the next.
+
+    With `pause_s`, a worker waits before each request.
+    """
+    return asyncio.run(_run(target, requests, concurrency, timeout_s, pause_s))
 
 
 async def _run(
-    target: Target, requests: Sequence[bytes], concurrency: int, timeout_s: float
+    target: Target, requests: Sequence[bytes], concurrency: int, timeout_s: float, pause_s: float
 ) -> Load:
     waiting = iter(requests)
     recorded: list[tuple[float, list[Piece], str | None]] = []
 
-    async def work(requests: Iterator[bytes]) -> None:
-        recorded.extend([await _send(target.url, request, timeout_s) for request in requests])
+    async def ask(request: bytes) -> None:
+        await asyncio.sleep(pause_s)
+        recorded.append(await _send(target.url, request, timeout_s))
 
-    await asyncio.gather(*(work(waiting) for _ in range(min(concurrency, len(requests)))))
+    async def work() -> None:
+        for request in waiting:
+            await ask(request)
+
+    await asyncio.gather(*(work() for _ in range(min(concurrency, len(requests)))))
     timings = tuple(_timing(started, pieces, error) for started, pieces, error in recorded)
     began = min(timing.started for timing in timings)
     return Load(timings, max(timing.ended for timing in timings) - began)
