@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -33,7 +34,7 @@ def store(data_dir: Path) -> Iterator[Store]:
         yield store
 
 
-def ask(store: Store, count: int, words: float, *, seed: int = 0, reference: str = "42") -> None:
+def ask(store: Store, count: int, words: float, *, seed: int = 0, **fields: Any) -> None:
     """Queries of which a share `words` is labelled "words", the others "sums"."""
     rng = random.Random(seed)
     written = []
@@ -46,7 +47,7 @@ def ask(store: Store, count: int, words: float, *, seed: int = 0, reference: str
             template=TEMPLATE,
             messages=({"role": "user", "content": "?"},),
             task="words" if rng.random() < words else "sums",
-            reference=reference,
+            **({"reference": "42"} | fields),
         )
         answer = Outcome(Source.LOCAL, Usage(), ("?",), ("stop",))
         written.append(store.save(query, Decision(Route.LOCAL, Reason.THRESHOLD), answer))
@@ -93,6 +94,8 @@ def test_a_steady_stream_and_an_old_change_are_none(store: Store) -> None:
 def test_queries_that_teach_nothing_count_and_private_ones_do_not(store: Store) -> None:
     ask(store, 200, 0.0)
     since = judged(store)
+    ask(store, 100, 1.0, private=True)
+    assert by_label(store.path, since) == []
     ask(store, 100, 1.0, reference="")
     assert len(by_label(store.path, since)) == 1
     assert moves([], [], since) == []

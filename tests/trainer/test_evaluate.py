@@ -67,8 +67,8 @@ def test_in_a_window_the_largest_wish_to_ask_counts(engine: Engine, graders: Gra
     items = [item(number) for number in range(6)]
     first = [r.p_offload for r in evaluate(engine, items, graders, max_tokens=6)]
     largest = [r.p_offload for r in evaluate(engine, items, graders, max_tokens=6, window=5)]
-    assert all(b >= a for a, b in zip(first, largest, strict=True))
-    assert largest != first
+    assert all(b > a * 0.999 for a, b in zip(first, largest, strict=True))
+    assert any(b > a * 1.01 for a, b in zip(first, largest, strict=True))
 
 
 def test_an_answer_cut_at_the_limit_did_not_end(engine: Engine, graders: Graders) -> None:

@@ -29,7 +29,8 @@ def load(log: LogBuilder, **arguments: Any) -> items.Found:
 def test_the_clients_reference_comes_before_feedback_and_that_before_the_cloud(
     log: LogBuilder,
 ) -> None:
-    log.ask("a", reference="client", cloud="cloud")
+    known = log.ask("a", reference="client", cloud="cloud")
+    log.store.save_feedback(Feedback(known, 1.0, correction="user")).result()
     corrected = log.ask("b", cloud="cloud")
     log.store.save_feedback(Feedback(corrected, 1.0, correction="first")).result()
     log.store.save_feedback(Feedback(corrected, 2.0, reference="last")).result()
