@@ -17,6 +17,9 @@ from models.llama_model import LlamaModel
 Logits = npt.NDArray[np.float32]
 """float32 logits, one row per flagged position: shape (n_outputs, n_vocab)."""
 
+State = npt.NDArray[np.uint8]
+"""One sequence's KV as llama.cpp writes it, shape (n_bytes,)."""
+
 NO_KV_SLOT = 1
 """`llama_decode`: the KV cells are used up; the memory is as it was before the call."""
 
@@ -69,6 +72,8 @@ class LlamaContext:
         """KV cells: `cells` rounded up as llama.cpp likes it."""
         self.sequences = sequences
         self.batch = batch
+        self._logits: Logits = np.empty((0, model.n_vocab), np.float32)
+        self._logits_at = 0
         self._make_batch(batch)
 
     def _make_batch(self, size: int) -> None:
@@ -112,7 +117,12 @@ class LlamaContext:
     def logits(self, n_outputs: int) -> Logits:
         """The flagged positions' logits, in batch order. A view: valid until the next decode."""
         pointer = llama_cpp.llama_get_logits(self.handle)
-        return np.ctypeslib.as_array(pointer, shape=(n_outputs, self.model.n_vocab))
+        address = ctypes.addressof(pointer.contents)
+        if address != self._logits_at:  # making a view takes longer than drawing from it
+            shape = (self.sequences, self.model.n_vocab)  # llama.cpp keeps a row for each
+            self._logits = np.ctypeslib.as_array(pointer, shape)
+            self._logits_at = address
+        return self._logits[:n_outputs]
 
     def embeddings(self, n_outputs: int) -> npt.NDArray[np.float32]:
         """The flagged positions' hidden states, shape (n_outputs, n_embd). A view, as above."""
@@ -130,6 +140,21 @@ class LlamaContext:
     def first_position(self, sequence: int) -> int:
         """Smallest position still held (sliding windows forget); −1 if the sequence is empty."""
         return int(llama_cpp.llama_memory_seq_pos_min(self._memory, sequence))
+
+    def save(self, sequence: int) -> State:
+        """A copy of what `sequence` holds."""
+        size = llama_cpp.llama_state_seq_get_size(self.handle, sequence)
+        state = np.empty(size, np.uint8)
+        written = llama_cpp.llama_state_seq_get_data(
+            self.handle, _pointer(state, ctypes.c_uint8), size, sequence
+        )
+        return state[:written]
+
+    def restore(self, sequence: int, state: State) -> bool:
+        """Let the empty `sequence` hold a copy made by `save`; False if there is no room."""
+        pointer = _pointer(state, ctypes.c_uint8)
+        size = len(state)
+        return bool(llama_cpp.llama_state_seq_set_data(self.handle, pointer, size, sequence))
 
     def clear(self) -> None:
         """Forget every sequence."""

@@ -67,7 +67,7 @@ class Choice:
     def __init__(self, job: "Job", index: int) -> None:
         self.job = job
         self.index = index
-        self.sequence = Sequence(list(job.prompt))
+        self.sequence = Sequence(list(job.prompt), lasting=not job.rollout)
         self.generated = 0
         self.finished = False
         self.held: list[TokenEvent] = []

@@ -9,16 +9,18 @@ from collections.abc import Iterable
 
 import llama_cpp
 
-from edge_agent.engine.context import LlamaContext
+from edge_agent.engine.context import LlamaContext, State
 
 
 class Sequence:
     """Tokens of one sequence, of which the first `done` are in the KV memory."""
 
-    __slots__ = ("done", "id", "limit", "span", "tokens")
+    __slots__ = ("done", "id", "lasting", "limit", "span", "tokens")
 
-    def __init__(self, tokens: list[int]) -> None:
+    def __init__(self, tokens: list[int], *, lasting: bool = True) -> None:
         self.tokens = tokens
+        self.lasting = lasting
+        """Worth keeping when it has ended and its cells are wanted by others."""
         self.done = 0
         self.id = -1
         """llama.cpp's sequence id; −1: holds no KV."""
@@ -96,6 +98,19 @@ class KvCache:
         sequence.id, sequence.done, sequence.span = -1, 0, None
         self.used = self.cells(self.held.values())
 
+    def save(self, sequence: Sequence) -> tuple[State, int]:
+        """A copy of a sequence's KV, and the smallest position in it."""
+        return self._context.save(sequence.id), self._context.first_position(sequence.id)
+
+    def restore(self, sequence: Sequence, state: State) -> bool:
+        """Give `sequence` an id and all its KV back; False, and it holds nothing, if that fails."""
+        self.open(sequence, None, 0)
+        if not self._context.restore(sequence.id, state):
+            self.close(sequence)
+            return False
+        self.extend(sequence, sequence.pending)
+        return True
+
     def cells(self, sequences: Iterable[Sequence]) -> int:
         """Cells that these sequences hold together, shared ones counted once."""
         ends: dict[_Span, int] = {}
@@ -125,18 +140,22 @@ class KvCache:
             if bound <= length or sequence.tokens[length] != tokens[length]:
                 continue
             common = common_prefix(sequence.tokens, tokens, bound)
-            if common > length and self._reusable(sequence, common):
+            if common > length and self._holds(sequence, common):
                 best, length = sequence, common
         return best, length
 
-    def _reusable(self, sequence: Sequence, length: int) -> bool:
-        """Recurrent states cannot be rewound; a sliding window may have lost what is needed."""
+    def _holds(self, sequence: Sequence, length: int) -> bool:
+        first = self._context.first_position(sequence.id) if self._window else 0
+        return self.reusable(length, sequence.done, first)
+
+    def reusable(self, length: int, done: int, first: int) -> bool:
+        """Whether one can go on after `length` of the `done` positions held from `first` on.
+
+        Recurrent states cannot be rewound; a sliding window may have lost what is needed.
+        """
         if self._recurrent:
-            return length == sequence.done
-        if self._window:
-            first = self._context.first_position(sequence.id)
-            return first <= max(0, length - self._window)
-        return True
+            return length == done
+        return not self._window or first <= max(0, length - self._window)
 
 
 def common_prefix(a: list[int], b: list[int], bound: int) -> int:

@@ -4,13 +4,16 @@ One per lane, so entries never outlive the adapter version that computed them.
 """
 
 from edge_agent.engine.kv_cache import KvCache, Sequence, common_prefix
+from edge_agent.engine.shelf import Shelf
 
 
 class PrefixCache:
     """Least recently used first. An entry's cells count as free for everybody else's needs."""
 
-    def __init__(self, kv: KvCache) -> None:
+    def __init__(self, kv: KvCache, shelf: Shelf) -> None:
+        """`shelf` gets copies of what is evicted."""
         self._kv = kv
+        self._shelf = shelf
         self._entries: dict[int, Sequence] = {}
 
     def __len__(self) -> int:
@@ -55,6 +58,7 @@ class PrefixCache:
         """Release the least recently used entry other than `keep`; False if there is none."""
         for entry in self._entries.values():
             if entry is not keep:
+                self._shelf.put(entry)
                 self.drop(entry)
                 return True
         return False

@@ -3,13 +3,21 @@
 Cells belong to sequences that run (reserved up to `Sequence.limit`), to idle ones (parked or
 paused) and to the prefix cache. What is not reserved can be taken: from the prefix cache
 first, least recently used first, then from idle sequences, which are computed again when they
-go on.
+go on. What the prefix cache loses goes to the shelf and comes back when it is asked for.
 """
 
 from collections.abc import Collection, Iterable
 
 from edge_agent.engine.kv_cache import KvCache, Sequence
 from edge_agent.engine.prefix_cache import PrefixCache
+from edge_agent.engine.shelf import Shelf
+
+_RESIDENT = 1 / 32
+"""Share of the cells that cached prefixes take, unless the newest alone takes more."""
+_SHELVED = 1 / 2
+"""The shelf's size, as a share of the cells."""
+_WORTH_RESTORING = 8
+"""Tokens that need not be computed if a shelved prefix is put back."""
 
 
 class Reservations:
@@ -17,7 +25,12 @@ class Reservations:
 
     def __init__(self, kv: KvCache) -> None:
         self.kv = kv
-        self.prefixes = PrefixCache(kv)
+        self.shelf = Shelf(kv, int(kv.total * _SHELVED))
+        self.prefixes = PrefixCache(kv, self.shelf)
+
+    def cached(self, tokens: list[int]) -> int:
+        """How many of `tokens`, from the first on, need not be computed."""
+        return max(self.kv.best_source(tokens)[1], self.shelf.best(tokens)[1])
 
     def reserve(
         self,
@@ -32,6 +45,7 @@ class Reservations:
         """
         source, shared = (None, sequence.done)
         if sequence.id < 0:
+            self._restore(sequence.tokens, limit, running)
             source, shared = self.kv.best_source(sequence.tokens)
         kept = self.kv.prefix(sequence if source is None else source, shared)
         growth = limit - shared
@@ -45,6 +59,23 @@ class Reservations:
                 self.kv.close(sequence)
                 return None
         return shared
+
+    def _restore(self, tokens: list[int], limit: int, running: Collection[Sequence]) -> None:
+        """Put the best shelved prefix back into the prefix cache, if it is worth it and fits."""
+        entry, length = self.shelf.best(tokens)
+        if entry is None or length < self.kv.best_source(tokens)[1] + _WORTH_RESTORING:
+            return
+        wanted = _unused(running) + len(entry.tokens) + limit - length
+        if self.kv.cells(running) + wanted > self.kv.total:
+            return
+        self.shelf.take(entry)
+        while self.kv.full or self.kv.used + wanted > self.kv.total:
+            if not self.prefixes.evict():
+                self.shelf.put_back(entry)
+                return
+        sequence = Sequence(entry.tokens)
+        if self.kv.restore(sequence, entry.state):
+            self.prefixes.add(sequence)
 
     def _open(
         self, sequence: Sequence, source: Sequence | None, shared: int, idle: Collection[Sequence]
@@ -87,8 +118,8 @@ class Reservations:
     def retire(self, sequence: Sequence) -> None:
         """The sequence has ended; its KV becomes a cached prefix."""
         self.prefixes.add(sequence)
-        # Attention looks at every cell up to the last one in use, so a full cache slows decoding.
-        while len(self.prefixes) > 1 and self.prefixes.cells > self.kv.total // 2:
+        # Attention looks at every cell up to the last one in use, so idle ones slow decoding.
+        while len(self.prefixes) > 1 and self.prefixes.cells > self.kv.total * _RESIDENT:
             self.prefixes.evict()
 
     def discard(self, sequence: Sequence) -> None:

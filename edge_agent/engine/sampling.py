@@ -52,12 +52,17 @@ class Biases:
     """Additions to the logits of one request; −inf bans a token."""
 
     def __init__(self, biases: dict[int, float]) -> None:
-        self._ids = np.fromiter(biases.keys(), np.intp, len(biases))
-        self._values = np.fromiter(biases.values(), np.float32, len(biases))
+        self._banned = [token for token, bias in biases.items() if bias == -np.inf]
+        finite = {token: bias for token, bias in biases.items() if bias != -np.inf}
+        self._ids = np.fromiter(finite.keys(), np.intp, len(finite))
+        self._values = np.fromiter(finite.values(), np.float32, len(finite))
 
     def add_to(self, row: Row) -> None:
         """In place."""
-        row[self._ids] += self._values
+        for token in self._banned:
+            row[token] = -np.inf
+        if len(self._ids):
+            row[self._ids] += self._values
 
 
 def biases(sampling: SamplingParams, *, banned: Iterable[int]) -> Biases:

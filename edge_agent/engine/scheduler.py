@@ -208,7 +208,7 @@ class Scheduler:
         if sequence.id >= 0 or not computing:
             return False
         tokens = sequence.tokens
-        _, cached = self._memory.kv.best_source(tokens)
+        cached = self._memory.cached(tokens)
         bound = len(tokens) - 1
         return any(
             common_prefix(other, tokens, min(len(other), bound)) >= cached + _WORTH_WAITING

@@ -11,6 +11,7 @@ from edge_agent.engine.context import LlamaContext
 from edge_agent.engine.kv_cache import KvCache, Sequence, common_prefix
 from edge_agent.engine.prefix_cache import PrefixCache
 from edge_agent.engine.reservation import Reservations
+from edge_agent.engine.shelf import Shelf
 from models.llama_model import LlamaModel
 
 
@@ -99,7 +100,7 @@ def test_common_prefix(a: list[int], b: list[int]) -> None:
     assert common_prefix(a, b, bound) == naive
 
 
-def test_cached_prefixes_take_half_of_the_cells_at_most(context: LlamaContext) -> None:
+def test_cached_prefixes_leave_the_cells_but_for_the_newest(context: LlamaContext) -> None:
     context.clear()
     memory = Reservations(KvCache(context))
     for token in range(20, 28):
@@ -107,8 +108,10 @@ def test_cached_prefixes_take_half_of_the_cells_at_most(context: LlamaContext) -
         assert memory.reserve(sequence, 60, [], []) == 0
         compute(context, memory.kv, sequence)
         memory.retire(sequence)
-        assert memory.kv.used <= 128
+        assert memory.kv.used == 60
+        assert memory.shelf.cells <= 128
     assert memory.kv.best_source([27] * 61) == (sequence, 60)
+    assert [memory.cached([token] * 61) for token in range(20, 28)] == [0] * 5 + [60] * 3
     whole = Sequence([30] * 200)  # one alone may take more
     memory.reserve(whole, 200, [], [])
     for start in range(0, 200, 50):
@@ -124,7 +127,7 @@ def test_prefixes_contained_in_others_are_dropped_and_the_oldest_goes_first(
 ) -> None:
     context.clear()
     kv = KvCache(context)
-    prefixes = PrefixCache(kv)
+    prefixes = PrefixCache(kv, Shelf(kv, 0))
 
     def entry(tokens: list[int]) -> Sequence:
         sequence = Sequence(tokens)
