@@ -136,7 +136,10 @@ class TrainSettings(_Section):
 
     enabled: bool = Field(True, description="The daemon starts training rounds by itself")
     min_new_queries: int = Field(
-        200, ge=1, description="New usable queries in the log before a round is worth it"
+        200,
+        ge=1,
+        description="New usable queries that make a round worth it; a quarter of them, "
+        "at least 64, where the kinds of work changed",
     )
     hours: str | None = Field(
         None, description='Local hours in which rounds may start, e.g. "22-6"; none: any'
