@@ -2,9 +2,9 @@
 
 This process imports torch once and forks a child for each attempt; the child begins a round or
 goes on with the one that was killed, and is killed itself after a random time, or comes to its
-end. After each kill every adapter version and every checkpoint is read; a child fails if it
-cannot resume, and if it does again more than the step that was under way. Each second round is
-promoted whatever its gate says, so that activation is killed, too.
+end. After each kill the active adapter, the newest versions and every checkpoint are read. A
+child fails if it cannot resume, or does again more than the step that was under way. Each second
+round is promoted whatever its gate says, so that activation is killed, too.
 """
 
 import argparse
