@@ -87,10 +87,10 @@ class LatencyRun:
         width = max(self._plan.concurrency)
         requests = [
             target.request(self._messages(prefix, shared), min(8, self._plan.output_tokens))
-            for _ in range(width)
+            for _ in range(1 + width)
         ]
         # One alone first: requests that come together cannot yet share what none has computed.
-        for batch in (requests[:1], requests):
+        for batch in (requests[:1], requests[1:]):
             load = http_load.run(target, batch, width, timeout_s=self._plan.timeout_s)
         if not load.good:
             raise EdgeAgentError(f"{target.name} answers nothing: {load.errors[0]}")

@@ -21,11 +21,14 @@ class Script:
     """Answers are held back until so many requests are there."""
     silent: threading.Event | None = None
     """No answer before this is set."""
+    fails_after: int | None = None
+    """Requests answered before every further one is refused."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     script: Script
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -43,6 +46,9 @@ class _Handler(BaseHTTPRequestHandler):
         script.bodies.append(body)
         if script.refuses in body:
             self._whole(400, {"error": {"message": f"{script.refuses} is not known"}})
+            return
+        if script.fails_after is not None and len(script.bodies) > script.fails_after:
+            self._whole(503, {"error": {"message": "no more"}})
             return
         if script.together is not None:
             try:
