@@ -6,6 +6,7 @@ the function imports what is heavy when it runs, so that `--help` is fast.
 
 import typer
 
+from benchmarks.continual.command import continual
 from benchmarks.runtime.part_commands import compare, engine, log, train
 from benchmarks.runtime.serving_commands import interference, latency, memory, start
 
@@ -14,8 +15,8 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def benchmark() -> None:
-    """Measure this machine: latency, engine, memory, training, interference."""
+    """Measure this machine: latency, engine, memory, training, interference; and the method."""
 
 
-for command in (latency, engine, memory, train, interference, log, start, compare):
+for command in (latency, engine, memory, train, interference, log, start, compare, continual):
     app.command()(command)

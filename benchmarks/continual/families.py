@@ -9,7 +9,6 @@ from benchmarks.continual.tasks import Source, Task, Tasks
 from benchmarks.demo import families as demo
 from benchmarks.demo.families import ARITHMETIC, WORDS, Generator
 
-
 LOGIC = demo.Family(
     "logic",
     Generator("syllogism", {}),

@@ -18,8 +18,8 @@ def ratio(rate: float) -> float:
 def kept(asked: Sequence[int], group_size: int, rho: float) -> list[int]:
     """Which prompts of a batch are trained on, in their order.
 
-    `asked[k]` of prompt k's `group_size` rollouts asked. Prompts enter by how much they asked, least
-    first (of equal ones the earlier), while the kept rollouts satisfy cloud ≤ ρ·local.
+    `asked[k]` of prompt k's `group_size` rollouts asked. Prompts enter by how much they asked,
+    least first (of equal ones the earlier), while the kept rollouts satisfy cloud ≤ ρ·local.
     """
     cloud = local = 0
     chosen = []

@@ -122,7 +122,13 @@ SETS = (
 
 
 def tasks(
-    data: DataSet, train: Iterable[Row], test: Iterable[Row], stream: int, held_out: int, seed: int
+    data: DataSet,
+    train: Iterable[Row],
+    test: Iterable[Row],
+    *,
+    stream: int,
+    held_out: int,
+    seed: int,
 ) -> Tasks:
     """Questions of both sides; one that is in both is dropped from the training side."""
     rng = random.Random(f"{seed}:{data.name}")  # noqa: S311
@@ -159,7 +165,7 @@ def _source(data: DataSet) -> Source:
                 train, test = parts["train"], parts["test"]
         except Exception as error:
             raise EdgeAgentError(f"cannot load {data.repository}: {error}") from error
-        return tasks(data, train, test, stream, held_out, seed)
+        return tasks(data, train, test, stream=stream, held_out=held_out, seed=seed)
 
     return source
 

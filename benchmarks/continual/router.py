@@ -45,7 +45,7 @@ def scores(
     embed: Callable[[Sequence[str]], NDArray[np.float32]],
     labels: Sequence[tuple[str, float]],
     questions: Sequence[str],
-) -> list[float | None]:
+) -> list[float]:
     """Predictions for `questions` after learning from `labels`, (question, mean reward)."""
     features = embed([question for question, _ in labels])
     weights = fit(features, np.array([value for _, value in labels]))

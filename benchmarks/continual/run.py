@@ -144,8 +144,8 @@ class Benchmark:
     def _dual(self, run: Run, phase: int) -> Dual:
         """λ goes on across a switch."""
         variant = run.variant
-        kind = "pid" if variant.how.dual == "pid" else "ascent"
-        dual = Dual(kind, start=variant.first_dual, rate=variant.rate)
+        pid = variant.how.dual == "pid"
+        dual = Dual("pid" if pid else "ascent", start=variant.first_dual, rate=variant.rate)
         if phase > 1:
             dual.restore(list(self.store.load(run.name, phase - 1).dual_state))
         return dual
@@ -202,9 +202,9 @@ class Benchmark:
 
     def _routed(
         self, run: Run, phase: int, labels: Sequence[tuple[str, float]], questions: Sequence[str]
-    ) -> list[float | None]:
+    ) -> Sequence[float | None]:
         """The external router's view, learned from this run's rollouts so far."""
-        nothing: list[float | None] = [None] * len(questions)
+        nothing = [None] * len(questions)
         if not run.variant.how.local_only or phase == 0:
             return nothing
         earlier = [pair for p in range(1, phase) for pair in self.store.load(run.name, p).labels]

@@ -20,7 +20,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_protocol(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
-    """Two families, two steps a phase, every method and every study."""
+    """Two families, two steps a phase, every method."""
     model = write_tiny_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf", context=1024)
     return validated(
         {
@@ -28,6 +28,7 @@ def tiny_protocol(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
             "model": str(model),
             "families": ("arithmetic", "words"),
             "seeds": 1,
+            "studies": ("main", "schedule"),
             "stream": 24,
             "held_out": 9,
             "steps": 2,

@@ -1,62 +1,117 @@
-"""The protocol runs whole on a tiny model, resumes where it stopped, and shares its warm starts."""
+"""The protocol runs whole on a tiny model, goes on where it stopped, and is reported."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from benchmarks.continual.methods import ABLATIONS, METHODS
+from benchmarks.continual import plots, report
+from benchmarks.continual.methods import METHODS
 from benchmarks.continual.plan import runs
 from benchmarks.continual.protocol import Protocol
 from benchmarks.continual.records import Store
 from benchmarks.continual.run import Benchmark
+from benchmarks.continual.summary import summarise
 from edge_agent.errors import EdgeAgentError
 from trainer.workbench import Workbench
 
 
 class Watcher:
-    """Counts; interrupts, as Ctrl-C does, after so many steps."""
+    """Remembers; interrupts, as Ctrl-C does, at the step that is told."""
 
-    def __init__(self, stop_after: int | None = None) -> None:
+    def __init__(self, stop_at: int | None = None) -> None:
         self.units: list[tuple[str, int]] = []
+        self.titles: list[str] = []
         self.count = 0
-        self._stop_after = stop_after
+        self._stop_at = stop_at
 
     def begin(self, units: int) -> None:
-        """Nothing."""
+        """Not of interest."""
 
     def unit(self, run: str, phase: int, family: str | None) -> None:
         """Remembered."""
         self.units.append((run, phase))
 
     def unit_done(self) -> None:
-        """Nothing."""
+        """Not of interest."""
 
     def steps(self, title: str, total: int) -> None:
-        """Nothing."""
+        """Remembered."""
+        self.titles.append(title)
 
     def step_done(self) -> None:
         """Counted."""
         self.count += 1
-        if self.count == self._stop_after:
+        if self.count == self._stop_at:
             raise KeyboardInterrupt
 
 
-def test_every_run_of_every_study_ends_and_nothing_is_done_twice(
-    bench: Workbench, tiny_protocol: Protocol, tmp_path: Path
+def test_interrupted_it_goes_on_and_ends_in_a_report(
+    bench: Workbench, tiny_protocol: Protocol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(tmp_path / "out")
     store.open(tiny_protocol)
-    watcher = Watcher()
-    Benchmark(bench, tiny_protocol, store, watcher).run()
-    for run in runs(tiny_protocol):
+    first = Watcher(stop_at=4)  # one step of the warm start, two of a phase, one of the next
+    with pytest.raises(KeyboardInterrupt):
+        Benchmark(bench, tiny_protocol, store, first).run()
+    assert first.units[-1][1] == 2
+    partial = summarise(store, tiny_protocol)
+    assert not partial.studies["main"]
+    assert len(partial.missing) == len(runs(tiny_protocol))
+
+    second = Watcher()
+    Benchmark(bench, tiny_protocol, store, second).run()
+    assert second.units[0] == first.units[-1], "only the phase under way is done again"
+    assert not set(second.units) & set(first.units[:-1])
+    assert (first.titles + second.titles).count("warm start") == 1, "shared by all methods"
+    assert not list((store.folder / "adapters").glob("*/phase-*")), "no longer needed"
+    _whole(store, tiny_protocol)
+    monkeypatch.setattr("sys.argv", ["edge-agent", "benchmark", "continual", "--quick"])
+    _reported(store, tiny_protocol)
+
+    third = Watcher()
+    Benchmark(bench, tiny_protocol, store, third).run()
+    assert third.units == []
+    with pytest.raises(EdgeAgentError, match="other values of steps"):
+        store.open(tiny_protocol.model_copy(update={"steps": 3}))
+
+
+def _whole(store: Store, protocol: Protocol) -> None:
+    """Every method saw the same questions and the same cloud."""
+    clouds: set[Sequence[tuple[str, float]]] = set()
+    for run in runs(protocol):
         learns = run.variant.how.learning != "none"
-        for phase in range(3) if learns else (0,):
-            done = store.load(run.name, phase)
-            assert {record.family for record in done.records} == {"arithmetic", "words"}
-            assert len(done.steps) == (tiny_protocol.steps if phase else 0)
-    trained = [name for name, how in METHODS.items() if how.trained_as is None]
-    assert {run.variant.method for run in runs(tiny_protocol)} == {*trained, *ABLATIONS}
-    assert not list((tmp_path / "out" / "adapters").glob("*-seed-0/phase-*")), "no longer needed"
-    again = Watcher()
-    Benchmark(bench, tiny_protocol, store, again).run()
-    assert again.units == []
+        for number in range(3) if learns else (0,):
+            phase = store.load(run.name, number)
+            clouds.add(tuple((record.key, record.cloud) for record in phase.records))
+            assert len(phase.steps) == (protocol.steps if number else 0)
+            reinforced = run.variant.how.learning == "reinforced"
+            assert bool(phase.labels) is (reinforced and number > 0)
+    assert len(clouds) == 1
+    changed = [run for run in runs(protocol) if run.variant.changed_rate is not None]
+    assert len(changed) == 3
+    for run in changed:
+        rates = [step.rate for n in (1, 2) for step in store.load(run.name, n).steps]
+        assert rates == [0.3, 0.3, 0.3, 0.1]
+
+
+def _reported(store: Store, protocol: Protocol) -> None:
+    summary = summarise(store, protocol)
+    assert not summary.missing
+    assert [row.variant.method for row in summary.studies["main"]] == list(METHODS)
+    pictures = plots.draw(summary, store.folder)
+    assert {p.stem for p in pictures} == {"accuracy", "rate", "dual", "cost-quality", "forgetting"}
+    path = report.write(summary, store.folder, pictures)
+    text = path.read_text()
+    assert "`edge-agent benchmark continual --quick`" in text
+    for title in (how.title for how in METHODS.values()):
+        assert f"| {title} |" in text
+    assert "**One seed**" in text
+    values = json.loads((store.folder / "summary.json").read_text())
+    main = {row["variant"]["method"]: row for row in values["studies"]["main"]}
+    always, never = main["always"]["figures"], main["never"]["figures"]
+    assert always["rate"] == [1.0]
+    assert never["rate"] == [0.0]
+    assert never["joint_post_switch"] == never["local_post_switch"]
+    assert len(main["ours"]["matrices"]["joint"][0]) == 3
