@@ -249,7 +249,53 @@ class AdapterRegistry:
             sync_dir(self.root)
         shutil.rmtree(grave, ignore_errors=True)
 
+    def repair(self) -> list[str]:
+        """Put damaged versions aside and point at the newest whole one; says what was done.
+
+        What is served does not change where the pointer is whole. Where the pointer itself is
+        damaged, the newest promoted version is served.
+        """
+        with locked(self._lock_file()):
+            done, torn = [], self._pointer_is_torn()
+            served = None if torn else self.active()
+            for name in self._names():
+                try:
+                    self.verify(name)
+                except AdapterError as error:
+                    (self.root / name).rename(self.root / f"damaged-{name}-{time.time_ns()}")
+                    done.append(f"{error}; its folder is put aside")
+            state = self._state()
+            whole = {version.version: version for version in self.versions()}
+            if torn:
+                promoted = [v for v in whole if whole[v].manifest.status == "promoted"]
+                history: tuple[str | None, ...] = (None, *promoted[-1:])
+                serving = promoted[-1] if promoted else "the base model"
+                done.append(f"active.json was damaged; it points at {serving} now")
+            else:
+                kept = tuple(_collapse(v for v in state.history if v is None or v in whole))
+                history = kept if kept or not state.history else (None,)
+                if served is not None and history[-1:] != (served.version,):
+                    history = (*history, served.version)
+            last = max(state.last, *(int(name[1:]) for name in whole), self._highest_aside(), 0)
+            if done:
+                self._write_state(_State(history, last))
+                sync_dir(self.root)
+        return done
+
     # Inside
+
+    def _pointer_is_torn(self) -> bool:
+        try:
+            _read_state(self.root / "active.json")
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, TypeError, KeyError, AdapterError):
+            return True
+        return False
+
+    def _highest_aside(self) -> int:
+        """The highest number among the versions that were put aside: names are not used again."""
+        return max((int(p.name.split("-")[1][1:]) for p in self.root.glob("damaged-v*")), default=0)
 
     def _servable(self, version: str) -> AdapterVersion:
         found = self.verify(version)
@@ -288,9 +334,7 @@ class AdapterRegistry:
     def _state(self) -> "_State":
         path = self.root / "active.json"
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            history = tuple(check_version(v) if v is not None else None for v in values["history"])
-            return _State(history, int(values["last"]))
+            return _read_state(path)
         except FileNotFoundError:
             return _State((), 0)
         except (OSError, ValueError, TypeError, KeyError, AdapterError) as error:
@@ -314,6 +358,12 @@ class _State:
     """What was served, newest last; rolling back pops."""
     last: int
     """The highest number ever given, so that a removed version's name is not used again."""
+
+
+def _read_state(path: Path) -> _State:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    history = tuple(check_version(v) if v is not None else None for v in values["history"])
+    return _State(history, int(values["last"]))
 
 
 def _collapse(names: Iterator[str | None]) -> Iterator[str | None]:

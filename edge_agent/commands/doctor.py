@@ -17,16 +17,28 @@ _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failure": ("✗",
 
 def doctor(
     ctx: typer.Context,
+    *,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First save what can be saved of damaged files.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     data_dir: Annotated[Path | None, typer.Option(help="Data directory to examine.")] = None,
 ) -> None:
     """Check backend, model, cloud, permissions, disk and database, and say what to do.
 
-    Exits with status 1 if something will not work.
+    Exits with status 1 if something will not work. --repair needs the daemon stopped: it writes
+    what is readable of a damaged database to a new one, keeps the damaged file, counts as spent
+    what the ledger may have lost, and puts damaged adapters, checkpoints and settings aside.
 
     \b
     Example: edge-agent doctor --json | jq '.checks[] | select(.verdict != "ok")'
     """
+    repaired = list(_repair(ctx, data_dir)) if repair else []
+    if not as_json:
+        for line in repaired:
+            typer.echo(f"{typer.style('+', fg='cyan')} repaired: {line}")
+        if repair and not repaired:
+            typer.echo("nothing to repair")
     checks = []
     for check in _checks(ctx, data_dir):
         checks.append(check)
@@ -35,9 +47,19 @@ def doctor(
     failed = any(check.verdict == "failure" for check in checks)
     if as_json:
         found = [dataclasses.asdict(check) for check in checks]
-        typer.echo(json.dumps({"ok": not failed, "checks": found}, indent=2, ensure_ascii=False))
+        told = {"ok": not failed, "repaired": repaired, "checks": found}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     if failed:
         raise typer.Exit(1)
+
+
+def _repair(ctx: typer.Context, data_dir: Path | None) -> "Iterator[str]":
+    from edge_agent.config import config_file
+    from edge_agent.doctor.repair import repair
+    from edge_agent.doctor.repair_config import repair_config
+
+    yield from repair_config(ctx.obj.config_file or config_file())
+    yield from repair(ctx.obj.load({"data_dir": data_dir}).settings)
 
 
 def _checks(ctx: typer.Context, data_dir: Path | None) -> "Iterator[Check]":

@@ -40,7 +40,7 @@ def database(subject: Subject) -> Check:
     path = subject.settings.database
     if not path.exists():
         return ok("database", "not there yet: the daemon creates it")
-    restore = "stop the daemon and restore a backup (edge-agent logs backup makes them)"
+    restore = "stop the daemon, then edge-agent doctor --repair, or restore a backup"
     try:
         with contextlib.closing(
             sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
@@ -91,5 +91,5 @@ def adapter(subject: Subject) -> Check:
             return ok("adapter", "none active: the base model serves")
         AdapterRegistry(folder).verify(active.version)
     except EdgeAgentError as error:
-        return failure("adapter", str(error), "edge-agent adapters rollback")
+        return failure("adapter", str(error), "edge-agent doctor --repair, or adapters rollback")
     return ok("adapter", f"{active.version}: whole")

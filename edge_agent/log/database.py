@@ -91,7 +91,7 @@ def _advice(path: Path, error: sqlite3.Error | OSError) -> str:
     if type(error) is sqlite3.DatabaseError:  # SQLITE_CORRUPT and SQLITE_NOTADB have no own class
         return (
             f"{path} is damaged or not a database of edge-agent ({text}); "
-            "restore a backup in its place, or move it away to start afresh"
+            "edge-agent doctor --repair saves what can be read; or restore a backup in its place"
         )
     if "locked" in text:
         return f"{path} is locked by another process ({text}); try again, or end that process"
