@@ -18,7 +18,7 @@ from typing import Any
 
 from edge_agent.budget.ledger import Ledger, Reservation
 from edge_agent.cloud.client import CloudAnswer, CloudClient
-from edge_agent.errors import CloudBusy, CloudError, CloudRefused
+from edge_agent.errors import CloudBusy, CloudError, CloudRefused, Forbidden
 from edge_agent.records import Delta, Query, Usage
 
 _TOKENS_PER_MESSAGE = 16
@@ -41,8 +41,11 @@ class Assistance:
     async def call(self, query: Query) -> "PaidCall":
         """Reserve and ask; returns when the first content is there.
 
-        Raises BudgetExhausted (nothing was sent) or CloudError (already booked or released).
+        Raises BudgetExhausted (nothing was sent) or CloudError (already booked or released), and
+        Forbidden for a private query: whoever asks, and why, this is the only way to the cloud.
         """
+        if query.private:
+            raise Forbidden("a private query never leaves this machine")
         wanted = query.sampling.max_tokens or self.max_tokens
         reservation = await asyncio.to_thread(
             self.ledger.reserve,
