@@ -4,6 +4,7 @@ import math
 import re
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +18,22 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#404040", "#8c8c8c")
 """Okabe and Ito's palette: told apart by colour-blind readers too."""
 _ALONG = re.compile(r"(.*?)=(\d+(?:\.\d+)?)")
-_NO_CHART = frozenset({"mean", "p99", "errors", "tpot p50", "tpot p95", "e2e p95"})
-"""What a table shows well enough: metrics, or their last word."""
+_IN_TABLES = frozenset({"mean", "p99", "errors", "tpot p50", "tpot p95", "e2e p95"})
+"""Metrics, or their last word, that tables show well enough."""
+_LINES_ONLY = frozenset({"itl p50", "e2e p50"})
+_LEAST_BARS = 3
 _WIDTH, _HEIGHT = 5.2, 3.3
 
 
 def draw(result: Result, stem: Path) -> list[Path]:
     """Write `stem`.png and .svg. Raises EdgeAgentError if matplotlib is not installed."""
     plt = pyplot()
-    panels = _panels(result.figures)
+    # Panels of one height share a row.
+    panels = sorted(_panels(result.figures), key=lambda panel: (not panel.lines, -panel.height))
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     heights = [
-        max(_height(figures) for _, figures in panels[row * columns : (row + 1) * columns])
+        max(panel.height for panel in panels[row * columns : (row + 1) * columns])
         for row in range(rows)
     ]
     with plt.rc_context(STYLE):
@@ -42,8 +46,9 @@ def draw(result: Result, stem: Path) -> list[Path]:
             squeeze=False,
         )
         figure.suptitle(_heading(result), x=0.008, ha="left", fontsize=10)
-        for axis, (title, figures) in zip(axes.flat, panels, strict=False):
-            _panel(axis, title, figures)
+        for axis, panel in zip(axes.flat, panels, strict=False):
+            axis.set_title(textwrap.shorten(panel.title, 60))
+            (_lines if panel.lines else _bars)(axis, panel.figures)
         for axis in list(axes.flat)[len(panels) :]:
             axis.set_visible(False)
         paths = [stem.with_suffix(f".{kind}") for kind in ("png", "svg")]
@@ -56,55 +61,65 @@ def draw(result: Result, stem: Path) -> list[Path]:
 def _heading(result: Result) -> str:
     machine, versions = result.machine, result.versions
     revision = str(result.git.get("revision", ""))[:10]
+    repeats = max(len(figure.values) for figure in result.figures)
     parts = (
         f"{machine.get('board') or machine.get('cpu')}, {machine.get('cores')} cores",
         f"edge-agent {versions.get('edge-agent')} {revision}".strip(),
         f"llama-cpp-python {versions.get('llama-cpp-python')}",
-        f"{max(len(figure.values) for figure in result.figures)} repeats: median and range",
+        "one repeat" if repeats == 1 else f"{repeats} repeats: median and range",
     )
     return f"edge-agent benchmark {result.benchmark}, {result.at[:16]}\n" + " · ".join(parts)
 
 
-def _panels(figures: Sequence[Figure]) -> list[tuple[str, list[Figure]]]:
-    """Title → figures that share a scale.
+@dataclass(frozen=True)
+class _Panel:
+    """Figures that share a scale, as lines along an axis or as bars."""
 
-    What several series have, or what runs along an axis, has a panel for each metric. What one
-    series has alone shares a panel with its other figures of that unit.
+    title: str
+    figures: Sequence[Figure]
+    lines: bool
+
+    @property
+    def height(self) -> float:
+        """Inches."""
+        return _HEIGHT if self.lines else 0.9 + 0.3 * max(_LEAST_BARS, len(self.figures))
+
+
+def _panels(figures: Sequence[Figure]) -> list[_Panel]:
+    """What is drawn.
+
+    What runs along an axis has a panel for each metric, and so has what several series have. What
+    one series has alone shares a panel with its other figures of that unit.
     """
-    shown = [f for f in figures if f.better != "neither" and f.metric not in _NO_CHART]
-    shown = [f for f in shown if f.metric.split()[-1] not in _NO_CHART]
-    owners: dict[str, set[str]] = {}
-    for figure in shown:
-        owners.setdefault(figure.metric, set()).add(figure.series)
-    found: dict[tuple[str, str], list[Figure]] = {}
-    for figure in shown:
-        several = len(owners[figure.metric]) > 1 or _ALONG.fullmatch(figure.at)
-        title = figure.metric if several else figure.series
-        found.setdefault((title, figure.unit), []).append(figure)
+    places: dict[str, set[str]] = {}
+    owners: dict[tuple[str, str], set[str]] = {}
+    for figure in figures:
+        places.setdefault(figure.series, set()).add(figure.at)
+        owners.setdefault((figure.metric, figure.unit), set()).add(figure.series)
+    found: dict[tuple[str, str, bool], list[Figure]] = {}
+    for figure in figures:
+        along = len(places[figure.series]) > 2 and _ALONG.fullmatch(figure.at) is not None
+        if not _is_shown(figure, along=along):
+            continue
+        several = along or len(owners[figure.metric, figure.unit]) > 1
+        name = figure.metric if several else figure.series
+        found.setdefault((name, figure.unit, along), []).append(figure)
     return [
-        (title if not unit or unit in title else f"{title}, {unit}", members)
-        for (title, unit), members in found.items()
+        _Panel(_title(name, unit, members), members, lines)
+        for (name, unit, lines), members in found.items()
     ]
 
 
-def _is_line(figures: Sequence[Figure]) -> bool:
-    """Whether the places are numbers of one kind, as in "c=1", "c=2", …"""
-    places = [_ALONG.fullmatch(figure.at) for figure in figures]
-    return all(places) and len({place[1] for place in places if place}) == 1 < len(
-        {figure.at for figure in figures}
-    )
+def _is_shown(figure: Figure, *, along: bool) -> bool:
+    hidden = _IN_TABLES if along else _IN_TABLES | _LINES_ONLY
+    named = {figure.metric, figure.metric.split()[-1]}
+    return figure.better != "neither" and not named & hidden
 
 
-def _height(figures: Sequence[Figure]) -> float:
-    return _HEIGHT if _is_line(figures) else max(1.4, 0.9 + 0.32 * len(figures))
-
-
-def _panel(axis: "Axes", title: str, figures: Sequence[Figure]) -> None:
-    axis.set_title(textwrap.shorten(title, 60))
-    if _is_line(figures):
-        _lines(axis, figures)
-    else:
-        _bars(axis, figures)
+def _title(name: str, unit: str, figures: Sequence[Figure]) -> str:
+    metrics = {figure.metric for figure in figures}
+    title = name if len(metrics) > 1 else metrics.pop()
+    return title if not unit or title.endswith(unit) else f"{title}, {unit}"
 
 
 def _lines(axis: "Axes", figures: Sequence[Figure]) -> None:
@@ -134,9 +149,9 @@ def _bars(axis: "Axes", figures: Sequence[Figure]) -> None:
     """Lying bars, so that names can be read; one colour for each series."""
     names = dict.fromkeys(figure.series for figure in figures)
     colours = dict(zip(names, _cycle(), strict=False))
-    alone = len(names) == 1 and len({figure.metric for figure in figures}) > 1
+    metrics = {figure.metric for figure in figures}
     labels = [
-        " ".join(filter(None, (figure.metric if alone else figure.series, figure.at)))
+        ", ".join(filter(None, (figure.series if len(metrics) == 1 else figure.metric, figure.at)))
         for figure in figures
     ]
     places = range(len(figures))
@@ -156,7 +171,9 @@ def _bars(axis: "Axes", figures: Sequence[Figure]) -> None:
     )
     axis.bar_label(bars, [f" {number(value)}" for value in medians], fontsize=8, padding=3)
     axis.set_yticks(places, labels)
-    axis.invert_yaxis()
+    if all(figure.unit == "×" for figure in figures):
+        axis.axvline(1, color="#606060", linewidth=0.9, linestyle="--")
+    axis.set_ylim(max(_LEAST_BARS, len(figures)) - 0.4, -0.6)
     axis.grid(visible=False, axis="y")
     axis.tick_params(axis="y", length=0)
     axis.set_xlim(0, 1.18 * max((figure.high for figure in figures), default=1) or 1)

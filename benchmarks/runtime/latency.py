@@ -9,7 +9,7 @@ from benchmarks.runtime.energy import Meter
 from benchmarks.runtime.http_load import Target
 from benchmarks.runtime.prompts import Messages, Prompts
 from benchmarks.runtime.session import Session
-from benchmarks.runtime.timings import Load
+from benchmarks.runtime.timings import Load, Timing
 from edge_agent.errors import EdgeAgentError
 
 Prefix = Literal["cold", "warm"]
@@ -18,6 +18,8 @@ _TAIL_WORDS = 16
 """What is new in a prompt whose prefix is warm."""
 _TURNS_AT_LEAST = 512
 """Words of a conversation's first turn: reuse shows on long prompts."""
+_CONVERSATIONS = 2
+"""In each repeat."""
 _UNITS = {"ttft": "ms", "itl": "ms", "tpot": "ms", "e2e": "ms"}
 _RATIOS = ("output tok/s", "ttft p50", "ttft p95", "itl p50", "e2e p50")
 
@@ -57,12 +59,9 @@ class LatencyRun:
         """How many steps of progress `load` takes."""
         return prefixes * targets * self._plan.repeats * len(self._plan.concurrency)
 
-    def load(
-        self, targets: Sequence[Target], prefix: Prefix, *, label: str | None = None
-    ) -> dict[tuple[str, str], list[float]]:
-        """Every concurrency, every repeat. Returns (metric, at) → values of the first target."""
-        found: dict[tuple[str, str], list[float]] = {}
-        what = label or f"{prefix} prefix"
+    def load(self, targets: Sequence[Target], prefix: Prefix) -> None:
+        """Every concurrency, every repeat, the targets by turns; with two, ratios too."""
+        what = f"{prefix} prefix"
         shared = self._prompts.text(self._plan.prompt_words - _TAIL_WORDS)
         for target in targets:
             self._warm_up(target, prefix, shared)
@@ -73,14 +72,13 @@ class LatencyRun:
                 for target in in_turns(targets, repeat):
                     self._session.doing(f"{target.name}, {what}, {at}")
                     done = self._one(target, prefix, shared, concurrency)
-                    measured[target.name] = self._add(f"{target.name}, {what}", at, done)
+                    measured[target.name] = add_load(
+                        self._session, f"{target.name}, {what}", at, done
+                    )
                     self._session.step()
-                for metric, value in measured[targets[0].name].items():
-                    found.setdefault((metric, at), []).append(value)
                 if len(targets) == 2:
                     first, second = (measured[target.name] for target in targets)
                     self._add_ratios(targets, what, at, first, second)
-        return found
 
     def _warm_up(self, target: Target, prefix: Prefix, shared: str) -> None:
         """Page in the weights, start threads, put the shared prefix into the cache."""
@@ -128,10 +126,6 @@ class LatencyRun:
             )
         return done
 
-    def _add(self, series: str, at: str, done: Load) -> dict[str, float]:
-        """The repeat's figures; returns them by metric."""
-        return add_load(self._session, series, at, done)
-
     def _add_ratios(
         self,
         targets: Sequence[Target],
@@ -153,38 +147,36 @@ class LatencyRun:
                 )
 
     def conversation(self, target: Target) -> None:
-        """Turn 2's TTFT against a prompt of the same length that nothing of is cached."""
-        plan, prompts = self._plan, self._prompts
-        words = max(_TURNS_AT_LEAST, plan.prompt_words)
+        """Turn 2's TTFT against a prompt of the same length of which nothing is cached."""
         series = f"{target.name}, conversation"
-        for _ in range(plan.repeats * 2):
-            self._session.doing(series)
-            opening = prompts.text(words)
-            answer = self._ask(target, [{"role": "user", "content": opening}], 48)
-            texts = answer.good[0].text
-            second = self._ask(target, prompts.second_turn(opening, texts, _TAIL_WORDS), 8)
-            foreign = prompts.second_turn(prompts.text(words), texts, _TAIL_WORDS)
-            cold = self._ask(target, foreign, 8)
-            later, first = second.good[0], cold.good[0]
-            for metric, timing in (("turn 2 ttft", later), ("turn 1 ttft", first)):
-                self._session.figures.add(series, metric, 1000 * timing.ttft_s, unit="ms")
-            self._session.figures.add(
-                series, "turn 2 / turn 1", later.ttft_s / first.ttft_s, unit="×"
-            )
-            self._session.figures.add(
-                series, "prompt", later.prompt_tokens, unit="tokens", better="neither"
-            )
-            self._session.figures.add(
-                series, "cached in turn 2", later.cached_tokens, unit="tokens", better="higher"
-            )
+        try:
+            for _ in range(_CONVERSATIONS * self._plan.repeats):
+                self._session.doing(series)
+                self._conversation(target, series)
+        except EdgeAgentError as error:  # a context too small for it is no reason to stop
+            self._session.note(f"{series}: {error}")
         self._session.step()
 
-    def _ask(self, target: Target, messages: Messages, max_tokens: int) -> Load:
+    def _conversation(self, target: Target, series: str) -> None:
+        prompts, words = self._prompts, max(_TURNS_AT_LEAST, self._plan.prompt_words)
+        opening = prompts.text(words)
+        said = self._ask(target, [{"role": "user", "content": opening}], 48).text
+        later = self._ask(target, prompts.second_turn(opening, said, _TAIL_WORDS), 8)
+        foreign = prompts.second_turn(prompts.text(words), said, _TAIL_WORDS)
+        first = self._ask(target, foreign, 8)
+        add = self._session.figures.add
+        add(series, "turn 2 ttft", 1000 * later.ttft_s, unit="ms")
+        add(series, "turn 1 ttft", 1000 * first.ttft_s, unit="ms")
+        add(series, "turn 2 / turn 1", later.ttft_s / first.ttft_s, unit="×")
+        add(series, "prompt", later.prompt_tokens, unit="tokens", better="neither")
+        add(series, "cached in turn 2", later.cached_tokens, unit="tokens", better="higher")
+
+    def _ask(self, target: Target, messages: Messages, max_tokens: int) -> Timing:
         request = target.request(messages, max_tokens)
         done = http_load.run(target, [request], 1, timeout_s=self._plan.timeout_s)
         if not done.good:
             raise EdgeAgentError(f"{target.name} does not answer: {done.errors[0]}")
-        return done
+        return done.good[0]
 
 
 def add_load(session: Session, series: str, at: str, done: Load) -> dict[str, float]:

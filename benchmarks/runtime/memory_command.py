@@ -65,7 +65,8 @@ def _daemon(
         servers.own_daemon(chosen, folder, fields=fields) as own,
     ):
         _add(running, servers.OURS, "idle", at, memory_mb(own.pid))
-        _load(own.target, slots, seed)
+        # A word may be several tokens: leave room for them.
+        _load(own.target, slots, seed, words=min(_PROMPT_WORDS, context // 16))
         _add(running, servers.OURS, "after load", at, memory_mb(own.pid))
 
 
@@ -79,11 +80,9 @@ def _other(running: Session, url: str, slots: int, *, seed: int) -> None:
     _add(running, target.name, "after load", f"under {slots} requests", memory_mb(pid))
 
 
-def _load(target: Target, width: int, seed: int) -> None:
+def _load(target: Target, width: int, seed: int, *, words: int = _PROMPT_WORDS) -> None:
     prompts = Prompts(seed)
-    requests = [
-        target.request(prompts.cold(_PROMPT_WORDS), _ANSWER_TOKENS) for _ in range(2 * width)
-    ]
+    requests = [target.request(prompts.cold(words), _ANSWER_TOKENS) for _ in range(2 * width)]
     done = http_load.run(target, requests, width, timeout_s=300)
     if not done.good:
         raise EdgeAgentError(f"{target.name} answers nothing: {done.errors[0]}")

@@ -6,7 +6,7 @@ daemon adds is seen. In the fallback it answers every call with a server error.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 
 from benchmarks.runtime import http_load
 from benchmarks.runtime.adapter import Kind, install
@@ -28,12 +28,13 @@ CLOUD_TTFT_MS = 50
 _CONCURRENCY = (1, 8)
 ADAPTER_CONCURRENCY = (1, 8)
 _ADAPTERS: tuple[Kind, ...] = ("merged", "lora")
+_NAMES: dict[Kind, str] = {"merged": "merged adapter", "lora": "runtime LoRA"}
 ROUTE_STEPS = 3 * len(_CONCURRENCY)
 
 
 def adapter_steps(repeats: int) -> int:
     """How many steps of progress `adapters` takes."""
-    return (1 + len(_ADAPTERS)) * len(ADAPTER_CONCURRENCY) * repeats
+    return 2 * len(_ADAPTERS) * len(ADAPTER_CONCURRENCY) * repeats
 
 
 def cloud_routes(session: Session, settings: Settings, plan: Plan, *, seed: int) -> None:
@@ -74,48 +75,20 @@ def _load(session: Session, target: Target, plan: Plan, seed: int, series: str) 
 
 
 def adapters(session: Session, settings: Settings, plan: Plan, *, seed: int) -> None:
-    """Base, merged adapter and runtime LoRA, one daemon after the other."""
-    with temporary_data(settings) as folder:
-        for kind in (None, *_ADAPTERS):
-            _adapter(session, settings, plan, kind, folder / (kind or "base"), seed=seed)
-    for concurrency in plan.concurrency:
-        _ratio(session, f"c={concurrency}")
-
-
-def _adapter(
-    session: Session, settings: Settings, plan: Plan, kind: Kind | None, folder: Path, *, seed: int
-) -> None:
-    folder.mkdir()
-    if (models := folder.parent / "models").exists():
-        (folder / "models").symlink_to(models.resolve())
-    if kind is not None:
-        session.doing(f"making a {kind} adapter")
-        install(settings, folder, kind)
-    with own_daemon(settings, folder) as own:
-        if kind is not None:
-            wait_for(
-                lambda: own.client.get("/v1/status")["adapter"]["trained"],
-                limit_s=30,
-                what="serving the adapter",
-            )
-        run = LatencyRun(session, plan, seed=seed)
-        run.load([own.target], "cold", label=_LABELS[kind])
-
-
-_LABELS = {None: "base model", "merged": "adapter, merged", "lora": "adapter, runtime LoRA"}
-
-
-def _ratio(session: Session, at: str) -> None:
-    figures = {figure.key: figure for figure in session.figures.done()}
-    base = figures[f"{OURS}, {_LABELS[None]}", "output tok/s", at]
+    """The merged adapter and the runtime LoRA, each by turns with the base model."""
     for kind in _ADAPTERS:
-        adapted = figures[f"{OURS}, {_LABELS[kind]}", "output tok/s", at]
-        for value in adapted.values:
-            session.figures.add(
-                f"{OURS}, {_LABELS[kind]} / base",
-                "output tok/s, of the base",
-                value / base.median,
-                unit="×",
-                at=at,
-                better="higher",
-            )
+        session.doing(f"making a {_NAMES[kind]}")
+        with (
+            temporary_data(settings) as plain,
+            temporary_data(settings) as folder,
+            own_daemon(settings, plain) as base,
+        ):
+            install(settings, folder, kind)
+            with own_daemon(settings, folder) as own:
+                wait_for(
+                    lambda own=own: own.client.get("/v1/status")["adapter"]["trained"],  # type: ignore[misc]
+                    limit_s=30,
+                    what="serving the adapter",
+                )
+                pair = [replace(own.target, name=_NAMES[kind]), replace(base.target, name="base")]
+                LatencyRun(session, plan, seed=seed).load(pair, "cold")

@@ -100,8 +100,10 @@ def own_daemon(
     began = time.monotonic()
     with processes.start("serve", "--json", settings=variables) as process:
         client = DaemonClient(processes.first_line(process, "serve")["url"])
-        processes.wait_until_ready(client, process)
+        assert process.stdout is not None
+        process.stdout.readline()  # it is ready; or it failed, which the next line reports
         ready_s = time.monotonic() - began
+        processes.wait_until_ready(client, process)
         yield Own(find(client.url), client, _pid(folder), folder, ready_s)
 
 

@@ -1,7 +1,6 @@
 """Results and comparisons as tables in a terminal."""
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
@@ -34,14 +33,16 @@ def print_result(result: Result, console: Console) -> None:
     """A table for each series: the median of the repeats, and the least and the greatest."""
     cpu, cores = result.machine.get("cpu"), result.machine.get("cores")
     console.print(f"\n[bold]{result.benchmark}[/bold] on {cpu}, {cores} cores")
-    for series, group in groupby(result.figures, key=lambda figure: figure.series):
-        figures = list(group)
+    for series in dict.fromkeys(figure.series for figure in result.figures):
+        figures = [figure for figure in result.figures if figure.series == series]
         console.print(f"\n[bold]{series}[/bold]")
         plain = [figure for figure in figures if _statistic(figure) is None]
+        plain = [f for f in plain if f.metric != "errors" or f.high > 0]
         if plain:
             console.print(_plain(plain))
-        if len(plain) < len(figures):
-            console.print(_spreads([f for f in figures if f not in plain]))
+        spreads = [figure for figure in figures if _statistic(figure) is not None]
+        if spreads:
+            console.print(_spreads(spreads))
     for note in result.notes:
         console.print(f"\nNote: {note}")
     console.print()
