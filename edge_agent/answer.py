@@ -96,14 +96,16 @@ class Answer:
         if query.route is Route.CLOUD and services.assistance is None:
             raise InvalidRequest(NO_CLOUD, param="model")
         services.store.require_writable(query)
+        window = services.window if query.route is Route.AUTO else 1
         if query.prompt_ids:
             self._generation = services.engine.submit(
                 GenerationRequest(
                     prompt_ids=query.prompt_ids,
                     sampling=query.sampling,
                     n=query.n,
-                    decide=True,
-                    window=services.window if query.route is Route.AUTO else 1,
+                    # Parked only where the cloud may answer: the way here and back takes a batch.
+                    decide=not self._stays_here or window > 1,
+                    window=window,
                     client=query.client,
                 )
             )
@@ -114,6 +116,12 @@ class Answer:
             await self._ask_cloud()
         if self.decision.audit:
             services.audit(query)
+
+    @property
+    def _stays_here(self) -> bool:
+        """True if the route is local whatever the model thinks."""
+        query = self.query
+        return query.private or query.route is Route.LOCAL or self._services.assistance is None
 
     async def _reach_decision_point(self) -> DecisionPoint:
         assert self._generation is not None

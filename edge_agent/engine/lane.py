@@ -15,6 +15,7 @@ import psutil
 from edge_agent.config import EngineSettings
 from edge_agent.engine.context import LlamaContext
 from edge_agent.engine.decoding_rules import DecodingRules
+from edge_agent.engine.resident import drop_mapped_pages
 from edge_agent.engine.scheduler import Counters, Scheduler
 from edge_agent.engine.types import ServedModel
 from edge_agent.errors import EngineError
@@ -31,6 +32,7 @@ class Weights:
         """Load. Raises GgufError, or ModelError if the file is missing."""
         self.identity = file_identity(gguf)
         self.model = LlamaModel(gguf, gpu_layers=settings.gpu_layers)
+        drop_mapped_pages(gguf)
         self.context_limit = min(settings.context, self.model.n_ctx_train)
         """Longest prompt + answer of one request, in tokens."""
         self.rules = DecodingRules(self.model, offload_token, self.context_limit)

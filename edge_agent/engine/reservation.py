@@ -27,6 +27,7 @@ class Reservations:
         self.kv = kv
         self.shelf = Shelf(kv, int(kv.total * _SHELVED))
         self.prefixes = PrefixCache(kv, self.shelf)
+        self._crowded = False
 
     def cached(self, tokens: list[int]) -> int:
         """How many of `tokens`, from the first on, need not be computed."""
@@ -118,9 +119,17 @@ class Reservations:
     def retire(self, sequence: Sequence) -> None:
         """The sequence has ended; its KV becomes a cached prefix."""
         self.prefixes.add(sequence)
-        # Attention looks at every cell up to the last one in use, so idle ones slow decoding.
-        while len(self.prefixes) > 1 and self.prefixes.cells > self.kv.total * _RESIDENT:
-            self.prefixes.evict()
+        self._crowded = True
+
+    def tidy(self) -> None:
+        """Shelve one cached prefix, if there are more than the cells should be kept for.
+
+        Attention looks at every cell up to the last one in use, so idle ones slow decoding; but
+        copying takes a while, so many that end at once are shelved one per batch.
+        """
+        if self._crowded:
+            many = len(self.prefixes) > 1 and self.prefixes.cells > self.kv.total * _RESIDENT
+            self._crowded = many and self.prefixes.evict()
 
     def discard(self, sequence: Sequence) -> None:
         """The sequence has ended; its KV is of no use to anyone."""

@@ -170,6 +170,7 @@ class Scheduler:
 
     def step(self) -> None:
         """Admit who fits, run one batch, hand out what it gave."""
+        self._memory.tidy()
         self._admit()
         for choice in list(self.active):
             if choice in self.active and len(choice.sequence.tokens) > choice.sequence.limit:

@@ -108,6 +108,7 @@ def test_cached_prefixes_leave_the_cells_but_for_the_newest(context: LlamaContex
         assert memory.reserve(sequence, 60, [], []) == 0
         compute(context, memory.kv, sequence)
         memory.retire(sequence)
+        memory.tidy()
         assert memory.kv.used == 60
         assert memory.shelf.cells <= 128
     assert memory.kv.best_source([27] * 61) == (sequence, 60)
@@ -119,6 +120,7 @@ def test_cached_prefixes_leave_the_cells_but_for_the_newest(context: LlamaContex
         assert code == 0
         memory.kv.extend(whole, 50)
     memory.retire(whole)
+    memory.tidy()
     assert memory.kv.best_source([30] * 201) == (whole, 200)
 
 

@@ -42,6 +42,7 @@ def run(context: LlamaContext, memory: Reservations, tokens: list[int]) -> tuple
 
 def retire(context: LlamaContext, memory: Reservations, tokens: list[int]) -> None:
     memory.retire(run(context, memory, tokens)[0])
+    memory.tidy()
 
 
 def test_what_comes_back_gives_the_same_logits(context: LlamaContext) -> None:
@@ -79,8 +80,7 @@ def test_what_is_not_worth_it_or_does_not_fit_stays_on_the_shelf(context: LlamaC
     retire(context, memory, prompt)
     running, _ = run(context, memory, prompt_of(2, 100))
     running.limit = 150
-    retired, _ = run(context, memory, prompt_of(3, 20))
-    memory.retire(retired)
+    retire(context, memory, prompt_of(3, 20))
     assert memory.shelf.cells == 100
     few = [*prompt[:5], *prompt_of(4, 10)]
     assert memory.reserve(Sequence(few), 15, [running], []) == 0
@@ -105,6 +105,7 @@ def test_rollouts_are_not_kept(context: LlamaContext) -> None:
     sequence, _ = run(context, memory, prompt_of(1, 40))
     sequence.lasting = False
     memory.retire(sequence)
+    memory.tidy()
     retire(context, memory, prompt_of(2, 40))
     assert memory.shelf.cells == 0
 

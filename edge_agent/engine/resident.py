@@ -1,0 +1,25 @@
+"""Pages of a loaded model's file that nobody reads again, handed back to the system."""
+
+import ctypes
+import sys
+from pathlib import Path
+
+_MADV_DONTNEED = 4
+_MAPS = Path("/proc/self/maps")
+
+
+def drop_mapped_pages(gguf: Path) -> None:
+    """Let go of the mapped pages of `gguf`; those that are read after all come back by themselves.
+
+    llama.cpp copies most weights into memory of its own, in the order its kernels like, and keeps
+    the file mapped: without this they are resident twice. Linux only; nothing happens elsewhere.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    name = str(gguf.resolve())
+    for line in _MAPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) == 6 and fields[5] == name and "w" not in fields[1]:
+            start, end = (int(part, 16) for part in fields[0].split("-"))
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
