@@ -2,14 +2,17 @@
 #   make run    set up what is missing and start the daemon
 #   make test   set up what is missing and run the tests
 #   make soak-train   kill a short round of training KILLS times, and resume it each time
+#   make soak-daemon  kill a loaded daemon DAEMON_KILLS times, and look at what it left
+#   make soak         both soaks
 #   make lint   ruff, mypy and the import contract
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 SERVE_FLAGS ?=
+DAEMON_KILLS ?= 300
 KILLS ?= 1000
 
-.PHONY: run test test-long soak-train lint format clean
+.PHONY: run test test-long soak soak-daemon soak-train lint format clean
 
 run: $(VENV)/.serve
 	$(BIN)/edge-agent serve --reference-cloud $(SERVE_FLAGS)
@@ -19,6 +22,11 @@ test: $(VENV)/.dev
 
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest -m long
+
+soak: soak-daemon soak-train
+
+soak-daemon: $(VENV)/.dev
+	$(BIN)/python tests/trust/crash.py --kills $(DAEMON_KILLS)
 
 soak-train: $(VENV)/.dev
 	$(BIN)/python tests/trainer/kill_soak.py --kills $(KILLS)

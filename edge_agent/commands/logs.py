@@ -262,7 +262,9 @@ def forget(
     before: Annotated[
         datetime | None,
         typer.Option(
-            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="All that is older, local time."
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"],
+            metavar="DATE",
+            help="All that is older, e.g. 2026-11-01 or 2026-11-01T12:30:00, local time.",
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="The whole log.")] = False,

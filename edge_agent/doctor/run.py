@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from edge_agent.doctor import data, machine, network
+from edge_agent.doctor import data, log, machine, network
 from edge_agent.doctor.check import Check, Subject, failure
 
 CHECKS: tuple[Callable[[Subject], Check], ...] = (
@@ -14,6 +14,7 @@ CHECKS: tuple[Callable[[Subject], Check], ...] = (
     machine.disk,
     data.data_dir,
     data.database,
+    log.log,
     machine.clock,
     network.cloud_key,
     network.cloud,

@@ -1,12 +1,9 @@
 """What the database remembers of answers that it could not log: how many, and when."""
 
 import json
+import sqlite3
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +17,14 @@ class Gap:
     """When it last healed."""
 
 
-def read_gap(db: "Database") -> Gap | None:
+def read_gap(db: sqlite3.Connection) -> Gap | None:
     """What is noted; None if every answer was logged."""
     row = db.execute("SELECT value FROM setting WHERE name = 'unlogged'").fetchone()
     gap = None if row is None else Gap(**json.loads(row[0]))
     return gap if gap is not None and gap.answers else None
 
 
-def note_gap(db: "Database", answers: int, since: float) -> None:
+def note_gap(db: sqlite3.Connection, answers: int, since: float) -> None:
     """Add `answers` that were given without a row from Unix time `since` until now."""
     known = read_gap(db)
     gap = Gap(

@@ -228,7 +228,7 @@ class Store:
             if shutil.disk_usage(self.path.parent).free < _ROOM:
                 return
             with boundary(self.path), immediate(self._db):
-                note_gap(self._db, missed, state.failing_since or time.time())
+                note_gap(self._db.conn, missed, state.failing_since or time.time())
         except (OSError, StoreError) as error:
             if isinstance(error, StoreError):
                 self.health.broke(error)

@@ -12,6 +12,10 @@ import openai
 import pytest
 from processes import Running, running
 
+from edge_agent.config import LogSettings, Settings
+from edge_agent.doctor.check import Subject
+from edge_agent.doctor.log import log
+
 
 @contextmanager
 def full_disk(daemon: Running, data_dir: Path) -> Iterator[None]:
@@ -61,6 +65,10 @@ def wait_for(daemon: Running, *, failing: bool) -> Any:
     raise AssertionError(f"the log is still {'whole' if failing else 'failing'}")
 
 
+def told_by_doctor(data_dir: Path) -> str:
+    return log(Subject(Settings(data_dir=data_dir, log=LogSettings(on_failure="answer")))).message
+
+
 def rows(data_dir: Path, sql: str) -> list[tuple[Any, ...]]:
     with sqlite3.connect(data_dir / "edge-agent.db") as db:
         return db.execute(sql).fetchall()
@@ -101,8 +109,8 @@ def test_configured_to_answer_it_answers_locally_and_says_so(
                 assert (told["source"], told["reason"]) == ("local", "no_ledger")
             with pytest.raises(openai.InternalServerError):
                 ask(daemon, "edge-cloud")
-            log = wait_for(daemon, failing=True)
-            assert log["unlogged"] == 3
+            assert wait_for(daemon, failing=True)["unlogged"] == 3
+            assert "answers go unlogged" in told_by_doctor(tmp_path)
         wait_for(daemon, failing=False)
         assert cloud.get("/stats")["requests"] == before
         logged = ask(daemon, "edge")
@@ -110,3 +118,4 @@ def test_configured_to_answer_it_answers_locally_and_says_so(
     assert rows(tmp_path, "SELECT id FROM query") == [(logged["id"],)]
     ((gap,),) = rows(tmp_path, "SELECT value FROM setting WHERE name = 'unlogged'")
     assert gap.startswith('{"answers": 3,')
+    assert "3 answers were not logged between" in told_by_doctor(tmp_path)

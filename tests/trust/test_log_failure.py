@@ -112,7 +112,7 @@ async def test_configured_to_answer_it_counts_what_is_not_logged(
     assert len(store.reader.tail()) == 1
     store.close()
     db = open_database(store.path)
-    gap = read_gap(db)
+    gap = read_gap(db.conn)
     db.close()
     assert gap is not None
     assert gap.answers == 5
@@ -127,7 +127,7 @@ async def test_gaps_add_up(opened: Callable[..., Store]) -> None:
         await healed(store)
         store.close()
     db = open_database(store.path)
-    gap = read_gap(db)
+    gap = read_gap(db.conn)
     db.close()
     assert gap is not None
     assert gap.answers == 2
