@@ -167,7 +167,7 @@ class TrainSettings(_Section):
         5e-5, gt=0, description="For the adapter (the paper's 2e-6 is for models ten times larger)"
     )
     warm_start_learning_rate: float = Field(
-        3e-4, gt=0, description="For supervised learning on the log's answers"
+        1e-3, gt=0, description="Highest, for supervised learning on the log's answers"
     )
     warm_start_epochs: float = Field(3, ge=0, description="Most passes over the log's answers")
     rank: int = Field(16, ge=1, description="Rank of a new adapter")

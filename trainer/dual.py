@@ -1,5 +1,7 @@
 """λ over a round: the paper's ascent or PID, with the gains in use."""
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 from trainer import dagrpo
@@ -8,8 +10,8 @@ _PAPER_RATE = 1e-2
 """η_λ of the paper (second-hand)."""
 _KP, _KI, _KD, _SMOOTHING = 0.5, 0.05, 0.0, 0.9
 """The rate of a batch of 8 prompts is noisy: P acts on its running mean over some 10 steps."""
-_LIMIT = 1.0
-"""Rewards lie in [0, 1]: no higher price can change a decision, it could only wind up."""
+_LIMIT = 1.5
+"""Rewards lie in [0, 1]: above 1 every decision is pushed home, a higher price only winds up."""
 
 
 class Dual:
@@ -31,6 +33,17 @@ class Dual:
     def state(self) -> list[float | None]:
         """For a checkpoint; give it back to `restore`."""
         return list(self._state)
+
+    def begin(self, gains: Sequence[float]) -> None:
+        """Start where the budget's price is now: what asking gains at the margin.
+
+        `gains` are R_off - V_local of some prompts. With decisions free to be the best ones, the
+        dual function λ·τ + E[max(0, gain - λ)] is least at their (1 - τ)-quantile.
+        """
+        ordered = sorted(gains)
+        place = min(len(ordered) - 1, math.floor((1 - self.rate) * len(ordered)))
+        price = min(_LIMIT, max(0.0, ordered[place]))
+        self._state = dagrpo.DualState(price, price)
 
     def restore(self, state: list[float | None]) -> None:
         """Take up a checkpoint's state."""

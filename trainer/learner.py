@@ -4,7 +4,6 @@ Token ids in, figures out. It knows nothing of text, of the log, or of the daemo
 is `dagrpo`, its use on one prompt `objective`; this file runs the model under them.
 """
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,8 +64,8 @@ class Learner:
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
         )
-        self.promoted = self.lora.state()
-        """A and B that the KL refers to: those the learner started from."""
+        self.promoted = None if adapter is None else self.lora.state()
+        """A and B that the KL refers to: those of the promoted adapter, if there is one."""
 
     def step(self, episodes: Sequence[Episode], dual: float) -> StepFigures:
         """Train on one batch of rollouts at price `dual`; figures are those of its first update.
@@ -75,7 +74,7 @@ class Learner:
         """
         groups = [Answers(episode.prompt_ids, episode.answers) for episode in episodes]
         references: dict[int, Tensor] = {}
-        if self.settings.kl:
+        if self.settings.kl and self.promoted is not None:
             count = math.ceil(self.settings.kl_share * len(groups))
             with torch.no_grad(), self.lora.using(self.promoted):
                 for index, logp in self._forward(groups[:count]):
@@ -93,35 +92,32 @@ class Learner:
             figures.append(objective.figures(episodes, total, grad_norm))
         return figures[0]
 
-    def supervised_step(self, examples: Sequence[Example]) -> float:
+    def supervised_step(
+        self, examples: Sequence[Example], asking: Callable[[float], float] | None = None
+    ) -> float:
         """One update towards `examples`; returns the mean loss per prompt before it, in nats.
 
         The loss is the cross-entropy of the decision plus (1 - p) times the answer's own, given
-        that it is local: the likelihood of answering so and asking at rate p.
+        that it is local: the likelihood of answering so and asking at rate p. `asking` gives p
+        from the answer's negative log-likelihood (nats), in place of the example's own.
         """
         groups = [Answers(example.prompt_ids, [example.answer_ids]) for example in examples]
 
         def loss(index: int, logp: AnswerLogProbs) -> Tensor:
-            p = examples[index].p_offload
-            local = logp.log_not_p_B[0] + logp.local_B_G_T.sum()
-            return -(p * logp.log_p_B[0] + (1 - p) * local)
+            answer = logp.local_B_G_T.sum()
+            p = examples[index].p_offload if asking is None else asking(-answer.item())
+            return -(p * logp.log_p_B[0] + (1 - p) * (logp.log_not_p_B[0] + answer))
 
         return self._update(groups, loss)[0]
 
-    @contextlib.contextmanager
-    def learning_rate(self, value: float) -> Iterator[None]:
-        """Use another learning rate inside, with moments of its own that are dropped at the end."""
-        usual = self.settings.learning_rate
-        self._set_learning_rate(value)
-        try:
-            yield
-        finally:
-            self._set_learning_rate(usual)
-            self.optimizer.state.clear()
-
-    def _set_learning_rate(self, value: float) -> None:
+    def use_learning_rate(self, value: float) -> None:
+        """From the next update on."""
         for group in self.optimizer.param_groups:
             group["lr"] = value
+
+    def forget_moments(self) -> None:
+        """Let the optimizer begin anew, for another objective."""
+        self.optimizer.state.clear()
 
     @torch.no_grad()
     def logprobs(self, groups: Sequence[Answers]) -> list[AnswerLogProbs]:
@@ -132,7 +128,7 @@ class Learner:
     def tensors(self) -> dict[str, Tensor]:
         """Adapter, KL reference and optimizer moments, for a checkpoint."""
         named = {f"adapter.{name}": value for name, value in self.lora.state().items()}
-        named |= {f"promoted.{name}": value for name, value in self.promoted.items()}
+        named |= {f"promoted.{name}": value for name, value in (self.promoted or {}).items()}
         for name, parameter in self.lora.parameters.items():
             for key, value in self.optimizer.state[parameter].items():
                 named[f"optimizer.{key}.{name}"] = torch.as_tensor(value).clone()
@@ -145,8 +141,10 @@ class Learner:
             cut = len(prefix)
             return {key[cut:]: value for key, value in named.items() if key.startswith(prefix)}
 
-        self.lora.load_state(part("promoted."))
-        self.promoted = self.lora.state()
+        self.promoted = None
+        if promoted := part("promoted."):
+            self.lora.load_state(promoted)
+            self.promoted = self.lora.state()
         self.lora.load_state(part("adapter."))
         self.optimizer.state.clear()
         for name, parameter in self.lora.parameters.items():

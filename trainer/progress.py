@@ -36,6 +36,8 @@ class Progress:
         self.warm_done = False
         self.probes: list[float] = []
         """Rewards at the warm start's looks so far."""
+        self.answer_nlls: list[float] = []
+        """How likely the warm start's last answers were, nats."""
         self.steps = 0
         """DA-GRPO steps done."""
         saved = checkpoints.load()
@@ -48,6 +50,7 @@ class Progress:
             "warm_steps": self.warm_steps,
             "warm_done": self.warm_done,
             "probes": self.probes,
+            "answer_nlls": self.answer_nlls,
             "steps": self.steps,
             "dual": self.dual.state,
         }
@@ -60,5 +63,6 @@ class Progress:
         self.warm_steps = state["warm_steps"]
         self.warm_done = state["warm_done"]
         self.probes = state["probes"]
+        self.answer_nlls = state["answer_nlls"]
         self.steps = state["steps"]
         self.dual.restore(state["dual"])

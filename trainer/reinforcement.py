@@ -17,6 +17,16 @@ from trainer.workbench import Workbench
 _EDGE = 1e-6
 """Behaviour probabilities are kept this far from 0 and 1: what was drawn was possible."""
 
+_PRICED_BATCHES, _PRICED_ROLLOUTS = 6, 4
+"""What the first λ is measured on."""
+_RISING_STEPS = 10
+"""The learning rate rises over these: the optimizer's first updates are all of full size."""
+
+
+def rise(step: int) -> float:
+    """The factor of the learning rate at `step`."""
+    return min(1.0, (step + 1) / _RISING_STEPS)
+
 
 class Reinforcement:
     """The steps of one round."""
@@ -40,8 +50,25 @@ class Reinforcement:
             seed=train.seed + 1,
         )
         cloud = CloudValue(data.fresh, self._bench.graders)
+        if train.dual == "pid" and progress.steps == 0 and train.steps > 0:
+            first = [item for step in range(_PRICED_BATCHES) for item in batches.batch(step)]
+            progress.dual.begin(self._gains(first, cloud))
         for step in range(progress.steps, train.steps):
+            progress.learner.use_learning_rate(train.learning_rate * rise(step))
             self._step(step, batches.batch(step), cloud)
+
+    def _gains(self, items: Sequence[Item], cloud: CloudValue) -> list[float]:
+        """What asking the cloud gains on each item over the local answer, as things are."""
+        bench = self._bench
+        bench.sampler.load(self._progress.learner)
+        groups = bench.sampler.groups(
+            [item.prompt_ids for item in items], _PRICED_ROLLOUTS, seed=bench.train.seed
+        )
+        return [
+            cloud.of(item) - sum(rewards) / len(rewards)
+            for item, group in zip(items, groups, strict=True)
+            for rewards in [bench.rewards(item, group)]
+        ]
 
     def _step(self, step: int, items: Sequence[Item], cloud: CloudValue) -> None:
         began = time.monotonic()

@@ -162,6 +162,6 @@ class Round:
 
 
 def _dual(bench: Workbench, parent: AdapterVersion | None) -> Dual:
-    """λ goes on where the promoted adapter's round left it."""
+    """λ goes on where the promoted adapter's round left it; PID then measures where to begin."""
     start = parent.manifest.metrics.get("dual", _FIRST_DUAL) if parent else _FIRST_DUAL
     return Dual(bench.train.dual, start=float(start), rate=bench.rate)

@@ -1,11 +1,14 @@
 """Supervised learning before reinforcement: RL cannot start from a reward of 0.
 
-The answers come from the log (the cloud's where there is one, else the reference), the offload
-token is taught at rate τ. It ends when the sampled answers stop getting better, or while groups
-still disagree: a policy whose rollouts are all alike has nothing left to compare.
+The answers come from the log (the cloud's where there is one, else the reference). The offload
+token is taught at rate τ, and first where the model's own likelihood of the answer is low: so the
+split between what to answer and what to ask about begins here, and answers out of reach disturb
+the others little. It ends when the sampled answers stop getting better, or while groups still
+disagree: a policy whose rollouts are all alike has nothing left to compare.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from edge_agent.training.journal import StepRow
@@ -16,11 +19,14 @@ from trainer.records import Item
 from trainer.replay import Batches
 from trainer.workbench import Workbench
 
-_EXAMPLES_PER_STEP = 64
-_PROBE_EVERY = 8
+_EXAMPLES_PER_STEP = 16
+_RISING_STEPS = 8
+_LAST_SHARE = 0.05
+"""The learning rate rises linearly, then falls linearly to this share of itself."""
+_PROBE_EVERY = 24
 """Steps between two looks at sampled answers."""
 _PROBE_PROMPTS, _PROBE_ROLLOUTS = 32, 4
-_PATIENCE = 2
+_PATIENCE = 3
 _GAIN = 0.01
 _UNANIMOUS = 0.9
 
@@ -48,12 +54,14 @@ class WarmStart:
             new, data.replay, size=_EXAMPLES_PER_STEP, share=train.replay, seed=train.seed
         )
         probe = Probe(progress.probes)
-        with progress.learner.learning_rate(train.warm_start_learning_rate):
-            for step in range(progress.warm_steps, total):
-                self._step(step, batches.batch(step), new, probe)
-                if (why := probe.why_stop) is not None:
-                    self._watcher.say(f"warm start ends after {step + 1} steps: {why}")
-                    break
+        for step in range(progress.warm_steps, total):
+            rate = train.warm_start_learning_rate * schedule(step, total)
+            progress.learner.use_learning_rate(rate)
+            self._step(step, batches.batch(step), new, probe)
+            if (why := probe.why_stop) is not None:
+                self._watcher.say(f"warm start ends after {step + 1} steps: {why}")
+                break
+        progress.learner.forget_moments()
         progress.warm_done = True
         progress.save()
 
@@ -62,12 +70,14 @@ class WarmStart:
         bench, progress = self._bench, self._progress
         encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
         examples = [example(item, encode, end, bench.rate) for item in items]
-        loss = progress.learner.supervised_step(examples)
+        asking = Asking(bench.rate, progress.answer_nlls)
+        loss = progress.learner.supervised_step(examples, asking.target)
         reward = None
         if (step + 1) % _PROBE_EVERY == 0:
             probe.look(self._sampled_rewards(new[:: max(1, len(new) // _PROBE_PROMPTS)], step))
             reward = probe.rewards[-1]
         progress.warm_steps, progress.probes = step + 1, probe.rewards
+        progress.answer_nlls = list(asking.seen)
         row = StepRow(
             step,
             "warm_start",
@@ -97,6 +107,37 @@ def example(
     answer = item.cloud_text if item.reference_source == "cloud" else item.reference
     ids = encode((answer or item.reference).strip())
     return Example(item.prompt_ids, (*ids, end_of_turn), rate)
+
+
+def schedule(step: int, total: int) -> float:
+    """The factor of the learning rate at `step` of `total`."""
+    rise = min(1.0, (step + 1) / _RISING_STEPS)
+    return rise * max(_LAST_SHARE, 1 - step / total)
+
+
+class Asking:
+    """How often to ask about an answer: τ on average, much more often for the τ hardest ones.
+
+    Hard is what the model finds unlikely, compared with the last answers it saw. The targets stay
+    clear of 0 and 1: rollouts have to go both ways where the guess was wrong.
+    """
+
+    _WINDOW, _ENOUGH = 64, 32
+
+    def __init__(self, rate: float, seen: Sequence[float] = ()) -> None:
+        """`rate` is τ; `seen` are the last answers' negative log-likelihoods, in nats."""
+        self._rate = rate
+        self.seen = deque(seen, maxlen=self._WINDOW)
+
+    def target(self, nll: float) -> float:
+        """The probability of asking to teach for an answer with this likelihood."""
+        rate = self._rate
+        hard = sum(other < nll for other in self.seen) >= (1 - rate) * len(self.seen)
+        known = len(self.seen) >= self._ENOUGH
+        self.seen.append(nll)
+        if not known:
+            return rate
+        return (3 + rate) / 4 if hard else rate / 4
 
 
 class Probe:

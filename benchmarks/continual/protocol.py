@@ -45,7 +45,7 @@ class Protocol(BaseModel):
     context: int = Field(8192, ge=64, description="KV cells of the engine")
     warm_steps: int = Field(40, ge=0, description="Shared by all methods of a seed and rate")
     warm_examples: int = Field(64, ge=1, description="In one step of supervised learning")
-    warm_learning_rate: float = Field(3e-4, gt=0)
+    warm_learning_rate: float = Field(1e-3, gt=0)
     learning_rate: float = Field(5e-5, gt=0)
     replay: float = Field(0.1, ge=0, lt=1)
     kl: float = Field(0.01, ge=0)

@@ -4,6 +4,7 @@ The methods differ in what their rollouts may do, in what a cloud answer is wort
 how λ moves. Everything else is the trainer's own: sampling, grading, learner, replay, warm start.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -20,10 +21,10 @@ from trainer.evaluate import CloudValue
 from trainer.learner import Learner
 from trainer.objective import Episode
 from trainer.records import Item
-from trainer.reinforcement import episode
+from trainer.reinforcement import episode, rise
 from trainer.replay import Batches, Replay
 from trainer.settings import LearnerSettings
-from trainer.warm_start import example
+from trainer.warm_start import Asking, example, schedule
 from trainer.workbench import Workbench
 
 
@@ -46,20 +47,26 @@ def warm_start(
     batches = Batches(
         items, Replay([], seed=seed), size=protocol.warm_examples, share=0.0, seed=seed
     )
-    with learner.learning_rate(protocol.warm_learning_rate):
-        steps = []
-        for number in range(protocol.warm_steps):
-            steps.append(_supervised(bench, learner, batches.batch(number), rate))
-            told()
-        return tuple(steps)
+    asking = Asking(rate)
+    steps = []
+    for number in range(protocol.warm_steps):
+        learner.use_learning_rate(
+            protocol.warm_learning_rate * schedule(number, protocol.warm_steps)
+        )
+        steps.append(_supervised(bench, learner, batches.batch(number), rate, asking))
+        told()
+    learner.forget_moments()
+    return tuple(steps)
 
 
-def _supervised(bench: Workbench, learner: Learner, items: Sequence[Item], rate: float) -> Step:
+def _supervised(
+    bench: Workbench, learner: Learner, items: Sequence[Item], rate: float, asking: Asking
+) -> Step:
     began = time.monotonic()
     encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
-    loss = learner.supervised_step([example(item, encode, end, rate) for item in items])
-    nan = float("nan")
-    return Step(time.monotonic() - began, rate, 0.0, nan, 1.0, nan, nan, {"loss": loss})
+    examples = [example(item, encode, end, rate) for item in items]
+    loss = learner.supervised_step(examples, asking.target)
+    return Step(time.monotonic() - began, rate, 0.0, figures={"loss": loss})
 
 
 @dataclass
@@ -92,14 +99,17 @@ class PhaseTraining:
         replay = Replay(self.old, seed=seed)
         batches = Batches(self.fresh, replay, size=size, share=share, seed=seed)
         cloud = CloudValue(self.fresh, self.bench.graders)
+        asking = Asking(self.dual.rate)
         steps: list[Step] = []
         for number in range(self.protocol.steps):
             rate = self.variant.rate_at(self.phase, number, self.protocol.steps)
             items = batches.batch(number)
             if supervised:
-                with self.learner.learning_rate(self.protocol.warm_learning_rate):
-                    step = _supervised(self.bench, self.learner, items, rate)
+                top = self.protocol.warm_learning_rate
+                self.learner.use_learning_rate(top * schedule(number, self.protocol.steps))
+                step = _supervised(self.bench, self.learner, items, rate, asking)
             else:
+                self.learner.use_learning_rate(self.protocol.learning_rate * rise(number))
                 step = self._reinforced(number, rate, items, cloud)
             steps.append(step)
             after(number, step)
@@ -143,7 +153,7 @@ class PhaseTraining:
             kept=len(chosen) / len(episodes),
             local=fmean(map(fmean, rewards)),
             joint=fmean(p * value + (1 - p) * fmean(local) for p, value, local in pairs),
-            figures=asdict(figures) if figures is not None else {},
+            figures=_finite(asdict(figures)) if figures is not None else {},
         )
 
     def _filtered(self, episodes: list[Episode], rate: float) -> list[Episode]:
@@ -152,3 +162,7 @@ class PhaseTraining:
         asked = [episode.asked for episode in episodes]
         kept = gapg.kept(asked, self.protocol.group_size, gapg.ratio(rate))
         return [episodes[k] for k in kept]
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if math.isfinite(value)}

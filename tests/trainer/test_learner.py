@@ -49,6 +49,13 @@ def episode(
     return Episode(PROMPT, (GOOD, BAD), behaviour, rewards, reward_off, p, asked)
 
 
+@pytest.fixture(scope="module")
+def promoted(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("promoted")
+    learner_of(tiny).lora.save(folder)
+    return folder
+
+
 @pytest.mark.parametrize("estimator", ["exact", "sampled"])
 def test_a_rewarded_answer_gets_likelier(tiny: Path, estimator: str) -> None:
     learner = learner_of(tiny, FAST.model_copy(update={"estimator": estimator}))
@@ -105,12 +112,12 @@ def test_figures_off_policy_and_sampled(tiny: Path) -> None:
     assert figures.effective_samples == pytest.approx(expected, rel=1e-4)
 
 
-def test_micro_batches_do_not_change_the_step(tiny: Path) -> None:
+def test_micro_batches_do_not_change_the_step(tiny: Path, promoted: Path) -> None:
     pauses: list[int] = []
     results = []
     for limit in (4096, 1):  # together; alone and recomputed
         settings = FAST.model_copy(update={"tokens_at_once": limit, "kl": 0.1, "updates": 2})
-        learner = learner_of(tiny, settings, between=lambda: pauses.append(1))
+        learner = learner_of(tiny, settings, adapter=promoted, between=lambda: pauses.append(1))
         ready = len(pauses)
         episodes = [episode(learner), episode(learner, (0.2, 0.9), 0.1)]
         learner.step(episodes, dual=0.2)
@@ -120,16 +127,22 @@ def test_micro_batches_do_not_change_the_step(tiny: Path) -> None:
         torch.testing.assert_close(value, results[1][name], atol=2e-5, rtol=1e-3)
 
 
-def test_kl_holds_the_adapter_near_the_promoted_one(tiny: Path) -> None:
+def test_kl_holds_the_adapter_near_the_promoted_one(tiny: Path, promoted: Path) -> None:
     drift = []
     for kl in (0.0, 5.0):
-        learner = learner_of(tiny, FAST.model_copy(update={"kl": kl}))
+        learner = learner_of(tiny, FAST.model_copy(update={"kl": kl}), adapter=promoted)
         start = look(learner).local_B_G_T
         for _ in range(6):
             figures = learner.step([episode(learner)], dual=0.0)
         assert (figures.kl > 0) is (kl > 0)
         drift.append((look(learner).local_B_G_T - start).abs().max())
     assert drift[1] < drift[0] / 2
+
+
+def test_without_a_promoted_adapter_there_is_nothing_to_hold_to(tiny: Path) -> None:
+    learner = learner_of(tiny, FAST.model_copy(update={"kl": 5.0}))
+    learner.step([episode(learner)], dual=0.0)
+    assert learner.step([episode(learner)], dual=0.0).kl == 0
 
 
 def test_supervised_steps_teach_the_answer_and_the_rate(tiny: Path) -> None:
@@ -149,8 +162,12 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in learner.lora.state().items())
 
 
-def test_saved_and_restored_it_goes_on_bit_for_bit(tiny: Path) -> None:
-    learner = learner_of(tiny, FAST.model_copy(update={"kl": 0.1}))
+@pytest.mark.parametrize("continued", [False, True])
+def test_saved_and_restored_it_goes_on_bit_for_bit(
+    tiny: Path, promoted: Path, *, continued: bool
+) -> None:
+    adapter = promoted if continued else None
+    learner = learner_of(tiny, FAST.model_copy(update={"kl": 0.1}), adapter=adapter)
     learner.step([episode(learner)], dual=0.0)
     twin = learner_of(tiny, FAST.model_copy(update={"kl": 0.1}), seed=1)
     twin.load_tensors(learner.tensors())

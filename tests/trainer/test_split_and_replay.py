@@ -1,12 +1,15 @@
 """Near-duplicates never leak, held-out stays held out, batches repeat when asked again."""
 
+import random
 from collections import Counter
+
+import pytest
 
 from trainer.dual import Dual
 from trainer.records import Item
 from trainer.replay import Batches, Replay
 from trainer.split import split
-from trainer.warm_start import Probe
+from trainer.warm_start import Asking, Probe, schedule
 
 
 def item(number: int, question: str = "", cluster: str = "new") -> Item:
@@ -53,12 +56,39 @@ def test_the_multiplier_rises_over_budget_falls_under_it_and_survives_a_checkpoi
     for _ in range(50):
         dual.update(0.9)
     high, state = dual.value, dual.state
-    assert high == 1.0, "no higher price can change a decision"
+    assert high == 1.5, "a higher price would only wind up"
     for _ in range(200):
         dual.update(0.0)
     assert dual.value == 0.0
     dual.restore(state)
     assert dual.value == high
+
+
+def test_the_first_price_is_what_asking_gains_at_the_margin() -> None:
+    dual = Dual("pid", start=0.5, rate=0.3)
+    dual.begin([0.1 * n for n in range(10)])
+    assert dual.value == pytest.approx(0.7), "three of ten gain as much or more"
+    dual.begin([-1.0] * 10)
+    assert dual.value == 0.0, "nothing is worth a cloud call"
+
+
+def test_the_hardest_answers_are_taught_to_be_asked_about_and_the_rate_is_kept() -> None:
+    rng = random.Random(0)
+    asking = Asking(0.3)
+    nlls = [rng.choice([0.5, 5.0]) + rng.random() for _ in range(2000)]
+    targets = [asking.target(nll) for nll in nlls]
+    assert sum(targets) / len(targets) == pytest.approx(0.3, abs=0.02)
+    later = list(zip(nlls, targets, strict=True))[32:]
+    assert {t for nll, t in later if nll < 5} == {0.3 / 4}
+    assert max(t for _, t in later) < 1
+    again = Asking(0.3, asking.seen)
+    assert again.target(9.0) == asking.target(9.0) > 0.8, "a resumed round goes on alike"
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    factors = [schedule(step, 100) for step in range(100)]
+    assert factors.index(max(factors)) == 7
+    assert 0 < factors[-1] < factors[0] < 1
 
 
 def test_a_warm_start_ends_when_groups_agree_or_nothing_improves() -> None:
@@ -68,8 +98,8 @@ def test_a_warm_start_ends_when_groups_agree_or_nothing_improves() -> None:
     assert probe.why_stop is None, "a reward of 0 is no plateau"
     probe.look([[1.0, 0.0]])
     assert probe.why_stop is None
-    probe.look([[1.0, 0.0]])
-    probe.look([[1.0, 0.0]])
+    for _ in range(3):
+        probe.look([[1.0, 0.0]])
     assert "stopped improving" in (probe.why_stop or "")
     probe.look([[1.0, 1.0]])
     assert "agree" in (probe.why_stop or "")
