@@ -164,5 +164,5 @@ def checked(examples: int) -> settings:
 
 TestLedgerOfRealProcesses = LedgerOfRealProcesses.TestCase
 TestLedgerOfRealProcesses.settings = checked(5)
-TestManyMore = pytest.mark.long(ManyMore.TestCase)
-TestManyMore.settings = checked(150)
+TestManyMore = pytest.mark.timeout(1200)(pytest.mark.long(ManyMore.TestCase))
+TestManyMore.settings = checked(80)

@@ -52,6 +52,7 @@ def test_it_stays_at_its_worst_case_until_the_next_write(ledger: Ledger, databas
         assert usd(ledger) == (0, 30)
     reserve(ledger, "d")
     assert usd(ledger) == (13, 10)
+    assert not ledger._endings._owed
 
 
 def test_a_process_that_dies_owing_is_charged_in_full(ledger: Ledger, database: Path) -> None:
