@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.runtime import machine
+from benchmarks.runtime.options import OUT
 from benchmarks.runtime.result import Figures, Result, save
 from benchmarks.runtime.tables import print_result
 
-OUT = Path("edge-agent-benchmarks")
+_BUSY = 0.5
+"""Load for each CPU above which a machine is not idle."""
 
 
 @dataclass
@@ -71,6 +73,11 @@ def session(
     failure: BaseException | None = None
     described, began_at = machine.describe(), datetime.now().astimezone()
     running, began = Session(settings=dict(settings)), time.monotonic()
+    if described["load_before"] > _BUSY * (described["threads"] or 1):
+        running.note(
+            f"The machine was busy when this began (load {described['load_before']:g}): times are "
+            "those of a busy machine."
+        )
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(24),

@@ -76,7 +76,11 @@ def test_a_comparison_names_what_only_one_has_and_what_else_differs():
 
 def test_pictures_show_every_series_and_leave_out_what_tables_show(tmp_path: Path):
     figures = [
-        *(figure(1, 2, 3, series=name, at=f"c={c}") for name in ("ours", "theirs") for c in (1, 4)),
+        *(
+            figure(1, 2, 3, series=name, at=f"c={c}")
+            for name in ("ours", "theirs")
+            for c in (1, 2, 4)
+        ),
         figure(1, 2, 3, metric="ttft mean"),
         figure(0, 0, 0, series="parts", metric="export", at=""),
         figure(2, 2, 3, series="parts", metric="swap", at=""),
