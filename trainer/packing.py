@@ -3,7 +3,8 @@
 [start | prompt_1 | answer_1.1 | ... | answer_1.G | prompt_2 | ...]: what all prompts of a batch
 begin with (a system prompt, mostly) stands first and alone. Every answer sees the start, its own
 prompt and itself, and its positions go on from its prompt's end. An answer's last token predicts
-nothing and is left out. Nothing is padded but the attention of one group beside another's.
+nothing and is left out. Nothing else is padded but the attention of one group beside another's, and the
+ends to a round number.
 
 Suffixes: B groups of a batch, N positions, P positions that predict, G answers, T answer
 positions; Q a group's own positions, K those and the start before them.
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 Ids = Sequence[int]
+_ROUND = 32
+"""N and P are rounded up to this: kernels are compiled and kept for every shape they meet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class Sight:
     own_B_Q: Tensor
     """Indices into N of each group's own positions; 0 at padding."""
     place_N: Tensor
-    """Where the positions after the start stand in own_B_Q, flattened; N - start of them."""
+    """Where the positions after the start stand in own_B_Q, flattened; N - start of them, with 0
+    at the padded end, which nobody looks at."""
     segments_B_Q: Tensor
     """0 = prompt, g = answer g (from 1), -1 = padding."""
 
@@ -104,7 +108,7 @@ def pack(groups: Sequence[Answers], device: torch.device | str = "cpu") -> Packe
     start = shared_start(groups)
     width = max(1, *(len(group.answers) for group in groups))
     steps = max((len(answer) for group in groups for answer in group.answers), default=1)
-    own_length = max(group.packed_length for group in groups) - start
+    own_length = _rounded(max(group.packed_length for group in groups) - start, 16)
     ids = list(groups[0].prompt_ids[:start])
     positions = list(range(start))
     own = torch.zeros(len(groups), own_length, dtype=torch.long)
@@ -137,6 +141,12 @@ def pack(groups: Sequence[Answers], device: torch.device | str = "cpu") -> Packe
         here = len(ids) - began
         own[b, :here] = torch.arange(began, len(ids))
         place.extend(range(b * own_length, b * own_length + here))
+    spare = _rounded(len(ids), _ROUND) - len(ids)
+    for row in (ids, positions, place):
+        row.extend([0] * spare)
+    spare = _rounded(len(predicting), _ROUND) - len(predicting)
+    predicting.extend([0] * spare)
+    targets.extend([[]] * spare)
     padded = [row + [0] * (width - len(row)) for row in targets]
     sight = Sight(
         start,
@@ -155,6 +165,10 @@ def pack(groups: Sequence[Answers], device: torch.device | str = "cpu") -> Packe
         source.to(device),
         mask.to(device),
     )
+
+
+def _rounded(count: int, step: int) -> int:
+    return -(-count // step) * step
 
 
 def shared_start(groups: Sequence[Answers]) -> int:

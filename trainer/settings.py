@@ -38,7 +38,7 @@ class LearnerSettings(_Section):
     updates: int = Field(1, ge=1, description="Optimizer updates on one batch of rollouts")
     window: int = Field(1, ge=1, description="Decision window in answer positions")
     tokens_at_once: int = Field(
-        512,
+        384,
         ge=1,
         description="Positions in one micro-batch; activations take about 0.6 MB each on SmolLM2. "
         "A single longer group recomputes its activations instead of keeping them",

@@ -39,5 +39,6 @@ class Plan:
         return {
             "EDGE_AGENT_TRAIN_STEPS": str(self.steps),
             "EDGE_AGENT_TRAIN_WARM_START_EPOCHS": str(self.epochs),
+            "EDGE_AGENT_TRAIN_WARM_START_LEARNING_RATE": "0.002",
             "EDGE_AGENT_TRAIN_MAX_NEW_TOKENS": str(MAX_TOKENS),
         }

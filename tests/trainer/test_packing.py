@@ -96,7 +96,7 @@ def test_a_shared_start_is_computed_once_and_changes_nothing(
     groups.append(Answers([*start, 7], [[30, 31, 32]]))
     groups.append(Answers([*start, 7, 8], [[30], [33, 34]]))
     assert shared_start(groups) == len(start)
-    assert packed_length(groups) == len(pack(groups).ids_N)
+    assert 0 <= len(pack(groups).ids_N) - packed_length(groups) < 32
     compare(model, groups, OFFLOAD_TOKEN, atol=1e-4)
 
 
