@@ -60,6 +60,8 @@ class Worker:
     def kill(self) -> None:
         self._process.kill()
         self._process.join()
+        self._process.close()
+        self._pipe.close()
         self._start()
 
     def call(self, path: Path, now: float, method: str, *arguments: Any, **named: Any) -> Any:
@@ -163,6 +165,6 @@ def checked(examples: int) -> settings:
 
 
 TestLedgerOfRealProcesses = LedgerOfRealProcesses.TestCase
-TestLedgerOfRealProcesses.settings = checked(5)
+TestLedgerOfRealProcesses.settings = checked(3)
 TestManyMore = pytest.mark.timeout(1200)(pytest.mark.long(ManyMore.TestCase))
 TestManyMore.settings = checked(80)

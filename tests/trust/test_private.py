@@ -143,7 +143,7 @@ def test_no_byte_of_it_reaches_the_cloud(recorder: Recorder, tmp_path: Path) -> 
     )
     with running(*arguments, data_dir=tmp_path, **environ) as daemon:
         with ThreadPoolExecutor(8) as pool:
-            for number in range(40):
+            for number in range(28):
                 pool.submit(send, daemon, random.Random(number), private=number % 2 == 0)
         forced = {"model": "edge-cloud", "messages": [{"role": "user", "content": SECRET}]}
         with pytest.raises(urllib.error.HTTPError, match="400"):
