@@ -13,17 +13,19 @@ from server.render import Whole, dumps, headers
 from server.service import Service
 from server.sse import EventStream
 
+# Coroutines although they wait for nothing: FastAPI sends plain functions through a thread.
 
-def _service(request: Request) -> Service:
+
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def _agent(request: Request) -> Agent:
-    return _service(request).agent
+async def _agent(request: Request) -> Agent:
+    return (await _service(request)).agent
 
 
-def _metrics(request: Request) -> Metrics:
+async def _metrics(request: Request) -> Metrics:
     metrics: Metrics = request.app.state.metrics
     return metrics
 
@@ -47,7 +49,7 @@ async def raw_body(request: Request) -> dict[str, Any]:
 
 async def answer(request: Request, query: Query, *, include_usage: bool = False) -> Response:
     """Answer `query`, streamed or whole. A client that goes away stops it at any point."""
-    service, metrics = _service(request), _metrics(request)
+    service, metrics = await _service(request), await _metrics(request)
     timing = Timing(metrics)
     if not query.stream:
         return await service.run(_whole(service.agent, query, metrics, timing), request.receive)
