@@ -52,23 +52,11 @@ class Reinforcement:
         cloud = CloudValue(data.fresh, self._bench.graders)
         if train.dual == "pid" and progress.steps == 0 and train.steps > 0:
             first = [item for step in range(_PRICED_BATCHES) for item in batches.batch(step)]
-            progress.dual.begin(self._gains(first, cloud))
+            self._bench.sampler.load(progress.learner)
+            progress.dual.begin(gains(self._bench, first, cloud, seed=train.seed))
         for step in range(progress.steps, train.steps):
             progress.learner.use_learning_rate(train.learning_rate * rise(step))
             self._step(step, batches.batch(step), cloud)
-
-    def _gains(self, items: Sequence[Item], cloud: CloudValue) -> list[float]:
-        """What asking the cloud gains on each item over the local answer, as things are."""
-        bench = self._bench
-        bench.sampler.load(self._progress.learner)
-        groups = bench.sampler.groups(
-            [item.prompt_ids for item in items], _PRICED_ROLLOUTS, seed=bench.train.seed
-        )
-        return [
-            cloud.of(item) - sum(rewards) / len(rewards)
-            for item, group in zip(items, groups, strict=True)
-            for rewards in [bench.rewards(item, group)]
-        ]
 
     def _step(self, step: int, items: Sequence[Item], cloud: CloudValue) -> None:
         began = time.monotonic()
@@ -100,6 +88,17 @@ class Reinforcement:
             asking=rng if sampled else None,
             offload_token=self._bench.offload_token,
         )
+
+
+def gains(bench: Workbench, items: Sequence[Item], cloud: CloudValue, *, seed: int) -> list[float]:
+    """What asking the cloud gains on each item over the local answer of what is sampled from."""
+    prompts = [item.prompt_ids for item in items]
+    groups = bench.sampler.groups(prompts, _PRICED_ROLLOUTS, seed=seed)
+    return [
+        cloud.of(item) - sum(rewards) / len(rewards)
+        for item, group in zip(items, groups, strict=True)
+        for rewards in [bench.rewards(item, group)]
+    ]
 
 
 def episode(

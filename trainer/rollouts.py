@@ -24,7 +24,8 @@ class Sampler:
         self._gguf = gguf
         self._folder = folder
         self._max_tokens = max_tokens
-        self._window = window
+        self.window = window
+        """It may change between draws."""
         self._loaded = 0
 
     def load(self, learner: Learner) -> None:
@@ -39,5 +40,5 @@ class Sampler:
     def groups(self, prompts: Sequence[Sequence[int]], count: int, *, seed: int) -> list[Group]:
         """`count` rollouts of each prompt, sharing its KV."""
         return self.engine.sample_groups(
-            prompts, count, max_tokens=self._max_tokens, seed=seed, window=self._window
+            prompts, count, max_tokens=self._max_tokens, seed=seed, window=self.window
         )

@@ -54,17 +54,11 @@ def _rates(summary: Summary) -> list[str]:
     width = summary.protocol.window
     for study in ("main", "schedule", "duals", "budgets"):
         lines += [
-            f"   - {study}, {_label(row)}: {_errors(row, width)}"
+            f"   - {study}, {row.variant.label}: {_errors(row, width)}"
             for row in summary.studies.get(study, ())
             if row.variant.how.asks == "p_offload" and row.variant.how.dual != "none"
         ]
     return lines if len(lines) > 1 else []
-
-
-def _label(row: Row) -> str:
-    variant = row.variant
-    change = "" if variant.changed_rate is None else f" → {variant.changed_rate:g}"
-    return f"{row.title}, τ {variant.rate:g}{change}, λ₀ {variant.first_dual:g}"
 
 
 def _errors(row: Row, width: int) -> str:

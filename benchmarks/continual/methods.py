@@ -10,7 +10,7 @@ from typing import Literal
 
 Learning = Literal["reinforced", "supervised", "none"]
 Asks = Literal["p_offload", "router", "confidence", "random", "never", "always", "oracle"]
-Ablated = Literal["replay", "kl", "warm_start"]
+Ablated = Literal["replay", "kl", "warm_start", "hard_first", "window_one"]
 TIER = 0.8
 """Reward of a right cloud answer where a right local one earns 1 (GAPG)."""
 PENALTY = 0.2
@@ -35,6 +35,8 @@ class Method:
     local_only: bool = False
     """Every rollout is local and the decision is not trained."""
     without: Ablated | None = None
+    """hard_first: the warm start teaches asking at τ everywhere, not first where the answer is
+    unlikely. window_one: the model may ask at any position of the answer."""
     trained_as: str | None = None
     """Another method whose adapters and records it shares, differing only in what asks."""
     by_rate: bool = False
@@ -67,8 +69,12 @@ ABLATIONS: dict[str, Method] = {
     "ours-no-replay": replace(OURS, title="ours, no replay", without="replay"),
     "ours-no-kl": replace(OURS, title="ours, no KL", without="kl"),
     "ours-no-warm-start": replace(OURS, title="ours, no warm start", without="warm_start"),
+    "ours-uniform-warm-start": replace(
+        OURS, title="ours, warm start asks at τ everywhere", without="hard_first"
+    ),
+    "ours-whole-answer": replace(OURS, title="ours, window: whole answer", without="window_one"),
 }
-"""Ours with one thing taken away."""
+"""Ours with one thing changed. Its λ₀ is the subject of the study of duals."""
 
 
 def method(name: str) -> Method:

@@ -68,8 +68,9 @@ class Outcome:
 
     def training_errors(self, width: int) -> list[float]:
         """Of consecutive windows of learner steps: mean p_offload of the policy minus τ."""
-        steps = [step for phase in self.phases for step in phase.steps if step.cost == step.cost]
-        return metrics.window_errors([(step.rate, step.cost) for step in steps], width)
+        steps = [step for phase in self.phases for step in phase.steps]
+        pairs = [(step.rate, step.cost) for step in steps if step.cost is not None]
+        return metrics.window_errors(pairs, width)
 
     def figures(self) -> dict[str, float]:
         """One number for each column of the tables."""
@@ -87,7 +88,6 @@ class Outcome:
             "missed": fmean(cell.missed for cell in cells),
             "wasted": fmean(cell.wasted for cell in cells),
             "area": metrics.area(metrics.curve(last, self.asks)),
-            "seconds": sum(phase.seconds for phase in {p.phase: p for p in self.phases}.values()),
         }
         recovered = metrics.apgr(last, self.asks)
         return found | ({} if recovered is None else {"apgr": recovered})

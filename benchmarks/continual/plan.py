@@ -1,6 +1,5 @@
 """The protocol as a list of runs; a run is one method, seed and budget, in phases."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.continual.methods import ABLATIONS, METHODS, Method, method
@@ -18,8 +17,8 @@ class Variant:
     method: str
     rate: float
     """τ at the start."""
-    first_dual: float
-    """λ₀; of no effect where λ stays 0."""
+    first_dual: float | None
+    """λ₀; None: measured where each phase begins (PID), or λ does not move."""
     changed_rate: float | None = None
     """τ from the middle of the second phase on; None: it stays."""
 
@@ -27,12 +26,32 @@ class Variant:
     def name(self) -> str:
         """For files and tables."""
         after = "" if self.changed_rate is None else f"-to-{self.changed_rate:g}"
-        return f"{self.method}-rate-{self.rate:g}{after}-dual-{self.first_dual:g}"
+        first = "" if self.first_dual is None else f"-dual-{self.first_dual:g}"
+        return f"{self.method}-rate-{self.rate:g}{after}{first}"
 
     @property
     def how(self) -> Method:
         """The method itself."""
         return method(self.method)
+
+    @property
+    def budget(self) -> str:
+        """τ, as tables show it."""
+        change = "" if self.changed_rate is None else f" → {self.changed_rate:g}"
+        return f"{self.rate:g}{change}"
+
+    @property
+    def price(self) -> str:
+        """λ₀, as tables show it."""
+        if self.how.dual == "none":
+            return "–"
+        return "measured" if self.first_dual is None else f"{self.first_dual:g}"
+
+    @property
+    def label(self) -> str:
+        """Title, τ and λ₀."""
+        price = "" if self.how.dual == "none" else f", λ₀ {self.price}"
+        return f"{self.how.title}, τ {self.budget}{price}"
 
     def rate_at(self, phase: int, step: int, steps: int) -> float:
         """τ of step `step` = 0, 1, … of phase `phase` = 1, 2, …; for step = steps: at its end."""
@@ -52,39 +71,52 @@ class Run:
         """For files."""
         return f"{self.variant.name}-seed-{self.seed}"
 
+    @property
+    def start(self) -> str:
+        """Name of what it starts from, its phase 0; runs of one seed and rate share it."""
+        how = self.variant.how
+        if how.learning == "none" or how.without == "warm_start":
+            return f"untrained-seed-{self.seed}"
+        kind = "uniform" if how.without == "hard_first" else "warm"
+        return f"{kind}-rate-{self.variant.rate:g}-seed-{self.seed}"
+
 
 def variants(protocol: Protocol) -> dict[str, list[Variant]]:
     """The variants of each study, in the order of its table. Studies share variants."""
-    rate, dual = protocol.rate, protocol.first_dual
+    rate = protocol.rate
     named = [name for name in METHODS if name in protocol.methods]
 
     def of(names: tuple[str, ...]) -> list[str]:
         return [name for name in names if name in named]
 
+    def variant(name: str, rate: float, changed: float | None = None) -> Variant:
+        first = protocol.first_dual if method(name).dual == "ascent" else None
+        return Variant(name, rate, first, changed)
+
     found: dict[str, list[Variant]] = {}
     for study in protocol.studies:
         match study:
             case "main":
-                found[study] = [Variant(name, rate, dual) for name in named]
+                found[study] = [variant(name, rate) for name in named]
             case "budgets":
                 found[study] = [
-                    Variant(name, other, dual)
+                    variant(name, other)
                     for other in sorted({rate, *protocol.other_rates})
                     for name in of(_RATES_OF_BUDGETS)
                 ]
             case "schedule":
                 found[study] = [
-                    Variant(name, rate, dual, protocol.changed_rate) for name in of(_OF_SCHEDULE)
+                    variant(name, rate, protocol.changed_rate) for name in of(_OF_SCHEDULE)
                 ]
             case "duals":
                 found[study] = [
-                    Variant(name, rate, first)
-                    for first in sorted({dual, *protocol.other_first_duals})
+                    Variant(name, rate, first, protocol.changed_rate)
+                    for first in sorted({protocol.first_dual, *protocol.other_first_duals})
                     for name in of(_OF_DUALS)
                 ]
             case "ablations":
-                base = [Variant("ours", rate, dual)] if "ours" in named else []
-                found[study] = base + [Variant(name, rate, dual) for name in ABLATIONS]
+                base = [variant("ours", rate)] if "ours" in named else []
+                found[study] = base + [variant(name, rate) for name in ABLATIONS]
     return found
 
 
@@ -104,7 +136,8 @@ def runs(protocol: Protocol) -> list[Run]:
     return [Run(variant, seed) for seed in range(protocol.seeds) for variant in wanted]
 
 
-def phases(protocol: Protocol) -> Iterator[tuple[int, str | None]]:
-    """(0, None): before any phase; then (1, first family), …"""
-    yield 0, None
-    yield from enumerate(protocol.families, 1)
+def files(run: Run, protocol: Protocol) -> list[tuple[str, int]]:
+    """(run, phase) of every file that makes up a run: its start, then its phases."""
+    learns = run.variant.how.learning != "none"
+    count = len(protocol.families) if learns else 0
+    return [(run.start, 0), *((run.name, phase) for phase in range(1, count + 1))]

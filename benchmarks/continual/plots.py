@@ -60,21 +60,13 @@ def _moved(summary: Summary) -> list[Row]:
     return list(rows.values())
 
 
-def _name(row: Row, *, budget: bool = False) -> str:
-    variant = row.variant
-    if not budget:
-        return row.title
-    change = "" if variant.changed_rate is None else f"→{variant.changed_rate:g}"
-    return f"{row.title}, τ {variant.rate:g}{change}, λ₀ {variant.first_dual:g}"
-
-
 def _colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
 def _steps(row: Row, name: str) -> list[float]:
     phases = row.outcomes[0].phases
-    return [getattr(step, name) for phase in phases for step in phase.steps]
+    return [getattr(step, name) for phase in phases[1:] for step in phase.steps]
 
 
 def _switches(axis: "Axes", summary: Summary) -> None:
@@ -95,7 +87,7 @@ def _accuracy(axis: "Axes", rows: Sequence[Row], summary: Summary) -> None:
     for index, row in enumerate(rows):
         values = _steps(row, "joint")
         width = min(_SMOOTH, 1 + len(values) // 5)
-        axis.plot(running_mean(values, width), color=_colour(index), label=_name(row))
+        axis.plot(running_mean(values, width), color=_colour(index), label=row.title)
         outcome = row.outcomes[0]
         for phase in range(1, len(summary.protocol.families) + 1):
             cells = outcome.cells[phase][:phase]
@@ -110,7 +102,7 @@ def _rate(axis: "Axes", rows: Sequence[Row], summary: Summary) -> None:
     for index, row in enumerate(rows):
         values = _steps(row, "cost")
         width = min(_SMOOTH, 1 + len(values) // 5)
-        label = _name(row, budget=True)
+        label = row.variant.label
         axis.plot(running_mean(values, width), color=_colour(index), label=label)
         axis.plot(_steps(row, "rate"), color="#606060", linestyle="--", linewidth=0.9)
     _switches(axis, summary)
@@ -119,7 +111,7 @@ def _rate(axis: "Axes", rows: Sequence[Row], summary: Summary) -> None:
 
 def _dual(axis: "Axes", rows: Sequence[Row], summary: Summary) -> None:
     for index, row in enumerate(rows):
-        axis.plot(_steps(row, "dual"), color=_colour(index), label=_name(row, budget=True))
+        axis.plot(_steps(row, "dual"), color=_colour(index), label=row.variant.label)
     _switches(axis, summary)
     axis.set(ylim=(0, None), ylabel="λ")
 
@@ -130,7 +122,7 @@ def _curves(axis: "Axes", rows: Sequence[Row], summary: Summary) -> None:
         outcome = row.outcomes[0]
         if outcome.asks not in ("never", "always"):
             points = metrics.curve(outcome.seen(last), outcome.asks)
-            axis.plot(*zip(*points, strict=True), color=_colour(index), label=_name(row))
+            axis.plot(*zip(*points, strict=True), color=_colour(index), label=row.title)
     axis.axvline(summary.protocol.rate, color="#606060", linestyle="--", linewidth=0.9)
     axis.set(
         xlabel="share of the queries that go to the cloud (dashed: τ)",

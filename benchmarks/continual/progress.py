@@ -13,8 +13,8 @@ class Watcher(Protocol):
         """`units` phases are to be done."""
         ...
 
-    def unit(self, run: str, phase: int, family: str | None) -> None:
-        """A phase of a run begins."""
+    def unit(self, run: str, phase: int) -> None:
+        """A phase of a run begins; 0 is its start."""
         ...
 
     def unit_done(self) -> None:
@@ -55,9 +55,9 @@ class Bars:
         """The upper bar."""
         self._progress.update(self._units, total=units, completed=0)
 
-    def unit(self, run: str, phase: int, family: str | None) -> None:
+    def unit(self, run: str, phase: int) -> None:
         """Its title; where there is no terminal, a line each."""
-        title = f"{run}, {'start' if family is None else f'phase {phase}'}"
+        title = f"{run}, phase {phase}" if phase else run
         self._progress.update(self._units, description=title)
         self._progress.update(self._steps, visible=False)
         if not self._progress.console.is_terminal:

@@ -43,16 +43,16 @@ class Step:
     """τ in force."""
     dual: float
     """λ the step was taken at."""
-    cost: float
-    """Mean p_offload of the step's prompts under the behaviour policy."""
-    kept: float
+    cost: float | None = None
+    """Mean p_offload of the step's prompts under the behaviour policy; None without rollouts."""
+    kept: float = 1.0
     """Share of the prompts that the method trained on."""
-    local: float
+    local: float | None = None
     """Mean reward of the local rollouts."""
-    joint: float
+    joint: float | None = None
     """Expected reward of the policy: p·R_off + (1 − p)·local, mean over prompts."""
     figures: Mapping[str, float] = field(default_factory=dict)
-    """The learner's own (`StepFigures`), where there are any."""
+    """The learner's own (`StepFigures`), where there are any; those not finite left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def write(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, separators=(",", ":"))
+        json.dump(value, file, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())

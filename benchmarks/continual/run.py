@@ -8,14 +8,14 @@ from pathlib import Path
 
 from benchmarks.continual import router
 from benchmarks.continual.families import SOURCES
-from benchmarks.continual.methods import Method
-from benchmarks.continual.plan import Run, Variant, phases, runs
+from benchmarks.continual.plan import Run, files, runs
 from benchmarks.continual.progress import Watcher
 from benchmarks.continual.protocol import Protocol
 from benchmarks.continual.records import Look, Phase, Record, Step, Store
 from benchmarks.continual.tasks import Task, Tasks, items, key
-from benchmarks.continual.training import PhaseTraining, learner_settings, warm_start
+from benchmarks.continual.training import PhaseTraining, learner_settings, warm_start, window
 from edge_agent.engine.types import ServedModel
+from edge_agent.errors import EdgeAgentError
 from trainer.dual import Dual
 from trainer.evaluate import Result, evaluate
 from trainer.learner import Learner
@@ -40,79 +40,98 @@ class Benchmark:
         adapters = self.store.folder / "adapters"
         adapters.mkdir(parents=True, exist_ok=True)
         (adapters / ".gitignore").write_text("*\n", encoding="utf-8")
-        todo = [
-            (run, phase, family)
+        todo = {
+            unit: run
             for run in runs(self.protocol)
-            for phase, family in phases(self.protocol)
-            if not self.store.has(run.name, phase) and (phase == 0 or _learns(run.variant.how))
-        ]
+            for unit in files(run, self.protocol)
+            if not self.store.has(*unit)
+        }
         self.watcher.begin(len(todo))
-        for run, phase, family in todo:
-            self.watcher.unit(run.name, phase, family)
-            self._unit(run, phase, family)
+        for (name, phase), run in todo.items():
+            self.watcher.unit(name, phase)
+            self.bench.sampler.window = window(self.protocol, run.variant.how)
+            if phase == 0:
+                self._start(run)
+            else:
+                self._phase(run, phase)
             self.watcher.unit_done()
-
-    def _unit(self, run: Run, phase: int, family: str | None) -> None:
-        began = time.monotonic()
-        if phase == 0:
-            steps, looks, labels, dual_state = self._start(run)
-        else:
-            assert family is not None
-            steps, looks, labels, dual_state = self._train(run, phase, family)
-        records = self._records(run, phase, labels)
-        seconds = time.monotonic() - began
-        self.store.save(
-            Phase(
-                run.name, phase, family, seconds, steps, looks, records, tuple(labels), dual_state
-            )
-        )
-        if phase:
-            shutil.rmtree(self.store.adapter(run.name, phase - 1), ignore_errors=True)
-        if phase == len(self.protocol.families):
-            shutil.rmtree(self.store.adapter(run.name, phase).parent, ignore_errors=True)
 
     # --- the two kinds of unit ------------------------------------------------------------------
 
-    def _start(self, run: Run) -> "_Trained":
-        """Before any phase: the untrained model, or a copy of the seed's warm start."""
-        how = run.variant.how
-        if how.learning == "none" or how.without == "warm_start":
+    def _start(self, run: Run) -> None:
+        """Phase 0, shared: the untrained model, or the warm start of a seed and rate."""
+        began = time.monotonic()
+        steps: tuple[Step, ...] = ()
+        if run.start.startswith("untrained"):
             asyncio.run(self.bench.engine.activate(ServedModel(self.bench.model.path)))
-            return (), (), [], ()
-        folder = self._warm(run.variant.rate, run.seed)
-        learner = self._learner(run, folder)
-        self.bench.sampler.load(learner)
-        shutil.copytree(folder, self.store.adapter(run.name, 0), dirs_exist_ok=True)
-        return (), (), [], ()
+        else:
+            steps = self._warm_start(run)
+        records = self._records(run, 0, ())
+        self.store.save(Phase(run.start, 0, None, time.monotonic() - began, steps, (), records))
 
-    def _warm(self, rate: float, seed: int) -> Path:
-        """The adapter of the warm start, trained the first time it is asked for."""
-        folder = self.store.folder / "adapters" / f"warm-rate-{rate:g}-seed-{seed}"
-        if folder.exists():
-            return folder
-        data = self._tasks(seed)
+    def _warm_start(self, run: Run) -> tuple[Step, ...]:
+        """Train the adapter that the runs of this seed and rate copy; the engine serves it."""
+        data = self._tasks(run.seed)
         stream = [task for family in self.protocol.families for task in data[family].stream]
-        run = Run(Variant("ours", rate, self.protocol.first_dual), seed)
         learner = self._learner(run, None)
         self.watcher.steps("warm start", self.protocol.warm_steps)
-        warm_start(
+        steps = warm_start(
             self.bench,
             learner,
             self._items(stream),
             self.protocol,
-            rate=rate,
-            seed=seed,
+            rate=run.variant.rate,
+            seed=run.seed,
+            hard_first=run.variant.how.without != "hard_first",
             told=self.watcher.step_done,
         )
-        draft = folder.with_name(f".{folder.name}")
-        shutil.rmtree(draft, ignore_errors=True)
-        learner.lora.save(draft)
-        draft.rename(folder)
+        learner.lora.save(self.store.adapter(run.start, 0))
+        self.bench.sampler.load(learner)
+        return steps
+
+    def _phase(self, run: Run, phase: int) -> None:
+        """Train one phase and measure what came of it."""
+        began = time.monotonic()
+        family = self.protocol.families[phase - 1]
+        training, steps, looks = self._train(run, phase, family)
+        records = self._records(run, phase, training.labels)
+        self.store.save(
+            Phase(
+                run.name,
+                phase,
+                family,
+                time.monotonic() - began,
+                steps,
+                looks,
+                records,
+                tuple(training.labels),
+                tuple(training.dual.state),
+            )
+        )
+        if phase > 1:
+            shutil.rmtree(self.store.adapter(run.name, phase - 1), ignore_errors=True)
+        if phase == len(self.protocol.families):
+            shutil.rmtree(self.store.adapter(run.name, phase).parent, ignore_errors=True)
+
+    def _before(self, run: Run, phase: int) -> Path | None:
+        """The adapter that a phase goes on from; None: the model as it is."""
+        name = run.name if phase > 1 else run.start
+        if name.startswith("untrained"):
+            return None
+        folder = self.store.adapter(name, phase - 1)
+        if not folder.exists():
+            raise EdgeAgentError(
+                f"the adapter {folder} is gone, though its figures are there; remove "
+                f"{self.store.path(name, phase - 1).parent} to train it again"
+            )
         return folder
 
-    def _train(self, run: Run, phase: int, family: str) -> "_Trained":
-        before = self.store.adapter(run.name, phase - 1)
-        learner = self._learner(run, before if before.exists() else None)
+    def _train(
+        self, run: Run, phase: int, family: str
+    ) -> tuple[PhaseTraining, tuple[Step, ...], tuple[Look, ...]]:
+        learner = self._learner(run, self._before(run, phase))
+        if phase == 1:
+            learner.promoted = None  # the warm start was never promoted: no KL holds on to it
         data = self._tasks(run.seed)
         done = self.protocol.families[: phase - 1]
         training = PhaseTraining(
@@ -139,13 +158,14 @@ class Benchmark:
         steps = training.run(after)
         self.bench.sampler.load(learner)
         learner.lora.save(self.store.adapter(run.name, phase))
-        return steps, tuple(looks), training.labels, tuple(training.dual.state)
+        return training, steps, tuple(looks)
 
     def _dual(self, run: Run, phase: int) -> Dual:
         """λ goes on across a switch."""
         variant = run.variant
         pid = variant.how.dual == "pid"
-        dual = Dual("pid" if pid else "ascent", start=variant.first_dual, rate=variant.rate)
+        start = variant.first_dual or 0.0
+        dual = Dual("pid" if pid else "ascent", start=start, rate=variant.rate)
         if phase > 1:
             dual.restore(list(self.store.load(run.name, phase - 1).dual_state))
         return dual
@@ -177,6 +197,7 @@ class Benchmark:
             self._items(tasks),
             self.bench.graders,
             max_tokens=self.protocol.max_new_tokens,
+            window=self.bench.sampler.window,
         )
 
     def _records(
@@ -221,12 +242,3 @@ class Benchmark:
             results = self._measure(data[family].held_out[: self.protocol.look_items])
             looks.append(Look.of(step, family, results))
         return looks
-
-
-_Trained = tuple[
-    tuple[Step, ...], tuple[Look, ...], list[tuple[str, float]], tuple[float | None, ...]
-]
-
-
-def _learns(how: Method) -> bool:
-    return how.learning != "none"

@@ -28,6 +28,7 @@ def workbench(settings: Settings, protocol: Protocol) -> Iterator[Workbench]:
             update={
                 "data_dir": folder,
                 "model": protocol.model,
+                "decision": settings.decision.model_copy(update={"window": 1}),
                 "engine": settings.engine.model_copy(update=engine),
                 "train": settings.train.model_copy(update=train),
             }

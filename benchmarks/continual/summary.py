@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.continual import metrics
 from benchmarks.continual.outcome import Outcome, outcome
-from benchmarks.continual.plan import Run, Variant, trained, variants
+from benchmarks.continual.plan import Run, Variant, files, trained, variants
 from benchmarks.continual.protocol import Protocol
 from benchmarks.continual.records import Store
 
@@ -69,6 +69,13 @@ class Summary:
         rows = self.studies.get("main", ())
         return next((row for row in rows if row.variant.method == method), None)
 
+    @property
+    def seconds(self) -> float:
+        """Spent on training and measuring, each phase counted once."""
+        rows = [row for rows in self.studies.values() for row in rows]
+        phases = [phase for row in rows for outcome in row.outcomes for phase in outcome.phases]
+        return sum({(phase.run, phase.phase): phase.seconds for phase in phases}.values())
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without the records."""
         width = self.protocol.window
@@ -123,15 +130,14 @@ def summarise(store: Store, protocol: Protocol) -> Summary:
 def _row(
     store: Store, protocol: Protocol, variant: Variant, missing: dict[str, None]
 ) -> Row | None:
-    base = trained(variant)
-    count = 0 if base.how.learning == "none" else len(protocol.families)
     outcomes = []
     for seed in range(protocol.seeds):
-        name = Run(base, seed).name
-        if not all(store.has(name, phase) for phase in range(count + 1)):
+        run = Run(trained(variant), seed)
+        name, wanted = run.name, files(run, protocol)
+        if not all(store.has(*unit) for unit in wanted):
             missing[name] = None
             continue
-        phases = [store.load(name, phase) for phase in range(count + 1)]
+        phases = [store.load(*unit) for unit in wanted]
         if variant.how.asks == "router" and phases[-1].records[0].router is None:
             missing[f"{name}: no sentence embeddings, so no router"] = None
             continue

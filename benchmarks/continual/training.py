@@ -21,11 +21,14 @@ from trainer.evaluate import CloudValue
 from trainer.learner import Learner
 from trainer.objective import Episode
 from trainer.records import Item
-from trainer.reinforcement import episode, rise
+from trainer.reinforcement import episode, gains, rise
 from trainer.replay import Batches, Replay
 from trainer.settings import LearnerSettings
 from trainer.warm_start import Asking, example, schedule
 from trainer.workbench import Workbench
+
+_PRICED_BATCHES = 6
+"""Most batches on which the first λ is measured; fewer in short phases: 3 % of all rollouts."""
 
 
 def learner_settings(protocol: Protocol, how: Method) -> LearnerSettings:
@@ -35,19 +38,28 @@ def learner_settings(protocol: Protocol, how: Method) -> LearnerSettings:
         learning_rate=protocol.learning_rate,
         kl=0.0 if how.without == "kl" else protocol.kl,
         entropy=0.0 if how.local_only else protocol.entropy,
+        window=window(protocol, how),
         threads=protocol.threads,
     )
 
 
+def window(protocol: Protocol, how: Method) -> int:
+    """The decision window w in answer positions."""
+    return protocol.max_new_tokens if how.without == "window_one" else 1
+
+
 def warm_start(
     bench: Workbench, learner: Learner, items: Sequence[Item], protocol: Protocol, *,
-    rate: float, seed: int, told: Callable[[], None],
+    rate: float, seed: int, hard_first: bool, told: Callable[[], None],
 ) -> tuple[Step, ...]:  # fmt: skip
-    """Supervised steps on all families at once, the offload token taught at `rate`."""
+    """Supervised steps on all families at once, the offload token taught at `rate` on average.
+
+    With `hard_first` much more often where the answer is unlikely, as in the trainer's own rounds.
+    """
     batches = Batches(
         items, Replay([], seed=seed), size=protocol.warm_examples, share=0.0, seed=seed
     )
-    asking = Asking(rate)
+    asking = Asking(rate) if hard_first else None
     steps = []
     for number in range(protocol.warm_steps):
         learner.use_learning_rate(
@@ -60,12 +72,12 @@ def warm_start(
 
 
 def _supervised(
-    bench: Workbench, learner: Learner, items: Sequence[Item], rate: float, asking: Asking
+    bench: Workbench, learner: Learner, items: Sequence[Item], rate: float, asking: Asking | None
 ) -> Step:
     began = time.monotonic()
     encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
     examples = [example(item, encode, end, rate) for item in items]
-    loss = learner.supervised_step(examples, asking.target)
+    loss = learner.supervised_step(examples, asking.target if asking is not None else None)
     return Step(time.monotonic() - began, rate, 0.0, figures={"loss": loss})
 
 
@@ -99,7 +111,9 @@ class PhaseTraining:
         replay = Replay(self.old, seed=seed)
         batches = Batches(self.fresh, replay, size=size, share=share, seed=seed)
         cloud = CloudValue(self.fresh, self.bench.graders)
-        asking = Asking(self.dual.rate)
+        asking = Asking(self.variant.rate)
+        if how.dual == "pid" and self.variant.first_dual is None:
+            self._price(batches, cloud)
         steps: list[Step] = []
         for number in range(self.protocol.steps):
             rate = self.variant.rate_at(self.phase, number, self.protocol.steps)
@@ -114,6 +128,14 @@ class PhaseTraining:
             steps.append(step)
             after(number, step)
         return tuple(steps)
+
+    def _price(self, batches: Batches, cloud: CloudValue) -> None:
+        """Begin λ where the trainer's own rounds do: at what asking gains at the margin."""
+        count = min(_PRICED_BATCHES, max(1, self.protocol.steps // 16))
+        items = [item for number in range(count) for item in batches.batch(number)]
+        self.bench.sampler.load(self.learner)
+        self.dual.rate = self.variant.rate_at(self.phase, 0, self.protocol.steps)
+        self.dual.begin(gains(self.bench, items, cloud, seed=self.seed))
 
     def _reinforced(
         self, number: int, rate: float, items: Sequence[Item], cloud: CloudValue
@@ -131,7 +153,13 @@ class PhaseTraining:
         rewards = [bench.rewards(item, group) for item, group in zip(items, groups, strict=True)]
         values = [cloud.of(item) for item in items]
         episodes = [
-            episode(group, local, how.tier * value, asking=rng if sampled else None)
+            episode(
+                group,
+                local,
+                how.tier * value,
+                asking=rng if sampled else None,
+                offload_token=bench.offload_token,
+            )
             for group, local, value in zip(groups, rewards, values, strict=True)
         ]
         if number >= self.protocol.steps // 2:
@@ -149,7 +177,7 @@ class PhaseTraining:
             seconds=time.monotonic() - began,
             rate=rate,
             dual=dual,
-            cost=fmean(ps),
+            cost=fmean(p + (1 - p) * _later(e) for p, e in zip(ps, episodes, strict=True)),
             kept=len(chosen) / len(episodes),
             local=fmean(map(fmean, rewards)),
             joint=fmean(p * value + (1 - p) * fmean(local) for p, value, local in pairs),
@@ -162,6 +190,11 @@ class PhaseTraining:
         asked = [episode.asked for episode in episodes]
         kept = gapg.kept(asked, self.protocol.group_size, gapg.ratio(rate))
         return [episodes[k] for k in kept]
+
+
+def _later(episode: Episode) -> float:
+    """Share of the local rollouts that asked behind the first position."""
+    return fmean(episode.costs) if episode.costs else 0.0
 
 
 def _finite(figures: dict[str, float]) -> dict[str, float]:

@@ -56,6 +56,8 @@ def test_methods_differ_in_what_defines_them_alone():
     assert paper.model_copy(update={"estimator": "exact"}) == ours
     no_kl = learner_settings(protocol, method("ours-no-kl"))
     assert no_kl == ours.model_copy(update={"kl": 0.0})
+    whole = learner_settings(protocol, method("ours-whole-answer"))
+    assert whole == ours.model_copy(update={"window": protocol.max_new_tokens})
     for name, ablated in ABLATIONS.items():
         fields = ("estimator", "dual", "without")
         changed = [f for f in fields if getattr(ablated, f) != getattr(METHODS["ours"], f)]
@@ -66,16 +68,17 @@ def test_a_run_is_trained_once_whatever_asks_and_however_many_studies_it_is_in()
     protocol = Protocol(name="test")
     listed = runs(protocol)
     assert len(listed) == len(set(listed))
-    assert trained(Variant("never", 0.3, 0.5)) == Variant("local-router", 0.3, 0.5)
+    assert trained(Variant("never", 0.3, None)) == Variant("local-router", 0.3, None)
     by_study = variants(protocol)
-    ours = Variant("ours", 0.3, 0.5)
-    assert all(ours in by_study[study] for study in ("main", "budgets", "duals", "ablations"))
+    ours = Variant("ours", 0.3, None)
+    assert all(ours in by_study[study] for study in ("main", "budgets", "ablations"))
     assert {v.rate for v in by_study["budgets"]} == {0.1, 0.3, 0.5}
     assert {v.first_dual for v in by_study["duals"]} == {0.0, 0.5, 2.0}
+    assert {v.changed_rate for v in by_study["duals"]} == {0.1}, "through a change of τ, too"
 
 
 def test_tau_changes_in_the_middle_of_the_second_phase():
-    variant = Variant("ours", 0.3, 0.5, 0.1)
+    variant = Variant("ours", 0.3, None, 0.1)
     assert variant.rate_at(1, 99, 100) == 0.3
     assert variant.rate_at(2, 49, 100) == 0.3
     assert variant.rate_at(2, 50, 100) == 0.1
