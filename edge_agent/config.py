@@ -40,6 +40,12 @@ class ServerSettings(_Section):
     allowed_hosts: tuple[str, ...] = Field((), description="Extra Host header values to accept")
     allowed_origins: tuple[str, ...] = Field((), description="Web origins that may call us")
     max_body_mb: float = Field(16, gt=0, description="Largest request body, in MB")
+    client_timeout_s: float = Field(
+        60,
+        gt=0,
+        description="Time for a request to arrive, and for a client that stopped reading to read "
+        "on, in seconds",
+    )
     shutdown_s: float = Field(10, ge=0, description="Time for running answers to end")
 
 

@@ -28,6 +28,7 @@ from edge_agent.config import Settings
 from edge_agent.errors import EdgeAgentError
 from server.app import create_app
 from server.bound import url_of
+from server.connection import most_connections, protocol
 from server.service import Service
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=protocol(settings.server.client_timeout_s, most_connections()),
                 ws="none",
                 access_log=False,
                 log_config=None,

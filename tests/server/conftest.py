@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -46,12 +48,16 @@ def serve(agent: ScriptedAgent, data_dir: Path) -> Serve:
         app = create_app(
             settings, lambda: agent, api_keys=api_keys, on_ready=lambda _agent: ready.set()
         )
-        async with listening(app) as url, httpx.AsyncClient(base_url=url) as client:
+        async with _listening(app, settings) as url, httpx.AsyncClient(base_url=url) as client:
             client.app = app
             await ready.wait()
             yield client
 
     return start
+
+
+def _listening(app: FastAPI, settings: Settings) -> AbstractAsyncContextManager[str]:
+    return listening(app, client_timeout_s=settings.server.client_timeout_s)
 
 
 @pytest.fixture

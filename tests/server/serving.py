@@ -10,6 +10,8 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from server.connection import protocol
+
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 """The fixture `serve`."""
 
@@ -21,10 +23,13 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def listening(app: FastAPI) -> AsyncIterator[str]:
+async def listening(
+    app: FastAPI, *, client_timeout_s: float = 60, connections: int = 1000
+) -> AsyncIterator[str]:
     """Serve `app` on a free port of loopback; yields its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = _Server(uvicorn.Config(app, http="h11", log_config=None, access_log=False))
+    http = protocol(client_timeout_s, connections)
+    server = _Server(uvicorn.Config(app, http=http, log_config=None, access_log=False))
     task = asyncio.create_task(server.serve([listener]))
     try:
         while not server.started:  # noqa: ASYNC110 - uvicorn has a flag, no event

@@ -1,21 +1,28 @@
 """Runs one untrusted program. Started by `sandbox` as a script: `python -I -S sandbox_child.py`.
 
 It limits itself before the program starts: memory, CPU time, open files, file size, processes;
-a network namespace without interfaces where the kernel allows one; and an audit hook that
-forbids sockets, processes, ctypes, and files outside its own directory and Python's library.
-That stops careless code and simple tricks. It is no wall against code written to break out of
-CPython, which could also find the nonce by walking frames.
+a network namespace without interfaces and Landlock rules where the kernel has them: no files
+outside its own directory and Python's library, no TCP, no other program; and an audit hook that
+forbids the same, and says so. The hook alone stops careless code and simple tricks. The kernel's
+rules also hold for code that breaks out of CPython, which could still find the nonce by walking
+frames and so cheat the grader.
 """
 
 import ctypes
 import json
 import os
 import resource
+import struct
 import sys
 from typing import Any
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
+_PR_SET_NO_NEW_PRIVS = 38
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
+_READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+_SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
+"""Where modules in C find the libraries they are linked with."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _FORBIDDEN = (
     "os.",
@@ -52,16 +59,58 @@ def limit(memory_mb: int, cpu_s: int, file_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
 
 
+def _library() -> tuple[str, ...]:
+    """Directories of Python itself."""
+    return tuple({sys.prefix, sys.base_prefix, os.path.dirname(os.__file__)})
+
+
+def wall(directory: str) -> None:
+    """Landlock (Linux 5.13; TCP 6.7; signals 6.12): the kernel's own rules, never to be undone.
+
+    Nothing but `directory` may be written, nothing but it and libraries read, nothing executed.
+    Does nothing where the kernel has no Landlock. Raises OSError if it has and refuses.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    version = libc.syscall(_LANDLOCK_CREATE, None, 0, 1)
+    if version < 1:
+        return
+    everything = (1 << 13) - 1
+    for since, right in ((2, 13), (3, 14), (5, 15)):
+        everything |= (version >= since) << right
+    rules = struct.pack("QQQ", everything, 3, 3)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+
+    def call(number: int, *arguments: Any) -> int:
+        done: int = libc.syscall(number, *arguments)
+        if done < 0:
+            raise OSError(ctypes.get_errno(), "Landlock refused a rule")
+        return done
+
+    ruleset = call(_LANDLOCK_CREATE, rules, size, 0)
+    allowed = dict.fromkeys((*_library(), *_SYSTEM), _READ_FILE | _READ_DIR)
+    for path, rights in {**allowed, directory: everything & ~1}.items():
+        if os.path.exists(path):
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            wanted = rights if os.path.isdir(path) else _READ_FILE
+            call(_LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", wanted, descriptor), 0)
+            os.close(descriptor)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    call(_LANDLOCK_RESTRICT, ruleset, 0)
+    os.close(ruleset)
+
+
 def guard(directory: str) -> None:
     """Forbids, for the rest of this process, what no answer to a programming task needs."""
-    library = tuple({sys.prefix, sys.base_prefix, os.path.dirname(os.__file__)})
+    library = tuple(path + os.sep for path in _library())
     inside = directory + os.sep
 
     def reads(path: Any) -> bool:
         if path is None or isinstance(path, int):
             return isinstance(path, int)
         place = os.path.realpath(os.fsdecode(path))
-        return (place + os.sep).startswith(inside) or place.startswith(library)
+        return (place + os.sep).startswith(inside) or (place + os.sep).startswith(library)
 
     def writes(path: Any) -> bool:
         return isinstance(path, int) or os.path.realpath(os.fsdecode(path)).startswith(inside)
@@ -100,7 +149,9 @@ def main() -> None:
     job = json.loads(sys.stdin.buffer.read())
     feed(job["stdin"])
     limit(job["memory_mb"], job["cpu_s"], job["output_bytes"])
-    guard(os.path.realpath(os.getcwd()))
+    directory = os.path.realpath(os.getcwd())
+    wall(directory)
+    guard(directory)
     scope: dict[str, Any] = {"__name__": "__main__", "__builtins__": __builtins__}
     try:
         exec(compile(job["code"], "answer.py", "exec"), scope)  # noqa: S102
