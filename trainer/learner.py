@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer import weights
+from trainer import memory, weights
 from trainer.errors import TrainerError
 from trainer.logprobs import AnswerLogProbs, answer_logprobs
 from trainer.lora import LoraModel
@@ -195,4 +195,6 @@ class Learner:
                 "updated. Resume from the last checkpoint with a lower learning rate"
             )
         self.optimizer.step()
+        self.optimizer.zero_grad()
+        memory.trim()
         return total, norm

@@ -25,7 +25,7 @@ _LAST_SHARE = 0.05
 """The learning rate rises linearly, then falls linearly to this share of itself."""
 _PROBE_EVERY = 24
 """Steps between two looks at sampled answers."""
-_PROBE_PROMPTS, _PROBE_ROLLOUTS = 32, 4
+_PROBE_PROMPTS, _PROBE_ROLLOUTS = 32, 3
 _PATIENCE = 3
 _GAIN = 0.01
 _UNANIMOUS = 0.9

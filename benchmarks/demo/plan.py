@@ -29,8 +29,8 @@ class Plan:
         return cls(
             stream=max(120, round(900 * part)),
             held_out=max(30, min(300, round(120 * part))),
-            steps=max(2, round(40 * part)),
-            epochs=2.5,
+            steps=max(2, round(30 * part)),
+            epochs=1.5,
         )
 
     @property

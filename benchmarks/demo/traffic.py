@@ -18,7 +18,7 @@ from edge_agent.errors import EdgeAgentError
 AT_ONCE = 16
 SYSTEM = "Answer with the result only."
 _TIMEOUT_S = 120
-_PAUSE_S = 0.4
+_PAUSE_S = 1.5
 """Between two questions of the light stream that goes on while a round trains."""
 
 

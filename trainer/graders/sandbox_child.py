@@ -1,11 +1,11 @@
 """Runs one untrusted program. Started by `sandbox` as a script: `python -I -S sandbox_child.py`.
 
 It limits itself before the program starts: memory, CPU time, open files, file size, processes;
-a network namespace without interfaces and Landlock rules where the kernel has them: no files
-outside its own directory and Python's library, no TCP, no other program; and an audit hook that
-forbids the same, and says so. The hook alone stops careless code and simple tricks. The kernel's
-rules also hold for code that breaks out of CPython, which could still find the nonce by walking
-frames and so cheat the grader.
+a network namespace without interfaces where the kernel has one; Landlock rules likewise: no files
+outside its own directory and Python's library, no TCP, no other program; a seccomp filter against
+new processes; and an audit hook that forbids the same, and says so. The hook alone stops careless
+code and simple tricks. The kernel's rules also hold for code that breaks out of CPython, which
+could still find the nonce by walking frames and so cheat the grader.
 """
 
 import ctypes
@@ -19,6 +19,11 @@ from typing import Any
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_SECCOMP, _FILTER = 22, 2
+_CLONE_THREAD = 0x10000
+_CALLS = {"x86_64": (0xC000003E, 56, (57, 58)), "aarch64": (0xC00000B7, 220, ())}
+"""Of a machine: its AUDIT_ARCH, clone, and the older calls that start a process."""
+_CLONE3 = 435
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
 _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
@@ -101,6 +106,38 @@ def wall(directory: str) -> None:
     os.close(ruleset)
 
 
+def alone() -> None:
+    """A seccomp filter: threads may be started, processes not.
+
+    RLIMIT_NPROC does not bind root, not even in a user namespace.
+    """
+    known = _CALLS.get(os.uname().machine)
+    if sys.platform != "linux" or known is None:
+        return
+    arch, clone, forks = known
+    load, equal, at_least, any_bit, ret = 0x20, 0x15, 0x35, 0x45, 0x06
+    allow = len(forks) + 8  # where the three verdicts stand, behind the questions
+    absent, deny = allow + 1, allow + 2
+    program = [(load, 0, 0, 4), (equal, 0, deny - 2, arch), (load, 0, 0, 0)]
+    program.append((at_least, deny - 4, 0, 0x40000000))  # the x32 calls of x86_64
+    for call in forks:
+        program.append((equal, deny - len(program) - 1, 0, call))
+    program.append((equal, absent - len(program) - 1, 0, _CLONE3))
+    program.append((equal, 0, allow - len(program) - 1, clone))
+    program.append((load, 0, 0, 16))  # the flags
+    program.append((any_bit, 0, deny - len(program) - 1, _CLONE_THREAD))
+    program.append((ret, 0, 0, 0x7FFF0000))
+    program.append((ret, 0, 0, 0x50000 | 38))  # ENOSYS: the C library falls back to clone
+    program.append((ret, 0, 0, 0x50000 | 1))  # EPERM
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    header = ctypes.create_string_buffer(
+        struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code))
+    )
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.prctl(_PR_SET_SECCOMP, _FILTER, header, 0, 0)
+
+
 def guard(directory: str) -> None:
     """Forbids, for the rest of this process, what no answer to a programming task needs."""
     library = tuple(path + os.sep for path in _library())
@@ -151,6 +188,7 @@ def main() -> None:
     limit(job["memory_mb"], job["cpu_s"], job["output_bytes"])
     directory = os.path.realpath(os.getcwd())
     wall(directory)
+    alone()
     guard(directory)
     scope: dict[str, Any] = {"__name__": "__main__", "__builtins__": __builtins__}
     try:
