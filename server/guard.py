@@ -144,7 +144,8 @@ class Guard:
 def _hostname(host: str) -> str:
     """The name or address in a Host header, without port and brackets."""
     if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
+        address, _, rest = host[1:].partition("]")
+        return address.lower() if rest[:1] in ("", ":") else host
     return host.partition(":")[0].rstrip(".").lower()
 
 
