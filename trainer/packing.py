@@ -3,8 +3,8 @@
 [start | prompt_1 | answer_1.1 | ... | answer_1.G | prompt_2 | ...]: what all prompts of a batch
 begin with (a system prompt, mostly) stands first and alone. Every answer sees the start, its own
 prompt and itself, and its positions go on from its prompt's end. An answer's last token predicts
-nothing and is left out. Nothing else is padded but the attention of one group beside another's, and the
-ends to a round number.
+nothing and is left out. Nothing is padded but the attention of one group beside another's, and
+the ends to a round number.
 
 Suffixes: B groups of a batch, N positions, P positions that predict, G answers, T answer
 positions; Q a group's own positions, K those and the start before them.
