@@ -7,6 +7,7 @@ today's are left out and counted: their ids would teach a format that is no long
 """
 
 import json
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +47,11 @@ SELECT
     ) AS cloud_text,
     (SELECT text FROM choice WHERE choice.seq = query.seq ORDER BY number LIMIT 1) AS served_text
 FROM query JOIN response ON response.seq = query.seq
-WHERE query.seq > :after AND query.seq <= :until AND {READABLE}
+WHERE {{rows}} AND {READABLE}
 ORDER BY query.seq
 """  # noqa: S608
+_MOST_READ = 10_000
+"""Rows of one stretch of the log; of a longer one as many are drawn at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ def load(
 ) -> Found:
     """Usable queries and examples after one position of the log and up to another.
 
+    What is read is bounded, however long the log is.
     `template` is the digest of the chat template now in use; None takes any. Raises StoreError.
     """
     with boundary(database):
@@ -92,7 +96,7 @@ def load(
         try:
             items = [_example_item(row, render) for row in _examples(db, after, until)]
             without_reference = other_template = 0
-            for row in _rows(db, _QUERIES, {"after": after.seq, "until": until.seq}):
+            for row in _stretch(db, _QUERIES, "query.seq", after.seq, until.seq):
                 item = _query_item(row)
                 if item is None:
                     without_reference += 1
@@ -130,11 +134,27 @@ def _query_item(row: Mapping[str, Any]) -> Item | None:
 
 
 def _examples(db: "Database", after: Position, until: Position) -> Iterator[Mapping[str, Any]]:
-    return _rows(
-        db,
-        "SELECT * FROM example WHERE id > :after AND id <= :until ORDER BY id",
-        {"after": after.example, "until": until.example},
-    )
+    sql = "SELECT * FROM example WHERE {rows} ORDER BY id"
+    return _stretch(db, sql, "id", after.example, until.example)
+
+
+def _stretch(
+    db: "Database", sql: str, key: str, after: int, until: int
+) -> Iterator[Mapping[str, Any]]:
+    """The rows of `sql` with `key` after one number and up to another, or a sample of them.
+
+    The sample depends on the two numbers alone, so a resumed round reads the same.
+    """
+    arguments: dict[str, int | str]
+    if until - after <= _MOST_READ:
+        rows = f"{key} > :after AND {key} <= :until"
+        arguments = {"after": after, "until": until}
+    else:
+        rng = random.Random(f"{after}:{until}")  # noqa: S311
+        drawn = rng.sample(range(after + 1, until + 1), _MOST_READ)
+        rows = f"{key} IN (SELECT value FROM json_each(:drawn))"  # noqa: S608
+        arguments = {"drawn": json.dumps(drawn)}
+    return _rows(db, sql.format(rows=rows), arguments)
 
 
 def _example_item(row: Mapping[str, Any], render: Render) -> Item:

@@ -96,3 +96,17 @@ def test_a_stretch_of_the_log_is_read_and_no_more(log: LogBuilder) -> None:
     found = load(log, after=Position(1, 2), until=Position(3, 3))
     assert [item.question for item in found.items] == ["e2", "1", "2"]
     assert items.newest(log.store.path) == Position(4, 4)
+
+
+def test_of_a_long_log_a_sample_is_read_and_always_the_same_one(
+    log: LogBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(60):
+        log.ask(f"question {number}", reference="r")
+    monkeypatch.setattr(items, "_MOST_READ", 20)
+    first, again = load(log).items, load(log).items
+    assert first == again
+    assert len({item.query_id for item in first}) == 20
+    assert [item.at for item in first] == sorted(item.at for item in first), "oldest first"
+    later = load(log, after=Position(seq=45)).items
+    assert len(later) == 15, "a short stretch is read as a whole"
