@@ -4,6 +4,8 @@
 #   make soak-train   kill a short round of training KILLS times, and resume it each time
 #   make soak-daemon  kill a loaded daemon DAEMON_KILLS times, and look at what it left
 #   make soak         both soaks
+#   make fuzz   any input the API could get, FUZZ_EXAMPLES per operation
+#   make audit  the pinned versions against a database of vulnerabilities, where one can be reached
 #   make lint   ruff, mypy and the import contract
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -11,8 +13,9 @@ BIN := $(VENV)/bin
 SERVE_FLAGS ?=
 DAEMON_KILLS ?= 300
 KILLS ?= 1000
+FUZZ_EXAMPLES ?= 2000
 
-.PHONY: run test test-long soak soak-daemon soak-train lint format clean
+.PHONY: run test test-long soak soak-daemon soak-train fuzz audit lint format clean
 
 run: $(VENV)/.serve
 	$(BIN)/edge-agent serve --reference-cloud $(SERVE_FLAGS)
@@ -30,6 +33,12 @@ soak-daemon: $(VENV)/.dev
 
 soak-train: $(VENV)/.dev
 	$(BIN)/python tests/trainer/kill_soak.py --kills $(KILLS)
+
+fuzz: $(VENV)/.dev
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --timeout 7200 tests/trust/test_api_fuzz.py
+
+audit: $(VENV)/.dev
+	$(BIN)/python tests/trust/audit.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
