@@ -5,6 +5,7 @@
 #   make soak-daemon  kill a loaded daemon DAEMON_KILLS times, and look at what it left
 #   make soak         both soaks
 #   make fuzz   any input the API could get, FUZZ_EXAMPLES per operation
+#   make load   overload, storms of clients that leave, readers that do not read, LOAD times as many
 #   make audit  the pinned versions against a database of vulnerabilities, where one can be reached
 #   make lint   ruff, mypy and the import contract
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -14,8 +15,9 @@ SERVE_FLAGS ?=
 DAEMON_KILLS ?= 300
 KILLS ?= 1000
 FUZZ_EXAMPLES ?= 2000
+LOAD ?= 5
 
-.PHONY: run test test-long soak soak-daemon soak-train fuzz audit lint format clean
+.PHONY: run test test-long soak soak-daemon soak-train fuzz load audit lint format clean
 
 run: $(VENV)/.serve
 	$(BIN)/edge-agent serve --reference-cloud $(SERVE_FLAGS)
@@ -36,6 +38,9 @@ soak-train: $(VENV)/.dev
 
 fuzz: $(VENV)/.dev
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --timeout 7200 tests/trust/test_api_fuzz.py
+
+load: $(VENV)/.dev
+	LOAD=$(LOAD) $(BIN)/python -m pytest --timeout 1800 tests/trust/test_load.py
 
 audit: $(VENV)/.dev
 	$(BIN)/python tests/trust/audit.py

@@ -1,0 +1,116 @@
+"""Ten times too many, storms of clients that leave, readers that do not read: all counts return.
+
+`make load` runs it with LOAD times as many clients.
+"""
+
+import json
+import os
+import socket
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from processes import Running, running
+from tiny_gguf import write_tiny_gguf
+
+LOAD = int(os.environ.get("LOAD", "1"))
+SLOTS, QUEUE = 4, 8
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A daemon with few slots and a short queue."""
+    folder: Path = tmp_path_factory.mktemp("load")
+    model = write_tiny_gguf(folder / "tiny.gguf")
+    environ = {"EDGE_AGENT_TRAIN_ENABLED": "false", "EDGE_AGENT_ENGINE_SLOTS": str(SLOTS)}
+    arguments = ("serve", "--port", "0", "--threads", "1", "--model", str(model))
+    environ["EDGE_AGENT_ENGINE_QUEUE"] = str(QUEUE)
+    with running(*arguments, data_dir=folder, **environ) as found:
+        for _ in range(3):  # what is opened once and kept is opened now
+            ask(found)
+        yield found
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "x"}]
+    return {"model": "edge-local", "max_tokens": 8, "messages": messages, **fields}
+
+
+def ask(daemon: Running, **fields: Any) -> int:
+    return requests.post(daemon.url + CHAT, json=body(**fields), timeout=60).status_code
+
+
+def connect(daemon: Running) -> socket.socket:
+    address = urllib.parse.urlsplit(daemon.url)
+    return socket.create_connection((address.hostname, address.port), 30)
+
+
+def stream(daemon: Running, **fields: Any) -> socket.socket:
+    """A client that asks for a long stream and reads nothing."""
+    content = json.dumps(body(stream=True, max_tokens=200, ignore_eos=True, **fields)).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    client = connect(daemon)
+    client.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    return client
+
+
+def counts(daemon: Running) -> dict[str, Any]:
+    """What must not leak."""
+    process = psutil.Process(daemon.process.pid)
+    engine = daemon.get("/v1/status")["engine"]
+    return {
+        "running": engine["running"],
+        "waiting": engine["waiting"],
+        "files": process.num_fds(),
+        "connections": len(process.net_connections("inet")),
+    }
+
+
+def returns_to(daemon: Running, before: dict[str, Any]) -> None:
+    deadline = time.monotonic() + 30
+    while (now := counts(daemon)) != before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert now == before
+
+
+def test_ten_times_too_many_get_429_and_nothing_stays(daemon: Running) -> None:
+    before, rss = counts(daemon), psutil.Process(daemon.process.pid).memory_info().rss
+    clients = 10 * (SLOTS + QUEUE)
+    with ThreadPoolExecutor(clients) as pool:
+        long = {"max_tokens": 100, "ignore_eos": True}
+        found = Counter(pool.map(lambda _: ask(daemon, **long), range(clients * LOAD)))
+    assert set(found) <= {200, 429}
+    assert found[200] >= SLOTS + QUEUE
+    assert found[429] > 0
+    assert ask(daemon) == 200
+    returns_to(daemon, before)
+    assert psutil.Process(daemon.process.pid).memory_info().rss - rss < 100e6
+
+
+def test_clients_that_leave_or_never_read_leave_nothing(daemon: Running) -> None:
+    before = counts(daemon)
+    for _ in range(5 * LOAD):
+        clients = [stream(daemon) for _ in range(SLOTS + QUEUE)]
+        for number, client in enumerate(clients):
+            if number % 2:
+                client.recv(20)
+            client.close()
+    returns_to(daemon, before)
+    assert ask(daemon) == 200
+
+
+def test_idle_connections_and_sleeping_readers_hold_up_nobody(daemon: Running) -> None:
+    before = counts(daemon)
+    held = [connect(daemon) for _ in range(200 * LOAD)] + [stream(daemon) for _ in range(SLOTS)]
+    assert [ask(daemon) for _ in range(5)] == [200] * 5
+    for client in held:
+        client.close()
+    returns_to(daemon, before)
