@@ -284,6 +284,8 @@ class Engine:
                         lane.scheduler.step()
                 self._close_drained()
                 self._outbox.flush()
+                if not any(lane.scheduler.busy for lane in self._lanes):
+                    self._lane.scheduler.rest()
         except BaseException as cause:
             _log.exception("the engine thread died")
             error = EngineError(f"the engine died: {cause!r}")

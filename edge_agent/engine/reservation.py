@@ -121,15 +121,16 @@ class Reservations:
         self.prefixes.add(sequence)
         self._crowded = True
 
-    def tidy(self) -> None:
+    def tidy(self) -> bool:
         """Shelve one cached prefix, if there are more than the cells should be kept for.
 
-        Attention looks at every cell up to the last one in use, so idle ones slow decoding; but
-        copying takes a while, so many that end at once are shelved one per batch.
+        Attention looks at every cell up to the last one in use, so idle ones slow decoding.
+        False if there was nothing to do.
         """
         if self._crowded:
             many = len(self.prefixes) > 1 and self.prefixes.cells > self.kv.total * _RESIDENT
             self._crowded = many and self.prefixes.evict()
+        return self._crowded
 
     def discard(self, sequence: Sequence) -> None:
         """The sequence has ended; its KV is of no use to anyone."""

@@ -168,9 +168,14 @@ class Scheduler:
 
     # One batch:
 
+    def rest(self) -> None:
+        """Nobody waits: make room for those who come next, before they are given cells."""
+        while self._memory.tidy():
+            pass
+
     def step(self) -> None:
         """Admit who fits, run one batch, hand out what it gave."""
-        self._memory.tidy()
+        self._memory.tidy()  # one, because copying takes a while and others wait
         self._admit()
         for choice in list(self.active):
             if choice in self.active and len(choice.sequence.tokens) > choice.sequence.limit:

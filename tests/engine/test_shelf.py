@@ -1,5 +1,6 @@
 """Prefixes that left the KV memory come back as they were, and only where they are of use."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_what_is_not_worth_it_or_does_not_fit_stays_on_the_shelf(context: LlamaC
     retire(context, memory, prompt_of(3, 20))
     assert memory.shelf.cells == 100
     few = [*prompt[:5], *prompt_of(4, 10)]
-    assert memory.reserve(Sequence(few), 15, [running], []) == 0
+    assert memory.reserve(Sequence(few), 15, [], []) == 0
     assert memory.reserve(Sequence([*prompt[:50], 9]), 60, [running], []) == 0
     assert memory.shelf.cells == 100
 
@@ -108,6 +109,19 @@ def test_rollouts_are_not_kept(context: LlamaContext) -> None:
     memory.tidy()
     retire(context, memory, prompt_of(2, 40))
     assert memory.shelf.cells == 0
+
+
+async def test_an_idle_engine_makes_room(tiny_model: Path) -> None:
+    """What comes next gets the first cells, not those behind prefixes that nobody uses."""
+    engine = make_engine(tiny_model)
+    prompts = [prompt_of(s, 30) for s in range(4)]
+    await asyncio.gather(*(ask(engine, prompt) for prompt in prompts))
+    await asyncio.wrap_future(engine._mailbox.call(lambda: None))  # after the engine's rest
+    assert engine.stats().kv_used == 30 + 8 - 1
+    for prompt in prompts:
+        point, _ = await ask(engine, prompt)
+        assert point.cached_tokens == 29
+    await engine.stop(0)
 
 
 async def test_conversations_take_turns(tiny_model: Path) -> None:
