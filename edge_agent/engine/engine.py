@@ -21,7 +21,7 @@ from edge_agent.engine.mailbox import Mailbox
 from edge_agent.engine.request_check import check_prompt, check_request
 from edge_agent.engine.scheduler import Counters
 from edge_agent.engine.types import EngineStats, GenerationRequest, Group, ServedModel
-from edge_agent.engine.vocabulary import Vocabulary
+from edge_agent.engine.vocabulary import lasting_vocabulary
 from edge_agent.errors import EdgeAgentError, EngineError, QueueFull, Unavailable
 from models.errors import ModelError
 from models.llama_model import LlamaModel
@@ -59,6 +59,8 @@ class Engine:
         self._closing = False
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.vocabulary = lasting_vocabulary(served.gguf)
+        """Of every version that is served; it outlives their weights."""
         weights = Weights(served.gguf, settings, offload_token)
         try:
             adapter = load_adapter(weights.model, served.lora) if served.lora else None
@@ -79,11 +81,6 @@ class Engine:
     def model(self) -> LlamaModel:
         """The loaded weights."""
         return self._lane.weights.model
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The model's vocabulary."""
-        return self._lane.weights.rules.vocabulary
 
     @property
     def context_limit(self) -> int:

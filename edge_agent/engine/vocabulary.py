@@ -4,7 +4,9 @@ API: `llama_tokenize`, `llama_token_to_piece` of `llama.h`. Works with `vocab_on
 """
 
 import ctypes
+import weakref
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import llama_cpp
@@ -120,6 +122,17 @@ class Vocabulary:
         if not 0 <= token_id < self.size:
             raise IndexError(f"token id {token_id} is not in a vocabulary of {self.size}")
         return token_id
+
+
+def lasting_vocabulary(gguf: Path) -> Vocabulary:
+    """The vocabulary of `gguf` without its weights; freed with the last reference to it.
+
+    Raises GgufError.
+    """
+    model = LlamaModel(gguf, vocab_only=True)
+    vocabulary = Vocabulary(model)
+    weakref.finalize(vocabulary, model.close)
+    return vocabulary
 
 
 def _id(token_id: int) -> int | None:

@@ -143,6 +143,21 @@ async def test_another_gguf_is_loaded_and_the_old_one_freed(
     assert old.handle is None
 
 
+async def test_the_vocabulary_outlives_the_weights_it_came_with(
+    swapping: Engine, tmp_path: Path
+) -> None:
+    """What renders prompts keeps it; freed with the old weights it ended the daemon."""
+    before = swapping.vocabulary
+    ids = before.encode("one two three")
+    for number in (1, 2):
+        version = write_tiny_gguf(tmp_path / f"{number}.gguf", tied=False, seed=number)
+        await swapping.activate(ServedModel(version, version=f"v{number}"))
+        await settled(swapping)
+    assert swapping.vocabulary is before
+    assert before._model.handle is not None
+    assert before.encode("one two three") == ids
+
+
 async def test_a_failed_activation_leaves_the_current_version_serving(
     swapping: Engine, tiny_model: Path, tmp_path: Path, reference: Reference
 ) -> None:
