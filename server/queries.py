@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from ulid import ULID
 
 from edge_agent.engine.types import SamplingParams
-from edge_agent.errors import InvalidRequest, NotFound
+from edge_agent.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from edge_agent.formats import grammar
 from edge_agent.formats.chat_template import unsupported_part
 from edge_agent.formats.tools import ToolFormat
 from edge_agent.records import Query, Route
 from edge_agent.training import grader_spec
 from server import messages as chat_messages
+from server.prompt_size import require_possible
 from server.schemas import ChatRequest, CompletionRequest
 
 if TYPE_CHECKING:
@@ -270,6 +271,12 @@ def _chat_prompt(
             f"{foreign}: the local model reads text only; ask the model edge-cloud", param=foreign
         )
     messages = body["messages"]
+    try:
+        require_possible(messages, agent.engine, "messages")
+    except ContextLengthExceeded:
+        if route is Route.CLOUD:
+            return ()
+        raise
     ids = agent.chat.encode(
         tool_format.messages(messages) if tool_format is not None else messages,
         # The generic form has put the tools into the messages.
@@ -299,6 +306,7 @@ def _completion_prompt(request: CompletionRequest, agent: "Agent") -> tuple[str,
         prompt = prompt[0]
     vocabulary = agent.engine.vocabulary
     if isinstance(prompt, str):
+        require_possible(prompt, agent.engine, "prompt")
         ids = tuple(vocabulary.encode(prompt, bos=True))
         text = prompt
     else:

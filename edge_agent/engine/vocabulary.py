@@ -6,6 +6,7 @@ API: `llama_tokenize`, `llama_token_to_piece` of `llama.h`. Works with `vocab_on
 import ctypes
 import weakref
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
@@ -101,6 +102,11 @@ class Vocabulary:
             if length >= 0:
                 return buffer.raw[:length]
             size = -length
+
+    @cached_property
+    def longest_piece(self) -> int:
+        """Bytes of the longest token."""
+        return max(len(self._read_piece(i)) for i in range(self.size))
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD. `special` as in `piece`."""

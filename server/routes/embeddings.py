@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from edge_agent.agent import Agent
 from edge_agent.errors import InvalidRequest
 from edge_agent.records import Route
+from server.prompt_size import require_possible
 from server.queries import check_token_ids, model_route
 from server.routes.common import AgentDep, ServiceDep
 from server.schemas import EmbeddingRequest
@@ -57,6 +58,7 @@ def _prompts(body: EmbeddingRequest, agent: Agent) -> list[list[int]]:
     prompts = []
     for item in given:
         if isinstance(item, str):
+            require_possible(item, agent.engine, "input")
             prompts.append(vocabulary.encode(item, bos=True))
         else:
             check_token_ids(item, vocabulary.size, "input")

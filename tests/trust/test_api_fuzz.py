@@ -138,9 +138,13 @@ def test_tools_schemas_and_grammars(daemon: Running) -> None:
 
 def test_too_large_and_too_deep(daemon: Running) -> None:
     url, headers = daemon.url + "/v1/chat/completions", {"Content-Type": "application/json"}
-    asked = {"model": "edge", "messages": [{"role": "user", "content": "word " * 5000}]}
-    assert post(daemon, "/v1/chat/completions", asked).json()["error"]["code"] == (
-        "context_length_exceeded"
-    )
+    for text in ("word " * 5000, "a" * 5_000_000):  # one that is cut into tokens, one that is not
+        for path, prompt in (
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": text}]}),
+            ("/v1/completions", {"prompt": text}),
+            ("/v1/embeddings", {"input": text}),
+        ):
+            refused = post(daemon, path, {"model": "edge", **prompt}).json()["error"]
+            assert refused["code"] == "context_length_exceeded", path
     for deep in (b"[" * 100_000, b'{"messages":' * 100_000, b'{"model":"edge","n":' + b"9" * 5000):
         judge(requests.post(url, deep, headers=headers, timeout=60))
