@@ -13,6 +13,9 @@ _KP, _KI, _KD, _SMOOTHING = 0.5, 0.05, 0.0, 0.9
 _LIMIT = 1.5
 """Rewards lie in [0, 1]: above 1 every decision is pushed home, a higher price only winds up."""
 
+_BESIDE = 0.1
+"""How far beside the margin the first price looks, as a share of the prompts."""
+
 
 class Dual:
     """The dual variable λ and the state of its controller."""
@@ -38,11 +41,21 @@ class Dual:
         """Start where the budget's price is now: what asking gains at the margin.
 
         `gains` are R_off - V_local of some prompts. With decisions free to be the best ones, the
-        dual function λ·τ + E[max(0, gain - λ)] is least at their (1 - τ)-quantile.
+        dual function λ·τ + E[max(0, gain - λ)] is least at their (1 - τ)-quantile. Where gains come
+        in two heaps that is the edge of one of them, at which a heap is indifferent to asking:
+        the middle of the quantiles on both sides keeps clear of it.
         """
         ordered = sorted(gains)
-        place = min(len(ordered) - 1, math.floor((1 - self.rate) * len(ordered)))
-        price = min(_LIMIT, max(0.0, ordered[place]))
+
+        def quantile(share: float) -> float:
+            return ordered[
+                min(len(ordered) - 1, max(0, math.floor(round(share * len(ordered), 9))))
+            ]
+
+        middle = (
+            quantile(1 - self.rate - _BESIDE) + quantile(min(1.0, 1 - self.rate + _BESIDE))
+        ) / 2
+        price = min(_LIMIT, max(0.0, middle))
         self._state = dagrpo.DualState(price, price)
 
     def restore(self, state: list[float | None]) -> None:

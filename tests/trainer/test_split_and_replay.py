@@ -68,6 +68,8 @@ def test_the_first_price_is_what_asking_gains_at_the_margin() -> None:
     dual = Dual("pid", start=0.5, rate=0.3)
     dual.begin([0.1 * n for n in range(10)])
     assert dual.value == pytest.approx(0.7), "three of ten gain as much or more"
+    dual.begin([0.2] * 20 + [1.0] * 10)
+    assert dual.value == pytest.approx(0.6), "between what can be learned and what cannot"
     dual.begin([-1.0] * 10)
     assert dual.value == 0.0, "nothing is worth a cloud call"
 
