@@ -48,8 +48,8 @@ _SECOND_HAND = """\
 - The cloud is the reference cloud's answer to each item, right with the stated accuracy, drawn once
   from the question itself: the same for every method and seed, and without latency. A real cloud
   would add noise and cost, nothing that tells methods apart.
-- All methods start from one supervised warm start on all families (per seed and τ). SFT takes as
-  many sequences a step as the others have rollouts, and draws none.
+- All methods start from one supervised warm start on all families (per seed and τ). SFT goes
+  on with steps of the warm start's size, about what a step of rollouts costs, and draws none.
 - `sampled` lets the engine finish local rollouts whose place a cloud answer takes: equal compute.
 - Adapters are measured as runtime LoRA, as the rollouts run, not merged as they would be served.
 - λ of PID begins, in every phase, at a price measured on a few extra rollouts (about 3 % more than

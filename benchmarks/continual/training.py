@@ -100,12 +100,11 @@ class PhaseTraining:
 
     def run(self, after: Callable[[int, Step], None]) -> tuple[Step, ...]:
         """All steps; `after` is called with each step's number and figures."""
-        how, size = self.variant.how, self.protocol.prompts_per_step
+        how = self.variant.how
         if how.learning == "none":
             return ()
         supervised = how.learning == "supervised"
-        if supervised:
-            size *= self.protocol.group_size  # as many sequences in a step as the others learn from
+        size = self.protocol.warm_examples if supervised else self.protocol.prompts_per_step
         share = 0.0 if how.without == "replay" else self.protocol.replay
         seed = 1000 * self.seed + self.phase
         replay = Replay(self.old, seed=seed)
