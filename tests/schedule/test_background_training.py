@@ -217,7 +217,9 @@ async def test_a_long_log_is_put_aside(settings: Settings, make: Make) -> None:
 
 async def test_the_real_command_takes_what_it_is_given(settings: Settings, make: Make) -> None:
     make(command=(*background_training.COMMAND, "--status"))
-    assert (await until(lambda: said(settings)))[0] == {"rounds": []}
+    (report,) = await until(lambda: said(settings))
+    assert report["object"] == "training"
+    assert report["rounds"] == []
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="the platform has no SCHED_IDLE")
