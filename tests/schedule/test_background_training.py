@@ -243,6 +243,18 @@ def test_the_child_steps_behind_and_ends_with_its_parent() -> None:
     parent.stdout.close()
 
 
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no groups by session")
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_session_of_its_own_steps_behind_too_and_a_terminals_does_not(*, leads: bool) -> None:
+    lower = "from edge_agent.training.idle import lower_priority; lower_priority()"
+    show = "print(open('/proc/self/autogroup').read().split()[-1])"
+    inner = [sys.executable, "-c", f"{lower}; {show}"]
+    if not leads:  # a child in the session of another process
+        inner = [sys.executable, "-c", f"import subprocess; subprocess.run({inner!r})"]
+    said = subprocess.run(inner, stdout=subprocess.PIPE, start_new_session=True, check=True)
+    assert said.stdout.split() == [b"19" if leads else b"0"]
+
+
 def test_every_setting_reaches_the_child() -> None:
     every = Settings(
         data_dir=Path("/a b/ü"),
