@@ -1,20 +1,16 @@
 """Chat messages to prompt token ids, through the model's own Jinja template.
 
-The environment is that of Hugging Face's `apply_chat_template`: templates in GGUF files are
-written for it. Control tokens come from the template only (see `control_tokens`).
+A template is a foreign program that comes with the model: it runs in a process of its own, with
+limits of time and memory (see `template_child`), in Jinja's sandbox, and gives back text.
+Control tokens come from the template only (see `control_tokens`).
 """
 
+import atexit
 import hashlib
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, NoReturn
-
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pathlib import Path
+from typing import Any, Literal
 
 from edge_agent.engine.vocabulary import Vocabulary
 from edge_agent.errors import InvalidRequest
@@ -26,6 +22,7 @@ from edge_agent.formats.messages import (
     tool_history_as_text,
     unsupported_part,
 )
+from edge_agent.worker import Worker, WorkerFailed
 from models.errors import ModelError
 
 __all__ = ["CHATML", "ChatTemplate", "ToolStyle", "unsupported_part"]
@@ -44,6 +41,15 @@ CHATML = (
 
 _METADATA_KEY = "tokenizer.chat_template"
 _RESERVED = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
+_MAX_SOURCE = 1_000_000
+"""Characters; the longest known templates have some 20,000."""
+_TIMEOUT_S, _MEMORY_MB = 5.0, 1024
+
+_worker = Worker(
+    Path(__file__).with_name("template_child.py"), timeout_s=_TIMEOUT_S, memory_mb=_MEMORY_MB
+)
+"""One child renders for every template of this process."""
+atexit.register(_worker.close)
 
 
 def template_digest(source: str | None) -> str:
@@ -66,7 +72,7 @@ class ChatTemplate:
 
         protected: token texts that users must not be able to type, besides control tokens.
         now: the clock behind the templates' `strftime_now`.
-        Raises ModelError if the template does not compile.
+        Raises ModelError if the template does not compile, or is too much work.
         """
         self.source: str = template or vocabulary.metadata.get(_METADATA_KEY) or CHATML
         self.digest: str = template_digest(self.source)
@@ -76,7 +82,8 @@ class ChatTemplate:
         self._vocabulary = vocabulary
         added = {text for text in vocabulary.added_tokens if text in self.source}
         self._control = ControlTokens(vocabulary, protected=protected, added=added)
-        self._template = _compile(self.source, now)
+        self._now = now
+        _check(self.source)
         self._bos = _text(vocabulary, vocabulary.bos)
         self._eos = _text(vocabulary, vocabulary.eos)
         self._knows_system = self._shows({"role": "system", "content": "probe-7f3a"})
@@ -132,7 +139,9 @@ class ChatTemplate:
         }
 
         def render(guarded: Any) -> str:
-            return self._render(add_generation_prompt=add_generation_prompt, **guarded)
+            return self._render(
+                self._values(add_generation_prompt=add_generation_prompt, **guarded)
+            )
 
         try:
             return self._control.render(values, render)
@@ -150,33 +159,46 @@ class ChatTemplate:
         return [{**m, "role": "system"} if m["role"] == "developer" else m for m in messages]
 
     def _shows(self, message: Message) -> bool:
+        values = self._values([message, {"role": "user", "content": "?"}])
         try:
-            text = self._render(messages=[message, {"role": "user", "content": "?"}])
-        except InvalidRequest:
-            return False
-        return str(message["content"]) in text
+            reply = self._run(values)
+        except WorkerFailed as error:
+            raise ModelError(f"the chat template cannot be used: {error}") from error
+        return str(message["content"]) in reply.get("text", "")
 
-    def _render(
+    def _values(
         self,
-        *,
         messages: Sequence[Message],
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         extra: Mapping[str, Any] | None = None,
-    ) -> str:
+    ) -> Mapping[str, Any]:
+        return {
+            **(extra or {}),
+            "messages": messages,
+            "tools": tools,
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": self._bos,
+            "eos_token": self._eos,
+        }
+
+    def _render(self, values: Mapping[str, Any]) -> str:
         try:
-            return self._template.render(
-                **(extra or {}),
-                messages=messages,
-                tools=tools,
-                add_generation_prompt=add_generation_prompt,
-                bos_token=self._bos,
-                eos_token=self._eos,
-            )
-        except Exception as error:  # a template is a foreign program: it may raise anything
+            reply = self._run(values)
+        except WorkerFailed as error:
+            reply = {"refused": str(error)}
+        if "text" not in reply:
             raise InvalidRequest(
-                f"the model's chat template refused these messages: {error}", param="messages"
-            ) from error
+                f"the model's chat template refused these messages: {reply['refused']}",
+                param="messages",
+            )
+        return reply["text"]
+
+    def _run(self, values: Mapping[str, Any]) -> dict[str, str]:
+        """{"text": …}, or {"refused": …} by the template. Raises WorkerFailed."""
+        now = self._now().isoformat()
+        reply: dict[str, str] = _worker.call("render", source=self.source, now=now, values=values)
+        return reply
 
 
 def _tool_style(source: str) -> ToolStyle | None:
@@ -191,45 +213,13 @@ def _text(vocabulary: Vocabulary, token_id: int | None) -> str:
     return "" if token_id is None else vocabulary.text(token_id)
 
 
-class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}` marks text for training; it renders as its body."""
-
-    tags = {"generation"}  # noqa: RUF012 (declared so by jinja2)
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        parser.stream.skip(1)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _compile(source: str, now: Callable[[], datetime]) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_GenerationTag, jinja2.ext.loopcontrols],
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda pattern: now().strftime(pattern)
+def _check(source: str) -> None:
+    """Raises ModelError if `source` is no template."""
+    if len(source) > _MAX_SOURCE:
+        raise ModelError(f"the chat template has {len(source):,} characters, over {_MAX_SOURCE:,}")
     try:
-        return environment.from_string(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise ModelError(
-            f"the chat template does not compile: {error.message} (line {error.lineno})"
-        ) from error
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own filter escapes HTML characters; a prompt wants them as they are."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+        wrong = _worker.call("check", source=source)
+    except WorkerFailed as error:
+        wrong = str(error)
+    if wrong is not None:
+        raise ModelError(f"the chat template does not compile: {wrong}")

@@ -31,7 +31,7 @@ def measured(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         document: dict[str, Any] = json.loads(done.stdout)
         assert not [note for note in document["notes"] if "Not whole" in note]
         ours = [" ".join(child.cmdline()) for child in psutil.Process().children()]
-        assert [line for line in ours if "edge_agent" in line] == []
+        assert [line for line in ours if "-m edge_agent" in line] == []
         return document
 
     return measured

@@ -82,17 +82,23 @@ def test_a_crashed_daemon_is_replaced(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_stand_in_cloud_ends_with_the_daemon(data_dir: Path, number: int) -> None:
+def test_the_stand_in_cloud_and_the_template_s_process_end_with_the_daemon(
+    data_dir: Path, number: int
+) -> None:
     with running(data_dir, "--reference-cloud") as daemon:
         assert daemon.ready["reference_cloud"] is True
-        (child,) = psutil.Process(daemon.process.pid).children()
+        children = psutil.Process(daemon.process.pid).children()
+        started = " ".join(word for child in children for word in child.cmdline())
+        assert len(children) == 2
+        assert "reference-cloud" in started
+        assert "template_child.py" in started
         with daemon.chat(
             model="edge-cloud", messages=[{"role": "user", "content": "Calculate 17 + 25."}]
         ) as answer:
             assert '"source":"cloud"' in answer.read().decode()
         daemon.end(number)
-        gone, _alive = psutil.wait_procs([child], timeout=30)
-    assert gone == [child]
+        _gone, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
 
 
 def test_other_machines_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,10 @@
-"""The child of `worker`: one request a line on standard input, one reply a line on the output.
+"""The child of `worker`: each kind of grader is imported when it is first asked for."""
 
-Started as a script (`python -P worker_child.py TIMEOUT_S MEMORY_MB`), it imports nothing of ours.
-"""
-
-import json
 import re
-import resource
-import signal
-import sys
 from collections.abc import Callable
 from typing import Any
+
+from edge_agent.worker_loop import serve
 
 
 def _math() -> Callable[..., bool]:
@@ -51,35 +46,5 @@ def _json_schema() -> Callable[..., bool]:
     return fits
 
 
-_TASKS: dict[str, Callable[[], Callable[..., bool]]] = {
-    "math": _math,
-    "regex": _regex,
-    "json_schema": _json_schema,
-}
-
-
-def _serve(timeout_s: float, memory_mb: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
-    ready: dict[str, Callable[..., bool]] = {}
-    replies = sys.stdout
-    sys.stdout = sys.stderr  # what a library prints is no reply
-    for line in sys.stdin:
-        request = json.loads(line)
-        task = request["task"]
-        answer: dict[str, Any]
-        try:
-            if task not in ready:
-                ready[task] = _TASKS[task]()
-            signal.setitimer(signal.ITIMER_REAL, timeout_s)
-            answer = {"value": ready[task](**request["arguments"])}
-        except (Exception, MemoryError) as error:
-            answer = {"error": f"{task}: {type(error).__name__}: {error}"[:500]}
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        replies.write(json.dumps(answer) + "\n")
-        replies.flush()
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    _serve(float(sys.argv[1]), int(sys.argv[2]))
+    serve({"math": _math, "regex": _regex, "json_schema": _json_schema})
