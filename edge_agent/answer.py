@@ -174,6 +174,9 @@ class Answer:
             if forced:
                 raise
             self._stay_local(Reason.NO_PRICE if error.limit == "price" else Reason.BUDGET)
+            if error.limit == "rate" and (point := self._point) is not None:
+                trained = self._services.trained(point.version)
+                self._services.decider.refused(point, trained=trained)
             with contextlib.suppress(StoreError):
                 state = await asyncio.to_thread(assistance.ledger.state)
                 budget = {name: dataclasses.asdict(limit) for name, limit in state.items()}

@@ -184,7 +184,7 @@ class TrainSettings(_Section):
     kl: float = Field(0.01, ge=0, description="Weight of the KL to the promoted adapter")
     entropy: float = Field(0.01, ge=0, description="Weight of the decision's entropy")
     replay: float = Field(
-        0.1, ge=0, lt=1, description="Share of a batch drawn from kinds of work seen before"
+        0.25, ge=0, lt=1, description="Share of a batch drawn from kinds of work seen before"
     )
     held_out: float = Field(
         0.2, gt=0, lt=1, description="Share of the queries that only the gate sees"

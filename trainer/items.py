@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edge_agent.log.database import boundary, open_database
 from edge_agent.log.token_ids import unpack
 from edge_agent.training.journal import Position
-from edge_agent.training.usable import READABLE
+from edge_agent.training.usable import LONGEST_PROMPT, READABLE
 from trainer.records import Item, ReferenceSource
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def load(
     with boundary(database):
         db = open_database(database, read_only=True)
         try:
-            items = [_example_item(row, render) for row in _examples(db, after, until)]
+            examples = (_example_item(row, render) for row in _examples(db, after, until))
+            items = [item for item in examples if len(item.prompt_ids) <= LONGEST_PROMPT]
             without_reference = other_template = 0
             for row in _stretch(db, _QUERIES, "query.seq", after.seq, until.seq):
                 item = _query_item(row)

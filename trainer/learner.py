@@ -17,7 +17,7 @@ from trainer.errors import TrainerError
 from trainer.logprobs import AnswerLogProbs, answer_logprobs
 from trainer.lora import LoraModel
 from trainer.objective import Episode, Objective, StepFigures
-from trainer.packing import Answers, Ids, micro_batches, pack, packed_length
+from trainer.packing import Answers, Ids, distinct, micro_batches, pack, packed_length
 from trainer.settings import LearnerSettings
 
 
@@ -72,13 +72,15 @@ class Learner:
 
         Raises TrainerError, with the adapter unchanged, if the gradient is not finite.
         """
-        groups = [Answers(episode.prompt_ids, episode.answers) for episode in episodes]
-        references: dict[int, Tensor] = {}
+        count = 0
         if self.settings.kl and self.promoted is not None:
-            count = math.ceil(self.settings.kl_share * len(groups))
+            count = math.ceil(self.settings.kl_share * len(episodes))
+        groups, places = self._needed(episodes, dual, count)
+        references: dict[int, Tensor] = {}
+        if count and self.promoted is not None:
             with torch.no_grad(), self.lora.using(self.promoted):
                 for index, logp in self._forward(groups[:count]):
-                    references[index] = logp.local_B_G_T[0]
+                    references[index] = logp.spread(places[index]).local_B_G_T[0]
         old: dict[int, Tensor] = {}
         weight = self.settings.kl * len(groups) / max(1, len(references))
         figures: list[StepFigures] = []
@@ -86,26 +88,45 @@ class Learner:
             objective = Objective(self.settings, dual, old, weight)
 
             def loss(index: int, logp: AnswerLogProbs, objective: Objective = objective) -> Tensor:
-                return objective.loss(index, episodes[index], logp, references.get(index))
+                row = logp.spread(places[index])
+                return objective.loss(index, episodes[index], row, references.get(index))
 
             total, grad_norm = self._update(groups, loss)
             figures.append(objective.figures(episodes, total, grad_norm))
         return figures[0]
 
+    def _needed(
+        self, episodes: Sequence[Episode], dual: float, count: int
+    ) -> tuple[list[Answers], list[list[int]]]:
+        """What has to be computed, and where each episode's answers stand in it (-1: nowhere).
+
+        Equal answers are computed once; answers that all have advantage 0 not at all, but in the
+        first `count` episodes, whose KL is wanted.
+        """
+        exact = self.settings.estimator == "exact"
+        groups, places = [], []
+        for index, episode in enumerate(episodes):
+            answers, where = distinct(episode.answers)
+            if exact and index >= count and episode.unanimous(dual):
+                answers, where = [], [-1] * len(where)
+            groups.append(Answers(episode.prompt_ids, answers))
+            places.append(where)
+        return groups, places
+
     def supervised_step(
-        self, examples: Sequence[Example], asking: Callable[[float], float] | None = None
+        self, examples: Sequence[Example], asking: Callable[[int, float], float] | None = None
     ) -> float:
         """One update towards `examples`; returns the mean loss per prompt before it, in nats.
 
         The loss is the cross-entropy of the decision plus (1 - p) times the answer's own, given
-        that it is local: the likelihood of answering so and asking at rate p. `asking` gives p
-        from the answer's negative log-likelihood (nats), in place of the example's own.
+        that it is local: the likelihood of answering so and asking at rate p. `asking` gives p in
+        place of the example's own, from its index and its answer's negative log-likelihood (nats).
         """
         groups = [Answers(example.prompt_ids, [example.answer_ids]) for example in examples]
 
         def loss(index: int, logp: AnswerLogProbs) -> Tensor:
             answer = logp.local_B_G_T.sum()
-            p = examples[index].p_offload if asking is None else asking(-answer.item())
+            p = examples[index].p_offload if asking is None else asking(index, -answer.item())
             return -(p * logp.log_p_B[0] + (1 - p) * (logp.log_not_p_B[0] + answer))
 
         return self._update(groups, loss)[0]

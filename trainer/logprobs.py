@@ -1,10 +1,11 @@
 """Log-probs of packed answers under the torch model, without ever holding T x V logits."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.packing import Answers, PackedBatch
 
@@ -33,6 +34,17 @@ class AnswerLogProbs:
             self.log_p_B[here],
             self.log_not_p_B[here],
         )
+
+    def spread(self, places: Sequence[int]) -> "AnswerLogProbs":
+        """Of one group (B = 1): answer number `places[g]` as the g-th; masked out where negative.
+
+        The decision stays as it is.
+        """
+        index = torch.tensor(places, device=self.mask_B_G_T.device)
+        here = (index >= 0)[None, :, None]
+        spared = nn.functional.pad(self.mask_B_G_T, (0, 1, 0, 1))  # there may be no answer at all
+        local = nn.functional.pad(self.local_B_G_T, (0, 1, 0, 1))
+        return replace(self, local_B_G_T=local[:, index] * here, mask_B_G_T=spared[:, index] * here)
 
 
 def answer_logprobs(

@@ -44,6 +44,15 @@ class Episode:
         if group + self.asked < 2:
             raise ValueError("a group needs at least two rollouts")
 
+    def values(self, dual: float) -> list[float]:
+        """What each answer is worth at price `dual`: reward - dual * cost."""
+        costs = self.costs or [0.0] * len(self.rewards)
+        return [reward - dual * cost for reward, cost in zip(self.rewards, costs, strict=True)]
+
+    def unanimous(self, dual: float) -> bool:
+        """All answers are worth the same: `exact` gives them advantage 0, and none teaches."""
+        return len(set(self.values(dual))) == 1
+
 
 @dataclass(frozen=True, slots=True)
 class StepFigures:
@@ -63,9 +72,10 @@ class StepFigures:
     entropy: float
     """Mean entropy of the decision, nats."""
     abs_delta_logp: float
-    """Mean |log pi_torch - log mu_llama.cpp| per token."""
+    """Mean |log pi_torch - log mu_llama.cpp| per token trained on; 0 if there is none."""
     effective_samples: float
-    """Effective sample size of the rollouts' importance weights, as a share of their number."""
+    """Effective sample size of the importance weights of the rollouts trained on, as a share of
+    their number."""
     unanimous: float
     """Share of groups whose advantages are all 0, so that their answers teach nothing."""
     grad_norm: float
@@ -90,7 +100,10 @@ class Objective:
     def loss(
         self, index: int, episode: Episode, logp: AnswerLogProbs, reference_G_T: Tensor | None
     ) -> Tensor:
-        """Loss of episode number `index`; `logp` is its row alone (B = 1)."""
+        """Loss of episode number `index`; `logp` is its row alone (B = 1).
+
+        Answers that teach nothing (`Episode.unanimous`) may come masked out.
+        """
         rewards_G, costs_G, now_G_T, behaviour_G_T, mask_G_T = self._rollouts(episode, logp)
         old_G_T = self.old.setdefault(index, now_G_T.detach())
         weights_G_T = dagrpo.importance_weights(
@@ -112,7 +125,7 @@ class Objective:
             loss = loss + self.kl * kl_G_T.sum(-1).mean()
             kl_per_token = (kl_G_T.sum() / logp.mask_B_G_T.sum()).item()
         drift_G_T = (now_G_T.detach() - behaviour_G_T) * mask_G_T
-        self.log_ratios.append(drift_G_T.sum(-1))
+        self.log_ratios.append(drift_G_T.sum(-1)[mask_G_T.any(-1)])
         exact = self.settings.estimator == "exact"
         asked_later = costs_G.mean().item()
         self.seen.append(
@@ -139,7 +152,8 @@ class Objective:
         now, mask = logp.local_B_G_T[0], logp.mask_B_G_T[0]
         behaviour = torch.zeros_like(mask)
         for g, values in enumerate(episode.logprobs):
-            behaviour[g, : len(values)] = mask.new_tensor(values)
+            if mask[g].any():
+                behaviour[g, : len(values)] = mask.new_tensor(values)
         rewards = mask.new_tensor(episode.rewards)
         costs = mask.new_tensor(episode.costs or [0.0] * len(episode.answers))
         if self.settings.estimator == "exact":
@@ -177,10 +191,12 @@ class Objective:
             cost=total["cost"] / count,
             kl=_mean_of_finite([item["kl"] for item in self.seen]),
             entropy=total["entropy"] / count,
-            abs_delta_logp=total["drift"] / total["positions"],
+            abs_delta_logp=total["drift"] / max(total["positions"], 1.0),
             effective_samples=(
-                dagrpo.effective_sample_size(log_ratios) / log_ratios.numel()
-            ).item(),
+                dagrpo.effective_sample_size(log_ratios).item() / log_ratios.numel()
+                if log_ratios.numel()
+                else 1.0
+            ),
             unanimous=total["unanimous"] / count,
             grad_norm=grad_norm,
             tokens=round(total["tokens"]),

@@ -35,6 +35,13 @@ class Answers:
         return len(self.prompt_ids) + sum(len(answer) - 1 for answer in self.answers)
 
 
+def distinct(answers: Sequence[Ids]) -> tuple[list[Ids], list[int]]:
+    """Each answer once, and where every answer stands among them."""
+    unique = dict.fromkeys(tuple(answer) for answer in answers)
+    places = {answer: place for place, answer in enumerate(unique)}
+    return list(unique), [places[tuple(answer)] for answer in answers]
+
+
 @dataclass(frozen=True, slots=True)
 class Sight:
     """Who may look at whom: what attention needs to know of a packed batch."""

@@ -36,8 +36,8 @@ class Progress:
         self.warm_done = False
         self.probes: list[float] = []
         """Rewards at the warm start's looks so far."""
-        self.answer_nlls: list[float] = []
-        """How likely the warm start's last answers were, nats."""
+        self.answer_nlls: dict[str, list[float]] = {}
+        """How likely the warm start's last answers of each kind of work were, nats."""
         self.steps = 0
         """DA-GRPO steps done."""
         saved = checkpoints.load()

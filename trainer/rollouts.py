@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_agent.engine.engine import Engine
+from edge_agent.engine.resident import drop_mapped_pages
 from edge_agent.engine.types import Group, ServedModel
 from trainer.export import read_adapter, write_lora
 from trainer.learner import Learner
@@ -39,6 +40,9 @@ class Sampler:
 
     def groups(self, prompts: Sequence[Sequence[int]], count: int, *, seed: int) -> list[Group]:
         """`count` rollouts of each prompt, sharing its KV."""
-        return self.engine.sample_groups(
-            prompts, count, max_tokens=self._max_tokens, seed=seed, window=self.window
-        )
+        try:
+            return self.engine.sample_groups(
+                prompts, count, max_tokens=self._max_tokens, seed=seed, window=self.window
+            )
+        finally:
+            drop_mapped_pages(self._gguf)  # the learner's turn: it maps the same file

@@ -9,7 +9,7 @@ disagree: a policy whose rollouts are all alike has nothing left to compare.
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from edge_agent.training.journal import StepRow
 from trainer.corpus import Corpus
@@ -71,13 +71,13 @@ class WarmStart:
         encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
         examples = [example(item, encode, end, bench.rate) for item in items]
         asking = Asking(bench.rate, progress.answer_nlls)
-        loss = progress.learner.supervised_step(examples, asking.target)
+        loss = progress.learner.supervised_step(examples, asking.of(items))
         reward = None
         if (step + 1) % _PROBE_EVERY == 0:
             probe.look(self._sampled_rewards(new[:: max(1, len(new) // _PROBE_PROMPTS)], step))
             reward = probe.rewards[-1]
         progress.warm_steps, progress.probes = step + 1, probe.rewards
-        progress.answer_nlls = list(asking.seen)
+        progress.answer_nlls = asking.state()
         row = StepRow(
             step,
             "warm_start",
@@ -118,26 +118,35 @@ def schedule(step: int, total: int) -> float:
 class Asking:
     """How often to ask about an answer: τ on average, much more often for the τ hardest ones.
 
-    Hard is what the model finds unlikely, compared with the last answers it saw. The targets stay
-    clear of 0 and 1: rollouts have to go both ways where the guess was wrong.
+    Hard is what the model finds unlikely, compared with the last answers of the same kind of work:
+    beside a new kind all of an old one is easy. The targets stay clear of 0 and 1: rollouts have
+    to go both ways where the guess was wrong.
     """
 
-    _WINDOW, _ENOUGH = 64, 32
+    _WINDOW, _ENOUGH = 64, 16
 
-    def __init__(self, rate: float, seen: Sequence[float] = ()) -> None:
-        """`rate` is τ; `seen` are the last answers' negative log-likelihoods, in nats."""
+    def __init__(self, rate: float, seen: Mapping[str, Sequence[float]] | None = None) -> None:
+        """`rate` is τ; `seen` are the last answers' negative log-likelihoods (nats) by kind."""
         self._rate = rate
-        self.seen = deque(seen, maxlen=self._WINDOW)
+        self._seen = {kind: deque(nlls, maxlen=self._WINDOW) for kind, nlls in (seen or {}).items()}
 
-    def target(self, nll: float) -> float:
+    def of(self, items: Sequence[Item]) -> Callable[[int, float], float]:
+        """`target` for the answers of `items` by their index."""
+        return lambda index, nll: self.target(items[index].cluster, nll)
+
+    def target(self, kind: str, nll: float) -> float:
         """The probability of asking to teach for an answer with this likelihood."""
-        rate = self._rate
-        hard = sum(other < nll for other in self.seen) >= (1 - rate) * len(self.seen)
-        known = len(self.seen) >= self._ENOUGH
-        self.seen.append(nll)
+        seen, rate = self._seen.setdefault(kind, deque(maxlen=self._WINDOW)), self._rate
+        hard = sum(other < nll for other in seen) >= (1 - rate) * len(seen)
+        known = len(seen) >= self._ENOUGH
+        seen.append(nll)
         if not known:
             return rate
         return (3 + rate) / 4 if hard else rate / 4
+
+    def state(self) -> dict[str, list[float]]:
+        """For a checkpoint."""
+        return {kind: list(nlls) for kind, nlls in self._seen.items()}
 
 
 class Probe:

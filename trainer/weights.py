@@ -5,6 +5,7 @@ llama-architecture q and k rows are permuted (interleaved rotary halves), and ge
 1 + w. Both are undone here; `Layout` is what `export` needs to do them again.
 """
 
+import warnings
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,8 @@ def load(path: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[nn.Module, La
     """Build the frozen transformers model of `path` (in eval mode, on the CPU).
 
     The base stays in `dtype`; nothing larger than one slice of a tensor is ever held in fp32.
+    Tensors that the file holds as they are wanted stay there, mapped: beside a llama.cpp that
+    maps the same file they take no memory of their own.
     Raises GgufError (not a whole GGUF) and NotTrainable (architecture, rope scaling, tensors).
     """
     info = inspect(path)
@@ -169,9 +172,20 @@ def _hf_name(tensor: TensorInfo, layout: Layout, parameters: Container[str]) -> 
 def _torch_value(file: BinaryIO, tensor: TensorInfo, layout: Layout, dtype: torch.dtype) -> Tensor:
     if layout.architecture == "gemma3" and tensor.name.endswith("norm.weight"):
         return dequantize(file, tensor).sub_(1).to(dtype)
-    value = dequantize(file, tensor, dtype)
+    if dtype is torch.bfloat16 and tensor.type == gguf.GGMLQuantizationType.BF16:
+        value = _mapped(file, tensor)
+    else:
+        value = dequantize(file, tensor, dtype)
     heads = layout.rotary_heads(tensor.name)
     return value if heads is None else unpermute(value, heads)
+
+
+def _mapped(file: BinaryIO, tensor: TensorInfo) -> Tensor:
+    """A BF16 tensor where it lies in the file. It is frozen: writing to it ends the process."""
+    values = np.memmap(file, np.int16, "r", tensor.offset, tensor.shape[::-1])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values).view(torch.bfloat16)
 
 
 def _materialize_buffers(model: Any, config: Any) -> None:

@@ -47,7 +47,7 @@ class Protocol(BaseModel):
     warm_examples: int = Field(16, ge=1, description="In one step of the warm start")
     warm_learning_rate: float = Field(1e-3, gt=0, description="Highest, of supervised learning")
     learning_rate: float = Field(5e-5, gt=0)
-    replay: float = Field(0.1, ge=0, lt=1)
+    replay: float = Field(0.25, ge=0, lt=1)
     kl: float = Field(0.01, ge=0)
     entropy: float = Field(0.01, ge=0)
     threads: int | None = Field(None, ge=1)

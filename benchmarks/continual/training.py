@@ -77,7 +77,7 @@ def _supervised(
     began = time.monotonic()
     encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
     examples = [example(item, encode, end, rate) for item in items]
-    loss = learner.supervised_step(examples, asking.target if asking is not None else None)
+    loss = learner.supervised_step(examples, asking.of(items) if asking is not None else None)
     return Step(time.monotonic() - began, rate, 0.0, figures={"loss": loss})
 
 

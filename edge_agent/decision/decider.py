@@ -27,7 +27,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edge_agent.config import DecisionSettings
-from edge_agent.decision.threshold import Cut, ThresholdController
+from edge_agent.decision.threshold import GAIN, Cut, ThresholdController
 from edge_agent.engine.types import DecisionPoint
 from edge_agent.records import Decision, Reason, Route
 
@@ -50,6 +50,8 @@ class Decider:
         self._rng = rng
         self._controllers: OrderedDict[str, ThresholdController] = OrderedDict()
         self._rate: float | None = None
+        self._owed = 0.0
+        """Calls of the cold start that the rate rule refused, still to be made up for."""
 
     def decide(self, point: DecisionPoint, *, trained: bool, rate: float | None) -> Decision:
         """Route one query whose route is free.
@@ -59,7 +61,8 @@ class Decider:
         """
         self._rate = rate
         if not trained:
-            share = COLD_START_RATE if rate is None else rate
+            share = COLD_START_RATE if rate is None else min(1.0, rate + GAIN * self._owed)
+            self._owed = max(0.0, self._owed - (share - (rate or 0.0)))
             cloud = self._rng.random() < share
             return self._decision(point, cloud, Reason.COLD_START, share, None)
         controller = self._controller(point.version)
@@ -75,6 +78,13 @@ class Decider:
             (1 - explore) * cut.probability + explore * (1 - cut.probability),
             cut.threshold,
         )
+
+    def refused(self, point: DecisionPoint, *, trained: bool) -> None:
+        """The budget's rate rule refused the call that `decide` wanted for `point`."""
+        if trained:
+            self._controller(point.version).refused(point.p_offload)
+        else:
+            self._owed += 1
 
     def _decision(
         self,
@@ -105,14 +115,15 @@ class Decider:
     def restore(self, version: str, rows: "Iterable[RecentDecision]") -> None:
         """Continue where the log ends: `rows` are the version's last decisions, newest last.
 
-        Only the policy's own choices count, and what it wanted rather than what came of it.
+        Only the policy's own choices count, and what it wanted rather than what came of it, but
+        for what the rate rule refused.
         """
         controller = self._controllers[version] = ThresholdController()
         for row in rows:
             wanted = row.wanted or row.route
             chosen = row.reason in (Reason.THRESHOLD, Reason.EXPLORE) or row.wanted is not None
             if row.asked is Route.AUTO and chosen:
-                controller.observe(row.p_offload, wanted is Route.CLOUD)
+                controller.observe(row.p_offload, wanted is Route.CLOUD and not row.over_rate)
 
     def _controller(self, version: str) -> ThresholdController:
         controller = self._controllers.setdefault(version, ThresholdController())

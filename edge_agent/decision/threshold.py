@@ -1,7 +1,8 @@
 """The moving threshold: turns p_offload into a route so that the realised rate follows τ.
 
 The controller keeps the last `WINDOW` decisions of one adapter version, as pairs (p, c): p the
-query's p_offload, c = 1 where the policy wanted the cloud. For a new p it
+query's p_offload, c = 1 where the policy wanted the cloud and the rate rule of the budget let it
+ask. For a new p it
 
 1. corrects the target by the recent rate error, older decisions counting linearly less:
        τ̂ = clip(τ + GAIN · Σ_i (1 − age_i/WINDOW) · (τ − c_i), 0, 1)
@@ -51,12 +52,23 @@ class ThresholdController:
         return len(self._window)
 
     def observe(self, p: float, cloud: bool) -> None:
-        """Remember a decision: what the policy wanted, not what the budget then allowed."""
+        """Remember a decision: what the policy wanted, whatever comes of it. But see `refused`."""
         self._window.append((p, cloud))
         insort(self._sorted, p)
         if len(self._window) > WINDOW:
             oldest, _ = self._window.popleft()
             del self._sorted[bisect_left(self._sorted, oldest)]
+
+    def refused(self, p: float) -> None:
+        """The newest wish for the cloud at `p` met the budget's rate rule: it is made up for later.
+
+        Chance puts more wishes than the rule allows into some stretches; if those that it refuses
+        counted as granted, the realised rate would stay below τ for good.
+        """
+        for i in range(len(self._window) - 1, -1, -1):
+            if self._window[i] == (p, True):
+                self._window[i] = (p, False)
+                return
 
     def error(self, rate: float) -> float:
         """Decisions short of `rate` (negative: too many), the recent ones weighing most."""

@@ -31,6 +31,8 @@ class RecentDecision:
     adapter: str
     asked: Route
     """What the client asked for; only AUTO was the policy's own choice."""
+    over_rate: bool = False
+    """The budget's rate rule refused the call."""
 
 
 class LogReader:
@@ -120,7 +122,10 @@ class LogReader:
         """The last `limit` decisions of an adapter version that have a p_offload, newest last."""
         with self._lock, boundary(self.path):
             found = self._rows(
-                "SELECT p_offload, decision.route, reason, wanted, adapter, query.route AS asked "
+                "SELECT p_offload, decision.route, reason, wanted, adapter, query.route AS asked, "
+                "coalesce(reason = 'budget' AND json_extract(budget, '$.rate.used') "
+                "+ json_extract(budget, '$.rate.reserved') "
+                ">= json_extract(budget, '$.rate.limit'), 0) AS over_rate "
                 "FROM decision JOIN query USING (seq) "
                 "WHERE adapter = ? AND p_offload IS NOT NULL ORDER BY decision.seq DESC LIMIT ?",
                 [adapter, limit],
@@ -133,6 +138,7 @@ class LogReader:
                 wanted=Route(row["wanted"]) if row["wanted"] else None,
                 adapter=row["adapter"],
                 asked=Route(row["asked"]),
+                over_rate=bool(row["over_rate"]),
             )
             for row in reversed(found)
         ]

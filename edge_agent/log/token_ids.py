@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 _CODES = {2: "H", 4: "I"}
 
+COUNT = "((length({0}) - 1) / CASE hex(substr({0}, 1, 1)) WHEN '02' THEN 2 ELSE 4 END)"
+"""How many ids the column {0} holds, in SQL."""
+
 
 def pack(ids: Sequence[int]) -> bytes:
     """Ids (each in [0, 2³²)) to bytes."""

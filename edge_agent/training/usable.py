@@ -1,6 +1,14 @@
 """Which queries of the log can be trained on: conditions on a row of `query`, in SQL."""
 
-READABLE = "(NOT query.private AND query.tools IS NULL AND length(query.prompt_ids) > 1)"
+from edge_agent.log.token_ids import COUNT
+
+LONGEST_PROMPT = 2048
+"""Tokens. Longer prompts are not trained on: a step holds activations for all of its tokens."""
+
+READABLE = f"""(
+    NOT query.private AND query.tools IS NULL
+    AND {COUNT.format("query.prompt_ids")} BETWEEN 1 AND {LONGEST_PROMPT}
+)"""
 """The trainer may and can read it."""
 
 ANSWERED = """(

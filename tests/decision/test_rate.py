@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import deque
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,8 @@ from edge_agent.config import DecisionSettings
 from edge_agent.decision.decider import Decider
 from edge_agent.decision.threshold import GAIN, WINDOW, ThresholdController
 from edge_agent.engine.types import DecisionPoint
-from edge_agent.records import Route
+from edge_agent.log.reader import RecentDecision
+from edge_agent.records import Reason, Route
 
 N = 2000
 
@@ -124,3 +126,49 @@ def test_a_fresh_adapter_starts_at_one_half(rate):
     low = decider.decide(point(0.2, "v2"), trained=True, rate=rate)
     assert (high.route, low.route) == (Route.CLOUD, Route.LOCAL)
     assert decider.threshold("v3") == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_what_the_rate_rule_refuses_is_made_up_for(*, trained):
+    """Of any 100 queries at most 30 may ask; a third of them are hard, by chance."""
+    rng = random.Random(5)
+    decider = Decider(DecisionSettings(explore=0.02), rng=rng)
+    asked: deque[int] = deque(maxlen=99)
+    total = refused = 0
+    for _ in range(N):
+        query = point(rng.betavariate(8, 2) if rng.random() < 1 / 3 else rng.betavariate(2, 8))
+        cloud = decider.decide(query, trained=trained, rate=0.3).route is Route.CLOUD
+        if cloud and sum(asked) == 30:
+            decider.refused(query, trained=trained)
+            cloud = False
+            refused += 1
+        asked.append(int(cloud))
+        total += cloud
+    assert refused > N / 100
+    assert total / N > 0.285
+
+
+def test_after_a_restart_what_the_rate_rule_refused_is_still_owed():
+    before, after = (Decider(DecisionSettings(explore=0), rng=random.Random(1)) for _ in range(2))
+    rows = []
+    for i in range(60):
+        query = point(i / 60)
+        decision = before.decide(query, trained=True, rate=0.3)
+        over_rate = decision.route is Route.CLOUD and i % 2 == 0
+        if over_rate:
+            before.refused(query, trained=True)
+        reason, route = (
+            (Reason.BUDGET, Route.LOCAL) if over_rate else (decision.reason, decision.route)
+        )
+        rows.append(
+            RecentDecision(
+                query.p_offload, route, reason, decision.route, "v1", Route.AUTO, over_rate
+            )
+        )
+    after.restore("v1", rows)
+    assert any(row.over_rate for row in rows)
+    ahead = point(0.4)
+    assert (
+        after.decide(ahead, trained=True, rate=0.3).threshold
+        == before.decide(ahead, trained=True, rate=0.3).threshold
+    )

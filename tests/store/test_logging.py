@@ -211,6 +211,22 @@ def test_recent_decisions_of_one_adapter_newest_last(store: Store) -> None:
     ]
 
 
+@pytest.mark.parametrize(("used", "over_rate"), [(29, True), (28, False)])
+def test_a_decision_that_the_rate_rule_refused_is_known_by_the_budget_it_saw(
+    store: Store, used: int, over_rate: bool
+) -> None:
+    rate = {"limit": 30, "used": used, "reserved": 1, "resets_at": None}
+    money = {"limit": 1.0, "used": 1.0, "reserved": 0.0, "resets_at": 0.0}
+    decision = a_decision(
+        p_offload=0.5,
+        wanted=Route.CLOUD,
+        reason=Reason.BUDGET,
+        budget={"rate": rate, "usd_per_day": money},
+    )
+    store.save(a_query(), decision, an_outcome(adapter="v1")).result()
+    assert store.recent_decisions(1, "v1")[0].over_rate is over_rate
+
+
 def test_todays_counts(store: Store) -> None:
     for source in (Source.LOCAL, Source.CLOUD, Source.CLOUD, Source.FALLBACK):
         store.save(a_query(), a_decision(), an_outcome(source=source)).result()

@@ -213,7 +213,11 @@ def run(kills: int, seed: int, *, home: Path, limit_s: float = float("inf")) -> 
         "active": soak.active,
         "whole_round_s": round(whole_s, 2),
         "seconds": round(time.monotonic() - began, 1),
-        "left_behind": sorted(p.name for p in (soak.settings.data_dir / "training").iterdir()),
+        "left_behind": sorted(
+            path.name
+            for path in (soak.settings.data_dir / "training").iterdir()
+            if not path.name.startswith("bf16-")  # the base that the next round trains on, too
+        ),
         "orphans": _orphans(soak.children),
     }
 

@@ -78,12 +78,14 @@ def test_no_question_is_on_both_sides_also_when_it_comes_again(
     assert len(data.fresh) + len(data.held_out) // 2 == 120
 
 
-def test_the_gate_takes_at_most_a_hundred_of_each_kind(settings: Settings, log: LogBuilder) -> None:
-    imports(log, 800, "many")
+def test_the_gate_takes_at_most_two_hundred_of_each_kind(
+    settings: Settings, log: LogBuilder
+) -> None:
+    imports(log, 1300, "many")
     until = imports(log, 60, "few")
     data = corpus.build(bench(settings), since=START, until=until)
     many = [item for item in data.held_out if item.cluster == "many"]
-    assert len(many) == 100
+    assert len(many) == 200
     assert 0 < len(data.held_out) - len(many) < 30
 
 

@@ -94,7 +94,7 @@ def test_figures_on_policy(tiny: Path) -> None:
     assert figures.abs_delta_logp == pytest.approx(0, abs=1e-5)
     assert figures.effective_samples == pytest.approx(1, abs=1e-5)
     assert figures.unanimous == 0.5
-    assert figures.tokens == 6
+    assert figures.tokens == 3  # the unanimous group's answers teach nothing
     assert figures.kl == 0
     assert figures.grad_norm > 0
 
@@ -110,6 +110,33 @@ def test_figures_off_policy_and_sampled(tiny: Path) -> None:
     weights_ = [math.exp(1.0), math.exp(0.5), 1.0, 1.0]
     expected = sum(weights_) ** 2 / sum(w * w for w in weights_) / 4
     assert figures.effective_samples == pytest.approx(expected, rel=1e-4)
+
+
+class Thorough(Learner):
+    """Computes every answer of every group."""
+
+    def _needed(self, episodes, dual, count):  # type: ignore[no-untyped-def]
+        groups = [Answers(each.prompt_ids, each.answers) for each in episodes]
+        return groups, [list(range(len(each.answers))) for each in episodes]
+
+
+@pytest.mark.parametrize("estimator", ["exact", "sampled"])
+def test_what_is_spared_would_not_have_changed_the_step(
+    tiny: Path, promoted: Path, estimator: str
+) -> None:
+    """Equal answers count each; unanimous groups move the decision alone."""
+    settings = FAST.model_copy(update={"kl": 0.1, "kl_share": 0.5, "estimator": estimator})
+    results = []
+    for kind in (Learner, Thorough):
+        learner = kind(tiny, settings, offload_token=OFFLOAD_TOKEN, adapter=promoted)
+        fair = episode(learner)
+        twice = [fair.logprobs[0], fair.logprobs[0], fair.logprobs[1]]
+        same = replace(fair, answers=(GOOD, GOOD, BAD), logprobs=twice, rewards=(1.0, 1.0, 0.0))
+        dull = episode(learner, (0.7, 0.7), 0.2)
+        learner.step([same, fair, dull, replace(dull, reward_off=0.9)], dual=0.1)
+        results.append(learner.lora.state())
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], atol=2e-5, rtol=1e-3)
 
 
 def test_micro_batches_do_not_change_the_step(tiny: Path, promoted: Path) -> None:

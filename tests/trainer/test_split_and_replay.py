@@ -78,13 +78,24 @@ def test_the_hardest_answers_are_taught_to_be_asked_about_and_the_rate_is_kept()
     rng = random.Random(0)
     asking = Asking(0.3)
     nlls = [rng.choice([0.5, 5.0]) + rng.random() for _ in range(2000)]
-    targets = [asking.target(nll) for nll in nlls]
+    targets = [asking.target("sums", nll) for nll in nlls]
     assert sum(targets) / len(targets) == pytest.approx(0.3, abs=0.02)
     later = list(zip(nlls, targets, strict=True))[32:]
     assert {t for nll, t in later if nll < 5} == {0.3 / 4}
     assert max(t for _, t in later) < 1
-    again = Asking(0.3, asking.seen)
-    assert again.target(9.0) == asking.target(9.0) > 0.8, "a resumed round goes on alike"
+    again = Asking(0.3, asking.state())
+    assert again.target("sums", 9.0) == asking.target("sums", 9.0) > 0.8, "a resumed round is alike"
+
+
+def test_an_old_kind_of_work_keeps_its_own_hard_ones_beside_a_new_kind() -> None:
+    rng = random.Random(0)
+    asking = Asking(0.3)
+    for _ in range(64):
+        asking.target("old", rng.choice([0.1, 0.1, 0.8]) + 0.1 * rng.random())
+        asking.target("new", 5.0 + rng.random())
+    assert asking.target("old", 0.85) > 0.8
+    assert asking.target("old", 0.15) < 0.1
+    assert asking.target("new", 5.0) < 0.1
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

@@ -10,6 +10,7 @@ from llama_reference import llama_logprobs
 from tiny_models import ARCHITECTURES, VOCAB, write_tiny
 
 from models.llama_model import LlamaModel
+from models.quantize import quantize
 from trainer import weights
 from trainer.errors import NotTrainable
 
@@ -45,6 +46,18 @@ def test_smollm2_in_bf16_agrees_with_its_quantized_serving(smollm2: Path) -> Non
     rows, nexts = np.arange(len(ids) - 1), np.array(ids[1:])
     assert np.abs(actual[rows, nexts] - expected[rows, nexts]).mean() < 0.15
     assert (np.exp(expected) * (expected - actual)).sum(-1).mean() < 0.02
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_weights_mapped_from_a_bf16_file_are_those_that_are_dequantized(
+    tmp_path: Path, architecture: str
+) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", architecture)
+    quantize(path, tmp_path / "bf16.gguf", "BF16")
+    mapped, _ = weights.load(tmp_path / "bf16.gguf")
+    expected, _ = weights.load(path)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(mapped.state_dict()[name], value), name
 
 
 def test_permutation_has_an_inverse() -> None:
