@@ -123,7 +123,11 @@ class CloudError(EdgeAgentError):
 
 
 class CloudRefused(CloudError):
-    """A 4xx (or a redirect to another host) that a retry cannot mend."""
+    """A 4xx (or a redirect) that a retry cannot mend. `for_all`: nor could another query."""
+
+    def __init__(self, message: str, *, sent: bool, for_all: bool = False) -> None:
+        super().__init__(message, sent=sent)
+        self.for_all = for_all
 
 
 class CloudBusy(CloudError):

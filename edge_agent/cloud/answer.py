@@ -115,7 +115,7 @@ class CloudAnswer:
             try:
                 await self._advance()
             except CloudError as error:
-                await self._end(failed=True)
+                await self._end(error)
                 if isinstance(error, CloudBroken | CloudTimeout):
                     raise
                 # What began was billed: a late "busy" must not pass for an unbilled one.
@@ -144,17 +144,19 @@ class CloudAnswer:
             else:
                 raise
         if piece is None:
-            await self._end(failed=False)
+            await self._end()
 
-    async def _end(self, *, failed: bool) -> None:
+    async def _end(self, error: CloudError | None = None) -> None:
         if self._ended:
             return
         self._ended = True
-        if self._breaker is not None:
-            (self._breaker.failure if failed else self._breaker.success)()
+        if self._breaker is not None and error is not None:
+            self._breaker.failure(error.message)
+        elif self._breaker is not None:
+            self._breaker.success()
         await self._body.aclose()
 
     async def aclose(self) -> None:
         """Stop the upstream stream at once. Harmless after the end, and twice."""
         self._pending.clear()
-        await self._end(failed=False)
+        await self._end()

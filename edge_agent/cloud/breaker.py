@@ -29,6 +29,8 @@ class CircuitBreaker:
         self._opened_at: float | None = None
         self._probe: int | None = None
         self._tickets = 0
+        self.last_failure = ""
+        """What the last failed call said."""
 
     @property
     def state(self) -> BreakerState:
@@ -63,11 +65,15 @@ class CircuitBreaker:
             self._close(failed=self._limit - 1)
 
     def success(self) -> None:
-        """The service answered, be it to refuse."""
+        """The service answered, be it to refuse this query."""
         self._close(failed=0)
 
-    def failure(self) -> None:
-        """Busy, late, unreachable or broken. A probe's failure is one more of those in a row."""
+    def failure(self, why: str) -> None:
+        """Busy, late, unreachable, broken, or it refuses every query alike.
+
+        A probe's failure is one more of those in a row.
+        """
+        self.last_failure = why
         self._failed += 1
         if self._failed >= self._limit:
             self._opened_at = self._clock()

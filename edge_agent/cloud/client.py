@@ -43,7 +43,11 @@ from edge_agent.errors import (
 )
 
 _ERROR_BYTES = 64 * 1024
+_LIST_BYTES = 4_000_000
+"""Of the list of models: some gateways have hundreds."""
 _MESSAGE_CHARS = 300
+_REFUSED_FOR_ALL = frozenset({402, 404})
+"""No credit; no such model or path. (401, 403 and redirects have messages of their own.)"""
 
 __all__ = ["CloudAnswer", "CloudCheck", "CloudClient", "find_api_key"]
 
@@ -112,18 +116,19 @@ class CloudClient:
             wait_s = self._breaker.reopens_in_s
             raise CloudDown(
                 f"{self.host} failed {self._settings.breaker_failures} times in a row; "
-                + (f"next try in {wait_s:.0f} s" if wait_s else "one call is probing it"),
+                + (f"next try in {wait_s:.0f} s" if wait_s else "one call is probing it")
+                + f" (last: {self._breaker.last_failure})",
                 sent=False,
             )
         started = self._clock()
         deadline = started + self._settings.total_timeout_s
         try:
             answer = await self._try_until(deadline, body, endpoint, max_tokens)
-        except CloudRefused:
-            self._breaker.success()
-            raise
-        except CloudError:
-            self._breaker.failure()
+        except CloudError as error:
+            if isinstance(error, CloudRefused) and not error.for_all:
+                self._breaker.success()
+            else:
+                self._breaker.failure(error.message)
             raise
         except BaseException:
             self._breaker.abandon(ticket)
@@ -174,13 +179,7 @@ class CloudClient:
         with self._boundary(lambda: sent):
             async with asyncio.timeout(deadline - self._clock()):
                 response = await self._http.send(request, stream=True)
-        stream = Body(
-            response.aiter_bytes(),
-            close=response.aclose,
-            limit_bytes=int(self._settings.max_answer_mb * 1e6),
-            remaining_s=lambda: deadline - self._clock(),
-            boundary=lambda: self._boundary(lambda: True),
-        )
+        stream = self._body(response, deadline)
         try:
             await self._check_status(response, stream)
             reader = AnswerReader(int(payload.get("n") or 1), streamed=self._streams(response))
@@ -190,6 +189,16 @@ class CloudClient:
             await stream.aclose()
             raise
         return answer
+
+    def _body(self, response: httpx.Response, deadline: float) -> Body:
+        """As it comes: decompressing it could make a thousand times as much of it at once."""
+        return Body(
+            response.aiter_raw(),
+            close=response.aclose,
+            limit_bytes=int(self._settings.max_answer_mb * 1e6),
+            remaining_s=lambda: deadline - self._clock(),
+            boundary=lambda: self._boundary(lambda: True),
+        )
 
     def _authorization(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._key.get_secret_value()}"} if self._key else {}
@@ -203,12 +212,14 @@ class CloudClient:
                 f"{self.host} answered {status}: the API key is missing, wrong or without rights "
                 f"to {self.model}; put it in {self._settings.api_key_env} or the keyring",
                 sent=True,
+                for_all=True,
             )
         if 300 <= status < 400:
             raise CloudRefused(
                 f"{self.host} answered {status}, a redirect, which is not followed: "
                 "set cloud.url to the address meant",
                 sent=True,
+                for_all=True,
             )
         said = await stream.read(_ERROR_BYTES)
         message = f"{self.host} answered {status}: {self.scrub(error_message(said))}"
@@ -216,14 +227,19 @@ class CloudClient:
             raise CloudBusy(message, sent=True, retry_after_s=retry_after_s(response.headers))
         if status < 400:
             raise CloudBroken(message, sent=True)
-        raise CloudRefused(message, sent=True)
+        raise CloudRefused(message, sent=True, for_all=status in _REFUSED_FOR_ALL)
 
     def _streams(self, response: httpx.Response) -> bool:
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("identity", ""):
+            raise CloudBroken(
+                f"{self.host} compressed its answer ({self.scrub(encoding)}), unasked", sent=True
+            )
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in ("text/event-stream", "application/json", ""):
             raise CloudBroken(
-                f"{self.host} sent {kind}, which is not an answer: is cloud.url the base URL "
-                "of an OpenAI-compatible API?",
+                f"{self.host} sent {self.scrub(kind)}, which is not an answer: "
+                "is cloud.url the base URL of an OpenAI-compatible API?",
                 sent=True,
             )
         return bool(kind != "application/json")
@@ -270,17 +286,24 @@ class CloudClient:
     async def check(self) -> CloudCheck:
         """Whether the cloud can be reached and knows the model, by GET {url}/models."""
         started = self._clock()
+        request = self._http.build_request(
+            "GET", f"{self._url}/models", headers=self._authorization()
+        )
         try:
             with self._boundary(lambda: False):
                 async with asyncio.timeout(self._settings.first_byte_timeout_s):
-                    response = await self._http.get(
-                        f"{self._url}/models", headers=self._authorization()
-                    )
+                    response = await self._http.send(request, stream=True)
+            deadline = started + self._settings.first_byte_timeout_s
+            body = self._body(response, deadline)
+            try:
+                listed = await body.read(_LIST_BYTES)
+            finally:
+                await body.aclose()
         except CloudError as error:
             return CloudCheck(ok=False, message=error.message)
         return judge(
             status=response.status_code,
-            body=response.content,
+            body=listed,
             latency_s=self._clock() - started,
             url=self._url,
             settings=self._settings,

@@ -20,6 +20,10 @@ _FINISH: Mapping[str, FinishReason] = {
 }
 
 
+_MOST_TOKENS = 10**9
+_MOST_TOOL_CALLS = 128
+
+
 class Malformed(ValueError):
     """The bytes are not an OpenAI answer."""
 
@@ -68,8 +72,8 @@ def read_usage(usage: Any) -> Usage | None:
     return Usage(prompt, completion, min(cached or 0, prompt))
 
 
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and value >= 0 and value is not True else None
+def _count(value: Any, most: int = _MOST_TOKENS) -> int | None:
+    return value if type(value) is int and 0 <= value <= most else None
 
 
 def json_object(text: str) -> Mapping[str, Any]:
@@ -115,13 +119,25 @@ def _text(content: Any) -> str:
 def _tool_calls(calls: Any) -> tuple[Mapping[str, Any], ...]:
     if not calls:
         return ()
-    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
-        raise Malformed("tool_calls is not a list of objects")
+    if not isinstance(calls, list):
+        raise Malformed("tool_calls is not a list")
+    return tuple(_tool_call(call, position) for position, call in enumerate(calls))
+
+
+def _tool_call(call: Any, position: int) -> Mapping[str, Any]:
+    """Checked here, because who puts the pieces together makes room up to `index`."""
+    function = call.get("function") or {} if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping):
+        raise Malformed("a tool call is not an object")
+    texts = (call.get("id"), function.get("name"), function.get("arguments"))
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise Malformed("the id, name or arguments of a tool call are not text")
     # Whole messages, and some streams, leave `index` out; position is what it means.
-    return tuple(
-        call if isinstance(call.get("index"), int) else {**call, "index": position}
-        for position, call in enumerate(calls)
-    )
+    given = call.get("index")
+    index = _count(position if given is None else given, _MOST_TOOL_CALLS - 1)
+    if index is None:
+        raise Malformed(f"a tool call has no index from 0 to {_MOST_TOOL_CALLS - 1}")
+    return {**call, "index": index}
 
 
 def _logprobs(logprobs: Any) -> tuple[TokenLogprob, ...]:

@@ -46,6 +46,6 @@ def retry_after_s(headers: Mapping[str, str], *, now: datetime | None = None) ->
 def _date(text: str) -> datetime | None:
     try:
         found = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -35,6 +35,7 @@ async def test_opens_after_failures_in_a_row_and_sends_nothing_then(server, conn
     error = await fail(client, CloudDown)
     assert not error.sent
     assert "30 s" in error.message
+    assert "answered 503" in error.message
     assert len(server.requests) == 3
 
 
@@ -110,6 +111,18 @@ async def test_refusals_are_answers_and_end_the_row(server, connect):
     assert client.state == "closed"
 
 
+@pytest.mark.parametrize("status", ["401 X", "402 X", "403 X", "404 X", "307 X"])
+async def test_what_would_refuse_every_query_is_a_failure_and_heals(server, connect, clock, status):
+    server.scripts = [head("application/json", status) + b"{}"] * 2 + [WHOLE]
+    client = connect(breaker_failures=2, breaker_reset_s=30)
+    await fail(client, CloudRefused)
+    await fail(client, CloudRefused)
+    assert f"answered {status[:3]}" in (await fail(client, CloudDown)).message
+    clock.now += 30
+    assert await ask(client) == "Hello world"
+    assert client.state == "closed"
+
+
 async def test_answers_cut_in_the_middle_count_as_failures(server, connect, clock):
     server.scripts = [head() + chunk("x")]
     client = connect(breaker_failures=2, breaker_reset_s=30)
@@ -133,7 +146,7 @@ def test_a_call_from_before_it_opened_does_not_end_the_probe():
     now = [0.0]
     breaker = CircuitBreaker(1, 10, clock=lambda: now[0])
     old = breaker.enter()
-    breaker.failure()
+    breaker.failure("busy")
     now[0] = 10
     probe = breaker.enter()
     breaker.abandon(old)
