@@ -63,7 +63,7 @@ class Benchmark:
         began = time.monotonic()
         steps: tuple[Step, ...] = ()
         if run.start.startswith("untrained"):
-            asyncio.run(self.bench.engine.activate(ServedModel(self.bench.model.path)))
+            asyncio.run(self.bench.engine.activate(ServedModel(self.bench.weights)))
         else:
             steps = self._warm_start(run)
         records = self._records(run, 0, ())
@@ -172,7 +172,7 @@ class Benchmark:
 
     def _learner(self, run: Run, adapter: Path | None) -> Learner:
         return Learner(
-            self.bench.model.path,
+            self.bench.weights,
             learner_settings(self.protocol, run.variant.how),
             offload_token=self.bench.offload_token,
             adapter=adapter,
