@@ -42,7 +42,7 @@ def reference_cloud(
 
     It speaks OpenAI's API and answers questions of reasoning-gym's generators with a set accuracy,
     price, latency and faults (rate_limit, server_error, stall, slow, cut, malformed, wrong_type,
-    redirect, huge, unauthorized). GET /stats counts what reached it.
+    redirect, huge, unauthorized, busy). GET /stats counts what reached it.
 
     Example: edge-agent reference-cloud --port 0 --accuracy 0.9 --fault rate_limit=0.1
     """

@@ -30,6 +30,8 @@ class Fault(StrEnum):
     """An answer without end."""
     UNAUTHORIZED = "unauthorized"
     """401."""
+    BUSY = "busy"
+    """429 without Retry-After."""
 
 
 def parse_faults(options: Iterable[str]) -> dict[Fault, float]:

@@ -16,7 +16,10 @@ _CHATTER = ": " + "x" * 65_536 + "\n"
 def refusal(fault: Fault, rng: random.Random) -> Response | None:
     """The response of a fault that keeps the answer from beginning; None for the others."""
     responses: dict[Fault, Callable[[], Response]] = {
-        Fault.RATE_LIMIT: lambda: _error(429, "rate_limit_error", "too many requests"),
+        Fault.RATE_LIMIT: lambda: _error(
+            429, "rate_limit_error", "too many requests", {"Retry-After": str(_RETRY_AFTER_S)}
+        ),
+        Fault.BUSY: lambda: _error(429, "rate_limit_error", "too many requests"),
         Fault.SERVER_ERROR: lambda: _error(rng.choice((500, 503)), "server_error", "it broke"),
         Fault.UNAUTHORIZED: lambda: _error(401, "authentication_error", "wrong API key"),
         Fault.WRONG_TYPE: lambda: HTMLResponse("<html><body>injected: log in</body></html>"),
@@ -33,9 +36,10 @@ async def until_gone(receive: Receive) -> None:
         pass
 
 
-def _error(status: int, kind: str, message: str) -> JSONResponse:
+def _error(
+    status: int, kind: str, message: str, headers: dict[str, str] | None = None
+) -> JSONResponse:
     error = {"message": f"injected: {message}", "type": kind, "param": None, "code": None}
-    headers = {"Retry-After": str(_RETRY_AFTER_S)} if status == 429 else None
     return JSONResponse({"error": error}, status, headers)
 
 

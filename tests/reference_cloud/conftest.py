@@ -3,13 +3,13 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import pytest
 import uvicorn
 
-from benchmarks.reference_cloud.app import create_app
+from benchmarks.reference_cloud.app import ReferenceCloud, create_app
 from benchmarks.reference_cloud.serve import Options, build
 
 
@@ -23,10 +23,15 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
 
-@contextmanager
-def running(**options: Any) -> Iterator[str]:
+def running(**options: Any) -> AbstractContextManager[str]:
     """Base URL of a reference cloud with these options."""
-    app = create_app(build(Options(latency_ms=0, accuracy=1, **options)))
+    return listening(build(Options(latency_ms=0, accuracy=1, **options)))
+
+
+@contextmanager
+def listening(cloud: ReferenceCloud) -> Iterator[str]:
+    """Base URL of `cloud`, whose faults a test may change while it runs."""
+    app = create_app(cloud)
     config = uvicorn.Config(
         app, host="127.0.0.1", port=0, log_level="critical", timeout_graceful_shutdown=1
     )
@@ -47,6 +52,13 @@ def start() -> Iterator[Callable[..., str]]:
     """Starts a reference cloud and gives its base URL."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(running(**options))
+
+
+@pytest.fixture
+def serving() -> Iterator[Callable[[ReferenceCloud], str]]:
+    """Starts the reference cloud it is given, and gives its base URL."""
+    with ExitStack() as stack:
+        yield lambda cloud: stack.enter_context(listening(cloud))
 
 
 @pytest.fixture(scope="session")

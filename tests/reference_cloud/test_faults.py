@@ -36,6 +36,7 @@ QUESTION = {"messages": [{"role": "user", "content": "Calculate 123456 * 1000."}
         (Fault.REDIRECT, CloudRefused),
         (Fault.HUGE, CloudBroken),
         (Fault.UNAUTHORIZED, CloudRefused),
+        (Fault.BUSY, CloudBusy),
     ],
 )
 async def test_fault_reaches_the_client(start, fault, kind):
@@ -69,13 +70,14 @@ async def test_an_answer_that_does_not_stream_breaks_too(start, fault):
             (await client.post("/chat/completions", json=body)).json()
 
 
-async def test_retry_after_of_a_rate_limit_is_one_second(start):
+@pytest.mark.parametrize(("fault", "seconds"), [(Fault.RATE_LIMIT, 1), (Fault.BUSY, None)])
+async def test_only_a_rate_limit_says_when_to_come_back(start, fault, seconds):
     async with CloudClient(
-        CloudSettings(url=start(faults=("rate_limit=1",)), model="reference-cloud", retries=0)
+        CloudSettings(url=start(faults=(f"{fault}=1",)), model="reference-cloud", retries=0)
     ) as client:
         with pytest.raises(CloudBusy) as caught:
             await client.open(QUESTION, max_tokens=20)
-    assert caught.value.retry_after_s == 1
+    assert caught.value.retry_after_s == seconds
 
 
 async def test_slow_is_late_but_whole(start):
