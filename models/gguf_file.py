@@ -5,6 +5,7 @@ The `gguf` library's reader takes seconds on a large vocabulary because it copie
 this one steps over them, and checks before anything is loaded that the file is whole.
 """
 
+import math
 import mmap
 import struct
 from collections.abc import Mapping
@@ -19,6 +20,18 @@ _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q
 _STRING = 8
 _ARRAY = 9
 _MAX_KEY = 65_535
+_MAX_LAYERS = 512
+"""LLAMA_MAX_LAYERS of llama.cpp."""
+_MAX_COUNT = 65_536
+"""Metadata keys, and tensors: the largest models have some 2,000."""
+_MAX_STRINGS = 1 << 24
+_MAX_TEXT = 1 << 26
+"""Bytes of one string."""
+_VOCABULARY = "tokenizer.ggml.tokens"
+_checked: set[tuple[int, ...]] = set()
+"""Files whose vocabulary was found usable by this process."""
+_NO_WEIGHTS = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
+"""Types that llama.cpp cannot multiply with: it stores intermediate results and indices in them."""
 _OTHER_FORMATS = {
     b"<!DO": "an HTML page",
     b"<!do": "an HTML page",
@@ -131,7 +144,8 @@ def inspect(path: Path) -> GgufInfo:
     """Read the header of `path` and check that the file is whole.
 
     Raises GgufError: unreadable, not a GGUF (and what it seems to be), of an unsupported version
-    or byte order, cut short (and by how much), or of an architecture llama.cpp does not know.
+    or byte order, cut short (and by how much), damaged, or of an architecture llama.cpp does not
+    know.
     """
     try:
         with path.open("rb") as file:
@@ -141,6 +155,8 @@ def inspect(path: Path) -> GgufInfo:
                 info = _read_header(path, data, size)
     except OSError as error:
         raise GgufError(f"cannot read {path}: {error.strerror}") from error
+    _check_numbers(info)
+    _check_vocabulary(info)
     _check_architecture(info)
     return info
 
@@ -163,8 +179,15 @@ class _Cursor:
         self.offset += struct.calcsize("<" + kind)
         return value
 
+    def count(self, most: int, of: str) -> int:
+        """A number of things that come one by one."""
+        count: int = self.number("Q")
+        if count > most:
+            raise GgufError(f"{self.path} is damaged: it claims to have {count:,} {of}")
+        return count
+
     def text(self) -> str:
-        length = self.number("Q")
+        length = self.count(_MAX_TEXT, "bytes in one string")
         start = self.offset
         self._advance(length)
         return self.data[start : self.offset].decode("utf-8", "replace")
@@ -181,6 +204,8 @@ class _Cursor:
         return field_
 
     def _skip_strings(self, count: int) -> None:
+        if count > _MAX_STRINGS:
+            raise GgufError(f"{self.path} is damaged: it claims to have {count:,} strings in a row")
         unpack, data, offset = _U64.unpack_from, self.data, self.offset
         for _ in range(count):
             offset += 8 + unpack(data, offset)[0]
@@ -218,7 +243,8 @@ def _read_header(path: Path, data: mmap.mmap, size: int) -> GgufInfo:
     cursor = _Cursor(path, data, size)
     cursor.offset = 8
     try:
-        n_tensors, n_pairs = cursor.number("Q"), cursor.number("Q")
+        n_tensors = cursor.count(_MAX_COUNT, "tensors")
+        n_pairs = cursor.count(_MAX_COUNT, "metadata keys")
         metadata, arrays = _read_pairs(cursor, n_pairs)
         raw = [_read_tensor(cursor) for _ in range(n_tensors)]
     except (struct.error, OverflowError) as error:
@@ -297,7 +323,7 @@ def _check_whole(path: Path, tensors: tuple[TensorInfo, ...], size: int) -> None
 
 
 def _quantization(metadata: Mapping[str, Any], tensors: tuple[TensorInfo, ...]) -> str:
-    from gguf.constants import GGMLQuantizationType, LlamaFileType
+    from gguf.constants import LlamaFileType
 
     try:
         name = LlamaFileType(metadata["general.file_type"]).name
@@ -308,11 +334,64 @@ def _quantization(metadata: Mapping[str, Any], tensors: tuple[TensorInfo, ...]) 
             weights[tensor.type] = weights.get(tensor.type, 0) + _product(tensor.shape)
         if not weights:
             return "none"
-        kind = max(weights, key=lambda key: weights[key])
-        try:
-            return GGMLQuantizationType(kind).name
-        except ValueError:
-            return f"type {kind}"
+        return _type_name(max(weights, key=lambda key: weights[key]))
+
+
+def _type_name(kind: int) -> str:
+    from gguf.constants import GGMLQuantizationType
+
+    try:
+        return GGMLQuantizationType(kind).name
+    except ValueError:
+        return f"type {kind}"
+
+
+def _check_numbers(info: GgufInfo) -> None:
+    """Refuse what llama.cpp only asserts: there it would end the process."""
+    key = f"{info.architecture}.block_count"
+    layers = info.metadata.get(key)
+    if isinstance(layers, int) and not 1 <= layers <= _MAX_LAYERS:
+        raise GgufError(
+            f"{info.path} is damaged: {key} is {layers}, llama.cpp takes 1 to {_MAX_LAYERS} layers"
+        )
+    heads, shared = (
+        info.metadata.get(f"{info.architecture}.attention.{name}")
+        for name in ("head_count", "head_count_kv")
+    )
+    if isinstance(heads, int) and isinstance(shared, int) and 0 < heads < shared:
+        raise GgufError(f"{info.path} is damaged: {shared} heads of keys for {heads} of queries")
+    for key, value in info.metadata.items():
+        if key.endswith("epsilon") and isinstance(value, float) and not 0 <= value < math.inf:
+            raise GgufError(f"{info.path} is damaged: {key} is {value}")
+    for tensor in info.tensors:
+        kind = _type_name(tensor.type)
+        if tensor.name.endswith("norm.weight") and kind != "F32":
+            raise GgufError(f"{info.path} is damaged: {tensor.name} is {kind}, not F32")
+        if tensor.name.endswith(".weight") and kind in _NO_WEIGHTS:
+            raise GgufError(f"{info.path} is damaged: {tensor.name} is {kind}, which no weight is")
+
+
+def _check_vocabulary(info: GgufInfo) -> None:
+    """The same of its tokens; once per content, since it takes longer than all the rest."""
+    where = info.arrays.get(_VOCABULARY)
+    status = info.path.stat()
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if where is None or where.item_type != _STRING or identity in _checked:
+        return
+    tokens = info.array(_VOCABULARY)
+    if b"\0" in b"".join(tokens):  # where llama.cpp ends a text
+        tokens = [token.partition(b"\0")[0] for token in tokens]
+    distinct = set(tokens)
+    if len(distinct) < len(tokens) - max(tokens.count(b"") - 1, 0):  # it gives names to empty ones
+        raise GgufError(f"{info.path} is damaged: two tokens of its vocabulary are equal")
+    if info.metadata.get("tokenizer.ggml.model") == "llama":
+        for byte in range(256):
+            if not {b"<0x%02X>" % byte, bytes([byte])} & distinct:
+                raise GgufError(
+                    f"{info.path} cannot be used: its vocabulary has no token for the byte "
+                    f"0x{byte:02X}, and llama.cpp ends the process at a text that needs it"
+                )
+    _checked.add(identity)
 
 
 def _check_architecture(info: GgufInfo) -> None:
