@@ -29,6 +29,7 @@ from edge_agent.errors import EdgeAgentError
 from server.app import create_app
 from server.bound import url_of
 from server.connection import most_connections, protocol
+from server.event_loop import EventLoop
 from server.service import Service
 
 if TYPE_CHECKING:
@@ -113,6 +114,11 @@ class _Server(uvicorn.Server):
         self._service: Service = app.state.service
         self._grace_s = grace_s
         self._closing: asyncio.Task[None] | None = None
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve on our own event loop."""
+        with asyncio.Runner(loop_factory=EventLoop) as runner:
+            runner.run(self.serve(sockets))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
