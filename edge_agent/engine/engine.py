@@ -9,6 +9,7 @@ import itertools
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -54,8 +55,8 @@ class Engine:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._activation = threading.Lock()
-        self._posted = 0
-        """Jobs on their way to the engine thread."""
+        self._posted: Counter[str] = Counter()
+        """Jobs on their way to the engine thread, by client."""
         self._closing = False
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -95,7 +96,7 @@ class Engine:
             slots=self._settings.slots,
             running=sum(len(s.active) for s in schedulers),
             parked=sum(len(s.parked) for s in schedulers),
-            waiting=self._posted + sum(len(s.waiting) + len(s.ready) for s in schedulers),
+            waiting=self._posted.total() + sum(len(s.waiting) + len(s.ready) for s in schedulers),
             kv_cells=sum(lane.context.cells for lane in self._lanes),
             kv_used=sum(s.kv_used for s in schedulers),
             prompt_tokens_total=counters.prompt_tokens,
@@ -145,8 +146,8 @@ class Engine:
             cancel=lambda: self._mailbox.post(partial(self._cancel, number)),
         )
         with self._lock:
-            self._check_queue()
-            self._enqueue(Job(number, request, generation))
+            displaces = self._must_displace(request.client)
+            self._enqueue(Job(number, request, generation), displaces=displaces)
         return generation
 
     def sample_groups(
@@ -251,23 +252,40 @@ class Engine:
         with self._lock:
             self._enqueue(Job(next(self._numbers), request, sink, rollout=True))
 
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, job: Job, *, displaces: bool = False) -> None:
         """Holding the lock. Raises Unavailable."""
         if self._closing:
             raise Unavailable("the engine is shutting down")
-        self._posted += 1
-        self._mailbox.post(partial(self._add, job))
+        self._posted[job.request.client] += 1
+        self._mailbox.post(partial(self._add, job, displaces=displaces))
 
-    def _check_queue(self) -> None:
+    def _must_displace(self, client: str) -> bool:
+        """Whether the queue is full, but of others who have more in it than their share.
+
+        Raises QueueFull if `client` has its share of the queue already.
+        """
+        queue = self._lane.scheduler.waiting
+        waiting, room = self._posted.total() + len(queue), self._room()
+        if waiting < room:
+            return False
+        own = queue.count(client)
+        share = room // (queue.clients() + (own == 0))
+        if own + self._posted[client] >= share:
+            raise self._queue_full(waiting)
+        return True
+
+    def _room(self) -> int:
+        """Requests that may wait: those in the queue, and those for whom a slot is free."""
         scheduler = self._lane.scheduler
-        waiting = self._posted + len(scheduler.waiting)
-        free = max(0, self._settings.slots - len(scheduler.active) - len(scheduler.ready))
-        if waiting >= self._settings.queue + free:
-            retry = self._counters.job_s * (1 + waiting / self._settings.slots)
-            raise QueueFull(
-                f"{waiting} requests are waiting already; try again in {retry:.0f} s",
-                retry_after_s=max(1.0, retry),
-            )
+        free = self._settings.slots - len(scheduler.active) - len(scheduler.ready)
+        return self._settings.queue + max(0, free)
+
+    def _queue_full(self, waiting: int) -> QueueFull:
+        retry = self._counters.job_s * (1 + waiting / self._settings.slots)
+        return QueueFull(
+            f"{waiting} requests are waiting already; try again in {retry:.0f} s",
+            retry_after_s=max(1.0, retry),
+        )
 
     # Engine thread:
 
@@ -291,7 +309,7 @@ class Engine:
     def _over(self) -> bool:
         if not self._closing:
             return False
-        jobs = self._posted or any(lane.scheduler.jobs for lane in self._lanes)
+        jobs = self._posted.total() or any(lane.scheduler.jobs for lane in self._lanes)
         left = jobs or self._mailbox.has_spaced
         return not left or time.monotonic() >= self._deadline
 
@@ -304,10 +322,14 @@ class Engine:
             self._busy(True)
         self._mailbox.obey()
 
-    def _add(self, job: Job) -> None:
-        self._lane.scheduler.add(job)
+    def _add(self, job: Job, *, displaces: bool) -> None:
+        scheduler = self._lane.scheduler
+        scheduler.add(job)
         with self._lock:
-            self._posted -= 1
+            self._posted -= Counter({job.request.client: 1})
+        waiting = len(scheduler.waiting)
+        if displaces and waiting > self._room():
+            scheduler.displace(self._queue_full(waiting))
 
     def _resume(self, number: int, appended: tuple[int, ...]) -> None:
         for lane in self._lanes:

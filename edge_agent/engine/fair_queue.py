@@ -35,6 +35,18 @@ class FairQueue(Generic[T]):
             self._queues[client] = queue
         return item
 
+    def count(self, client: str) -> int:
+        """How many items of this client wait."""
+        return len(self._queues.get(client, ()))
+
+    def clients(self) -> int:
+        """How many clients have items that wait."""
+        return len(self._queues)
+
+    def least_urgent(self) -> T:
+        """The newest item of the client that has most. Raises ValueError if empty."""
+        return max(self._queues.values(), key=len)[-1]
+
     def remove(self, client: str, item: T) -> None:
         """Take `item` out, if it is still here."""
         queue = self._queues.get(client)

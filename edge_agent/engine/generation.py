@@ -69,7 +69,8 @@ class Generation:
     async def decision_point(self) -> DecisionPoint:
         """What is known once the prompt (and the decision window) is computed.
 
-        Raises what ended the generation before that: EngineError, Unavailable, InvalidRequest.
+        Raises what ended the generation before that: EngineError, Unavailable, InvalidRequest,
+        and QueueFull if it lost its place to a client that had none.
         """
         while self._point is None:
             if self._error is not None:

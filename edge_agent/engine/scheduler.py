@@ -107,6 +107,10 @@ class Scheduler:
         self.jobs[job.number] = job
         self.waiting.push(job.request.client, job)
 
+    def displace(self, error: EdgeAgentError) -> None:
+        """Send the newest job of the client that has most away with `error`."""
+        self.fail(self.waiting.least_urgent(), error)
+
     def drain(self) -> list[Job]:
         """Give away the jobs that have not started."""
         jobs = self.waiting.drain()

@@ -1,6 +1,7 @@
 """Who gets a slot and KV cells, who waits, and who is told to go away."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,34 @@ async def test_a_flood_of_one_client_does_not_delay_another(tiny_model: Path) ->
     finally:
         await engine.stop(0)
     assert order.index("other") == 1
+
+
+async def test_a_full_queue_has_a_place_for_who_has_none(tiny_model: Path) -> None:
+    engine = make_engine(tiny_model, slots=1, queue=4)
+
+    def of(client: str, seed: int) -> GenerationRequest:
+        return dataclasses.replace(request(seed), client=client)
+
+    try:
+        running = engine.submit(dataclasses.replace(request(98, max_tokens=200), client="flood"))
+        await running.decision_point()
+        flood = [engine.submit(of("flood", seed)) for seed in range(4)]
+        with pytest.raises(QueueFull):
+            engine.submit(of("flood", 5))
+        others = [engine.submit(of("other", 6))]
+        with pytest.raises(QueueFull):  # of the newest of those who have most
+            await flood[3].decision_point()
+        others.append(engine.submit(of("other", 7)))
+        with pytest.raises(QueueFull):
+            await flood[2].decision_point()
+        with pytest.raises(QueueFull):  # two clients, four places: each has its share
+            engine.submit(of("other", 8))
+        assert engine.stats().waiting == 4
+        running.cancel()
+        for answered in (*flood[:2], *others):
+            await read(answered)
+    finally:
+        await engine.stop(0)
 
 
 def test_fair_queue_takes_turns_and_keeps_each_clients_order() -> None:
