@@ -4,7 +4,7 @@
 #   make soak-train   kill a short round of training KILLS times, and resume it each time
 #   make soak-daemon  kill a loaded daemon DAEMON_KILLS times, and look at what it left
 #   make soak         both soaks
-#   make fuzz   any input the API could get, FUZZ_EXAMPLES per operation
+#   make fuzz   any input of the API, any file that is opened: FUZZ_EXAMPLES per test
 #   make load   overload, storms of clients that leave, readers that do not read, LOAD times as many
 #   make audit  the pinned versions against a database of vulnerabilities, where one can be reached
 #   make lint   ruff, mypy and the import contract
@@ -15,6 +15,10 @@ SERVE_FLAGS ?=
 DAEMON_KILLS ?= 300
 KILLS ?= 1000
 FUZZ_EXAMPLES ?= 2000
+FUZZED := tests/trust/test_api_fuzz.py tests/formats/test_hostile_templates.py \
+	tests/models/test_gguf_fuzz.py tests/models/test_adapter_fuzz.py \
+	tests/trainer/test_checkpoint_fuzz.py tests/cli/test_config_fuzz.py \
+	tests/store/test_import_fuzz.py tests/engine/test_hostile_grammars.py
 LOAD ?= 5
 
 .PHONY: run test test-long soak soak-daemon soak-train fuzz load audit lint format clean
@@ -37,7 +41,7 @@ soak-train: $(VENV)/.dev
 	$(BIN)/python tests/trainer/kill_soak.py --kills $(KILLS)
 
 fuzz: $(VENV)/.dev
-	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --timeout 7200 tests/trust/test_api_fuzz.py
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --timeout 7200 $(FUZZED)
 
 load: $(VENV)/.dev
 	LOAD=$(LOAD) $(BIN)/python -m pytest --timeout 1800 tests/trust/test_load.py

@@ -116,11 +116,15 @@ class CommandGroup(TyperGroup):
         return super().shell_complete(ctx, incomplete)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; an error of ours ends as one line and exit status 1."""
+        """Run the command; an error of ours, or of a file, ends as one line and exit status 1."""
         try:
             return super().invoke(ctx)
         except EdgeAgentError as error:
             _fail(error)
+        except OSError as error:
+            if error.filename is None:  # a pipe that nobody reads, and the like
+                raise
+            _fail(EdgeAgentError(f"cannot use {error.filename}: {error.strerror}"))
 
 
 def _fail(error: EdgeAgentError) -> NoReturn:

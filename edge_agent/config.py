@@ -21,10 +21,22 @@ from edge_agent.training.hours import parse_hours
 from models.paths import default_data_dir
 
 ENV_PREFIX = "EDGE_AGENT_"
+_MAX_INT, _MAX_FLOAT = 2**31 - 1, 1e9
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _is_no_astronomical_number(cls, value: Any) -> Any:
+        """So that no sum, time or size overflows what it is computed or kept in."""
+        most = _MAX_FLOAT if isinstance(value, float) else _MAX_INT
+        if isinstance(value, int | float) and abs(value) > most:
+            raise ValueError(f"no setting takes more than {most:,.0f}")
+        return value
 
 
 class ServerSettings(_Section):
@@ -173,7 +185,10 @@ class TrainSettings(_Section):
         5e-5, gt=0, description="For the adapter (the paper's 2e-6 is for models ten times larger)"
     )
     warm_start_learning_rate: float = Field(
-        1e-3, gt=0, description="Highest, for supervised learning on the log's answers"
+        1e-3,
+        gt=0,
+        description="Highest, for supervised learning on the log's answers; "
+        "half of it where a promoted adapter goes on",
     )
     warm_start_epochs: float = Field(3, ge=0, description="Most passes over the log's answers")
     rank: int = Field(16, ge=1, description="Rank of a new adapter")
@@ -231,7 +246,12 @@ class Settings(_Section):
     @field_validator("data_dir")
     @classmethod
     def _expand_home(cls, value: Path) -> Path:
-        return value.expanduser()
+        if "\0" in str(value):
+            raise ValueError("a path has no NUL in it")
+        try:
+            return value.expanduser()
+        except RuntimeError as error:  # ~nobody-of-that-name
+            raise ValueError(str(error)) from error
 
     @property
     def database(self) -> Path:
@@ -311,12 +331,14 @@ def _from_file(path: Path, text: str | None) -> dict[str, Any]:
         return {}
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8") if text is None else text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # TOML has no null; as in the environment, "none" unsets what has a default.
+        return {key: None if value == "none" else value for key, value in _flatten(table)}
+    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deeply") from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    # TOML has no null; as in the environment, "none" unsets what has a default.
-    return {key: None if value == "none" else value for key, value in _flatten(table)}
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

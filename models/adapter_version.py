@@ -44,6 +44,20 @@ class Manifest:
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
+_KINDS: Mapping[str, Any] = {
+    "base_model": str,
+    "base_sha256": str,
+    "files": dict,
+    "created_at": int | float,
+    "parent": str | None,
+    "round": int | None,
+    "status": str,
+    "reason": str | None,
+    "metrics": dict,
+}
+"""What JSON must have made of the manifest's fields."""
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
     """One trained version."""
@@ -88,10 +102,13 @@ def read_manifest(path: Path) -> Manifest:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         manifest = Manifest(**values)
+        for name, kind in _KINDS.items():
+            if not isinstance(getattr(manifest, name), kind):
+                raise ValueError(f"{name} has the wrong type")
         if not all(FILE.fullmatch(name) for name in manifest.files):
             raise ValueError("a file name leaves the folder")
         return manifest
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise AdapterError(
-            f"adapter {path.parent.name} is damaged: {path.name}: {error}"
+            f"adapter {path.parent.name} is damaged: {path.name}: {' '.join(str(error).split())}"
         ) from error

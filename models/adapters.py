@@ -44,6 +44,8 @@ from models.storage import file_sha256, locked, sync_dir, write_atomically
 __all__ = ["AdapterRegistry", "AdapterVersion", "Manifest"]
 
 _log = logging.getLogger(__name__)
+_TORN = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError, AdapterError)
+"""What reading a damaged pointer raises."""
 
 
 class AdapterRegistry:
@@ -289,7 +291,7 @@ class AdapterRegistry:
             _read_state(self.root / "active.json")
         except FileNotFoundError:
             return False
-        except (OSError, ValueError, TypeError, KeyError, AdapterError):
+        except _TORN:
             return True
         return False
 
@@ -337,7 +339,7 @@ class AdapterRegistry:
             return _read_state(path)
         except FileNotFoundError:
             return _State((), 0)
-        except (OSError, ValueError, TypeError, KeyError, AdapterError) as error:
+        except _TORN as error:
             self._warn(f"{path} is damaged ({error}); the base model is served")
             return _State((), 0)
 

@@ -125,7 +125,16 @@ class Checkpoints:
             return Checkpoint(saved["step"], tensors, saved["state"])
         except CheckpointError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:
             raise CheckpointError(self._damaged(folder, str(error))) from error
 
     def _check(self, folder: Path, manifest: Mapping[str, Any]) -> None:

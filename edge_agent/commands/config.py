@@ -125,11 +125,13 @@ def _values(loaded: "Loaded") -> list[tuple[str, Any]]:
 
 
 def _without_password(url: str | None) -> str | None:
-    """`url` with what stands before an @ hidden: some people write keys there."""
-    if url is None or "@" not in url:
-        return url
+    """`url` with what stands before an @ or after a ? hidden: some people write keys there."""
+    if url is None:
+        return None
     scheme, _, rest = url.partition("://")
-    return f"{scheme}://***@{rest.rpartition('@')[2]}"
+    rest, query, _ = rest.partition("?")
+    user, at, host = rest.rpartition("@")
+    return f"{scheme}://{'***' if user else ''}{at}{host}{'?***' if query else ''}"
 
 
 def _origin(loaded: "Loaded", key: str) -> str:

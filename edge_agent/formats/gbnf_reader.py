@@ -18,6 +18,8 @@ MAX_CHAIN = 200
 """Stacks of parts in a row that may be empty. These come back at each character, and the work
 grows with more than their square."""
 _MAX_EFFORT = 500_000
+_MAX_WRITTEN_OUT = 2_000_000
+"""Characters of repeated literals and classes: llama.cpp copies them as often as they may come."""
 
 _TOKEN = re.compile(
     r"""(?P<skip>\s+|\#[^\n]*)
@@ -58,7 +60,13 @@ def examine(gbnf: str) -> None:
     """Raises GrammarError, with the line where there is one."""
     rules: dict[str, list[_Token]] = {}
     current: list[_Token] = []
+    written_out = 0
     for token in _tokens(gbnf):
+        if token.kind == "repeat" and current and current[-1].kind == "terminal":
+            numbers = re.findall(r"\d+", token.text)
+            written_out += len(current[-1].text) * max(map(int, numbers), default=1)
+            if written_out > _MAX_WRITTEN_OUT:
+                raise GrammarError(f"line {token.line}: the repetitions are too long")
         if token.kind == "define":
             current = rules.setdefault(token.text, [])
         else:

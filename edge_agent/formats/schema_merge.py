@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+_MAX_COMPARISONS = 1_000_000
+
 
 class CannotMerge(ValueError):
     """The two schemas hold constraints that no single schema expresses."""
@@ -19,6 +21,8 @@ def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
 def _both(key: str, a: Any, b: Any) -> Any:  # noqa: PLR0911 (one a keyword)
     if a == b:
         return a
+    if key in ("enum", "required") and len(a) * len(b) > _MAX_COMPARISONS:
+        raise CannotMerge(f"two {key!r} of {len(a)} and {len(b)} values are too much to combine")
     if key == "properties":
         return {
             **a,

@@ -26,6 +26,7 @@ from edge_agent.training import grader_spec
 KEYS = ("prompt", "messages", "reference", "task", "grader")
 ROLES = ("system", "developer", "user", "assistant")
 _MAX_TASK_CHARS = 200  # as in a request
+_MAX_PROBLEM_CHARS = 300
 _KNOWN = "SELECT count(*) FROM example WHERE digest IN (SELECT value FROM json_each(?))"
 _INSERT = """
 INSERT OR IGNORE INTO example (at, digest, messages, task, reference, grader)
@@ -85,7 +86,7 @@ def read(lines: Iterable[bytes]) -> list[Example]:
         try:
             examples.append(_example(line, first=number == 1))
         except ValueError as error:
-            problems.append(Problem(number, str(error)))
+            problems.append(Problem(number, str(error)[:_MAX_PROBLEM_CHARS]))
     if not examples and not problems:
         problems.append(Problem(1, "the input is empty; one JSON object a line is expected"))
     if problems:
@@ -121,8 +122,8 @@ def _example(line: bytes, *, first: bool) -> Example:
     row = _object(line, first=first)
     for key in row:
         if key not in KEYS:
-            nearest = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.0)
-            raise ValueError(f"{key!r} is not a key; did you mean {nearest[0]!r}?")
+            nearest = difflib.get_close_matches(key[:40], KEYS, n=1, cutoff=0.0)
+            raise ValueError(f"{key[:40]!r} is not a key; did you mean {nearest[0]!r}?")
     reference, task = _text(row, "reference"), None
     if row.get("task") is not None:
         task = _text(row, "task")
@@ -133,20 +134,33 @@ def _example(line: bytes, *, first: bool) -> Example:
 
 def _object(line: bytes, *, first: bool) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8-sig" if first else "utf-8"), parse_constant=_refuse)
+        row = json.loads(
+            line.decode("utf-8-sig" if first else "utf-8"),
+            parse_constant=_refuse,
+            object_pairs_hook=_object_of,
+        )
+        json.dumps(row, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at column {error.colno}: {error.msg}") from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise ValueError("a lone surrogate, which is no character") from error
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
     return row
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A key that is there twice has no one meaning."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:40]!r} is there twice")
+    return found
 
 
 def _refuse(constant: str) -> None:

@@ -87,7 +87,9 @@ class JsonSchema(_Spec):
         try:
             jsonschema.validators.validator_for(value).check_schema(value)
         except jsonschema.SchemaError as error:
-            raise ValueError(f"not a JSON schema: {error.message}") from error
+            raise ValueError(f"not a JSON schema: {error.message[:200]}") from error
+        except Exception as error:  # of a value that is no schema the library may raise anything
+            raise ValueError(f"not a JSON schema: {type(error).__name__}") from error
         return value
 
 
