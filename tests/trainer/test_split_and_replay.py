@@ -9,7 +9,7 @@ from trainer.dual import Dual
 from trainer.records import Item
 from trainer.replay import Batches, Replay
 from trainer.split import split
-from trainer.warm_start import Asking, Probe, schedule
+from trainer.warm_start import Asking, Probe, highest_rate, schedule
 
 
 def item(number: int, question: str = "", cluster: str = "new") -> Item:
@@ -96,6 +96,10 @@ def test_an_old_kind_of_work_keeps_its_own_hard_ones_beside_a_new_kind() -> None
     assert asking.target("old", 0.85) > 0.8
     assert asking.target("old", 0.15) < 0.1
     assert asking.target("new", 5.0) < 0.1
+
+
+def test_an_adapter_that_serves_already_is_changed_more_gently() -> None:
+    assert 0 < highest_rate(2e-3, continued=True) < highest_rate(2e-3, continued=False) == 2e-3
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
