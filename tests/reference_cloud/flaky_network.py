@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from paid_calls import SEED
 
 NAME = "cloud.test"
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -42,8 +43,9 @@ class Network:
         self._bad = FAULTS[fault]
         self._tls = fault in ("no TLS", "foreign certificate")
         self._folder = folder
-        self._rng = random.Random(0)
+        self._rng = random.Random(SEED)
         self._servers: list[asyncio.Server] = []
+        self._relays: set[asyncio.Task[None] | None] = set()
         self._port = 0
 
     @property
@@ -63,6 +65,8 @@ class Network:
     async def __aexit__(self, *_: object) -> None:
         for server in self._servers:
             server.close()
+        # The client and the cloud have hung up; what is between them ends by itself.
+        await asyncio.gather(*filter(None, self._relays), return_exceptions=True)
 
     async def _listen(
         self, address: str, handle: Handler, tls: ssl.SSLContext | None = None
@@ -83,6 +87,7 @@ class Network:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._relays.add(asyncio.current_task())
         back, out = await asyncio.open_connection("127.0.0.1", self._upstream)
         await asyncio.gather(_copy(reader, out), _copy(back, writer))
 

@@ -36,7 +36,7 @@ async def test_each_fault_of_the_connection_at_each_rate(
                     found = await asyncio.gather(*(ask(assistance, n) for n in range(CALLS)))
     errors = [answer for answer in found if isinstance(answer, CloudError)]
     assert {answer for answer in found if isinstance(answer, str)} <= {ANSWER}
-    assert len(errors) == network.failed
+    assert len(errors) == network.failed >= 1
     said, rows = stats(url), booked(database)
     assert said["requests"] == CALLS - len(errors)
     # Of a connection that was there and broke, nobody knows whether the question arrived.

@@ -15,6 +15,7 @@ from paid_calls import (
     MAX_TOKENS,
     MODEL,
     PRICE,
+    SEED,
     WORST,
     ask,
     booked,
@@ -40,7 +41,7 @@ NO_LIMIT = BudgetSettings(rate=None)
 
 def a_cloud(*faults: str) -> ReferenceCloud:
     """Always right; its first byte takes 20 ms, and 0.4 s where it is slow."""
-    return build(Options(latency_ms=20, accuracy=1, faults=faults))
+    return build(Options(latency_ms=20, accuracy=1, faults=faults, seed=SEED))
 
 
 def patience(fault: Fault, seconds: float) -> dict[str, float]:
@@ -66,6 +67,7 @@ async def test_each_fault_at_each_rate(
     assert {answer for answer in found if isinstance(answer, str)} <= {ANSWER}
     assert all(error.message and "\n" not in error.message for error in errors)
     assert said["requests"] == CALLS
+    assert said["faults"][fault] >= (CALLS if rate == 1 else 1)
     assert len(errors) == (0 if fault is Fault.SLOW else sum(said["faults"].values()))
     rows = booked(database)
     assert {(row.state, row.calls) for row in rows} == {("settled", 1)}

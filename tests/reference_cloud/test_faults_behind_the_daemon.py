@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 from cloud_thread import listening
-from paid_calls import MAX_TOKENS, MODEL, QUESTION, WORST
+from paid_calls import MAX_TOKENS, MODEL, QUESTION, SEED, WORST
 from processes import Running, running
 from tiny_gguf import write_tiny_gguf
 
@@ -73,11 +73,12 @@ def test_every_client_gets_a_whole_answer(
     daemon: Running, cloud: ReferenceCloud, fault: Fault, rate: float
 ) -> None:
     cloud.faults = {fault: rate}
-    cloud.rng.seed(0)
-    before, billed = budget(daemon), tokens_of(cloud)
+    cloud.rng.seed(SEED)
+    before, billed, met = budget(daemon), tokens_of(cloud), cloud.stats.faults[fault]
     with ThreadPoolExecutor(CALLS) as pool:
         choices = list(pool.map(lambda number: ask(daemon, number), range(CALLS)))
     assert {choice["finish_reason"] for choice in choices} <= {"stop", "length"}
+    assert cloud.stats.faults[fault] > met
     after = budget(daemon)
     assert after["tokens_per_day"]["reserved"] == after["calls_per_day"]["reserved"] == 0
     assert after["calls_per_day"]["used"] - before["calls_per_day"]["used"] == CALLS
