@@ -28,7 +28,7 @@ from trainer.warm_start import Asking, example, schedule
 from trainer.workbench import Workbench
 
 _PRICED_BATCHES = 6
-"""Most batches on which the first λ is measured; fewer in short phases: 3 to 6 % of all rollouts."""
+"""Most batches that the first λ is measured on, fewer in short phases: 3 to 6 % of rollouts."""
 
 
 def learner_settings(protocol: Protocol, how: Method) -> LearnerSettings:
