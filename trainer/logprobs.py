@@ -40,7 +40,7 @@ class AnswerLogProbs:
 
         The decision stays as it is.
         """
-        index = torch.tensor(places, device=self.mask_B_G_T.device)
+        index = torch.tensor(places, dtype=torch.long, device=self.mask_B_G_T.device)
         here = (index >= 0)[None, :, None]
         spared = nn.functional.pad(self.mask_B_G_T, (0, 1, 0, 1))  # there may be no answer at all
         local = nn.functional.pad(self.local_B_G_T, (0, 1, 0, 1))

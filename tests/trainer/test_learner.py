@@ -139,6 +139,14 @@ def test_what_is_spared_would_not_have_changed_the_step(
         torch.testing.assert_close(value, results[1][name], atol=2e-5, rtol=1e-3)
 
 
+def test_a_group_in_which_every_rollout_asked_has_no_answers(tiny: Path) -> None:
+    learner = learner_of(tiny, FAST.model_copy(update={"estimator": "sampled"}))
+    all_ask = Episode(PROMPT, (), (), (), 0.8, 0.9, asked=8)
+    figures = learner.step([all_ask, episode(learner)], dual=0.1)
+    assert figures.tokens == 3
+    assert math.isfinite(figures.loss)
+
+
 def test_micro_batches_do_not_change_the_step(tiny: Path, promoted: Path) -> None:
     pauses: list[int] = []
     results = []
