@@ -11,6 +11,7 @@ from log_builder import TEMPLATE, LogBuilder
 from edge_agent.log.store import Store
 from edge_agent.records import Feedback
 from edge_agent.training.journal import Position
+from edge_agent.training.usable import LONGEST_PROMPT
 from trainer import items
 
 
@@ -44,6 +45,17 @@ def test_the_clients_reference_comes_before_feedback_and_that_before_the_cloud(
         ("cloud", "cloud", "cloud"),
         ("audit", "cloud", "audit"),
     ]
+
+
+@pytest.mark.parametrize("largest", [60_000, 70_000], ids=["two bytes an id", "four bytes an id"])
+def test_prompts_longer_than_a_step_can_hold_are_left_out(log: LogBuilder, largest: int) -> None:
+    for length in (1, LONGEST_PROMPT, LONGEST_PROMPT + 1):
+        prompt_ids = (largest,) * length
+        log.ask(str(length), prompt_ids=prompt_ids, reference="x")
+    log.imports({"prompt": "short", "reference": "x"}, {"prompt": "long", "reference": "x"})
+    rendered = {"short": (9,), "long": (9,) * (LONGEST_PROMPT + 1)}
+    found = load(log, render=lambda messages: rendered[messages[0]["content"]])
+    assert [item.question for item in found.items] == ["short", "1", str(LONGEST_PROMPT)]
 
 
 def test_an_item_is_the_query_as_it_was_served(log: LogBuilder) -> None:
