@@ -18,7 +18,7 @@ from trainer.records import Item
 from trainer.warm_start import example, schedule
 from trainer.workbench import Workbench
 
-STEPS, EXAMPLES, QUESTIONS, MAX_TOKENS = 110, 16, 400, 8
+STEPS, EXAMPLES, QUESTIONS, MAX_TOKENS = 110, 16, 200, 8
 
 
 @pytest.fixture
@@ -91,6 +91,7 @@ def served_score(bench: Workbench, served: ServedModel, items: list[Item]) -> fl
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_merged_and_runtime_lora_score_as_torch_does(bench: Workbench, tmp_path: Path) -> None:
     learner = taught(bench)
     items = sums(bench, QUESTIONS, seed=1)
