@@ -1,4 +1,4 @@
-"""Rollouts by llama.cpp: the weights that serve, with the adapter as it is now."""
+"""Rollouts by llama.cpp: the weights that serve, as BF16, with the adapter as it is now."""
 
 import asyncio
 from collections.abc import Sequence

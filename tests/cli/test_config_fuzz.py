@@ -83,7 +83,7 @@ def test_known_keys_with_nasty_values_are_taken_or_named(tmp_path: Path) -> None
     attempt()
 
 
-def test_any_keys_are_refused_by_name(tmp_path: Path) -> None:
+def test_any_keys_end_as_at_most_one_line(tmp_path: Path) -> None:
     @examples(100)
     @given(ANY_TEXT.filter(lambda text: text.isprintable() and text.isascii()), NASTY)
     def attempt(key: str, value: Any) -> None:
