@@ -75,11 +75,13 @@ class Learner:
         count = 0
         if self.settings.kl and self.promoted is not None:
             count = math.ceil(self.settings.kl_share * len(episodes))
-        groups, places = self._needed(episodes, dual, count)
+        anchors = [index for index, episode in enumerate(episodes) if episode.anchored][:count]
+        groups, places = self._needed(episodes, dual, anchors)
         references: dict[int, Tensor] = {}
-        if count and self.promoted is not None:
+        if anchors and self.promoted is not None:
             with torch.no_grad(), self.lora.using(self.promoted):
-                for index, logp in self._forward(groups[:count]):
+                for place, logp in self._forward([groups[index] for index in anchors]):
+                    index = anchors[place]
                     references[index] = logp.spread(places[index]).local_B_G_T[0]
         old: dict[int, Tensor] = {}
         weight = self.settings.kl * len(groups) / max(1, len(references))
@@ -96,18 +98,18 @@ class Learner:
         return figures[0]
 
     def _needed(
-        self, episodes: Sequence[Episode], dual: float, count: int
+        self, episodes: Sequence[Episode], dual: float, anchors: Sequence[int]
     ) -> tuple[list[Answers], list[list[int]]]:
         """What has to be computed, and where each episode's answers stand in it (-1: nowhere).
 
         Equal answers are computed once; answers that all have advantage 0 not at all, but in the
-        first `count` episodes, whose KL is wanted.
+        episodes `anchors`, whose KL is wanted.
         """
         exact = self.settings.estimator == "exact"
         groups, places = [], []
         for index, episode in enumerate(episodes):
             answers, where = distinct(episode.answers)
-            if exact and index >= count and episode.unanimous(dual):
+            if exact and index not in anchors and episode.unanimous(dual):
                 answers, where = [], [-1] * len(where)
             groups.append(Answers(episode.prompt_ids, answers))
             places.append(where)

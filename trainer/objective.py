@@ -32,6 +32,8 @@ class Episode:
     """Further rollouts that chose the cloud at once; only `sampled` may have any."""
     costs: Sequence[float] = ()
     """1.0 where an answer asked later in the window; empty = nowhere (so always for w = 1)."""
+    anchored: bool = True
+    """The promoted adapter knows this kind of work: the KL to it may be asked of this prompt."""
 
     def __post_init__(self) -> None:
         group = len(self.answers)

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from edge_agent.engine.types import Group
 from edge_agent.training.journal import StepRow
@@ -37,6 +37,7 @@ class Reinforcement:
         self._watcher = watcher
         self._progress = progress
         self._number = number
+        self._known: Collection[str] = ()
 
     def run(self, data: Corpus) -> None:
         """All steps that are not done yet."""
@@ -50,6 +51,7 @@ class Reinforcement:
             seed=train.seed + 1,
         )
         cloud = CloudValue(data.fresh, self._bench.graders)
+        self._known = data.replay.clusters.keys()
         if train.dual == "pid" and progress.steps == 0 and train.steps > 0:
             first = [item for step in range(_PRICED_BATCHES) for item in batches.batch(step)]
             self._bench.sampler.load(progress.learner)
@@ -87,6 +89,7 @@ class Reinforcement:
             reward_off,
             asking=rng if sampled else None,
             offload_token=self._bench.offload_token,
+            anchored=item.cluster in self._known,
         )
 
 
@@ -108,11 +111,12 @@ def episode(
     *,
     asking: random.Random | None,
     offload_token: int | None = None,
+    anchored: bool = True,
 ) -> Episode:
     """One graded prompt. With `asking` (the paper's estimator) each rollout asks first w.p. p.
 
     `rewards` has one entry per rollout; those of the rollouts that ask are not used. One that
-    ends with `offload_token` asked later in the decision window.
+    ends with `offload_token` asked later in the decision window. `anchored`: see `Episode`.
     """
     p = min(max(group.p_offload, _EDGE), 1 - _EDGE)
     asked = sum(asking.random() < p for _ in group.rollouts) if asking is not None else 0
@@ -129,6 +133,7 @@ def episode(
         reward_off=reward_off,
         p_offload=p,
         asked=asked,
+        anchored=anchored,
     )
 
 

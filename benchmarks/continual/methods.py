@@ -1,6 +1,7 @@
 """The methods that are compared: how each learns, what asks the cloud, what it is an ablation of.
 
-All learn with the same engine, learner, data, warm start and number of rollouts. What is
+All learn with the same engine, learner, data, warm start and number of rollouts. Replay and the KL
+to what was promoted are ours; the methods as published have neither. What is
 second-hand (the papers' full texts were not at hand): the reward tier 0.8 for a right cloud answer
 and GAPG's filter, of which the abstract says only what it is for; see `gapg`.
 """
@@ -8,9 +9,11 @@ and GAPG's filter, of which the abstract says only what it is for; see `gapg`.
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from trainer.settings import LINEAR_MODULES, Module
+
 Learning = Literal["reinforced", "supervised", "none"]
 Asks = Literal["p_offload", "router", "confidence", "random", "never", "always", "oracle"]
-Ablated = Literal["replay", "kl", "warm_start", "hard_first", "window_one"]
+Ablated = Literal["warm_start", "hard_first", "window_one"]
 TIER = 0.8
 """Reward of a right cloud answer where a right local one earns 1 (GAPG)."""
 PENALTY = 0.2
@@ -34,6 +37,12 @@ class Method:
     """GAPG's prompt filter."""
     local_only: bool = False
     """Every rollout is local and the decision is not trained."""
+    replay: bool = False
+    """A share of every batch, of the warm start's too, are questions of families before."""
+    kl: bool = False
+    """To the adapter of the phase before, on the questions of families before."""
+    modules: tuple[Module, ...] = LINEAR_MODULES
+    """That the adapter changes."""
     without: Ablated | None = None
     """hard_first: the warm start teaches asking at τ everywhere, not first where the answer is
     unlikely. window_one: the model may ask at any position of the answer."""
@@ -43,13 +52,21 @@ class Method:
     """Its training depends on τ by more than the warm start."""
 
 
-OURS = Method("ours: exact, PID", estimator="exact", dual="pid", by_rate=True)
+OURS = Method(
+    "ours: exact, PID, replay, KL",
+    estimator="exact",
+    dual="pid",
+    by_rate=True,
+    replay=True,
+    kl=True,
+)
 DA_GRPO = Method("DA-GRPO: sampled, ascent", dual="ascent", by_rate=True)
+GAPG = Method("GAPG", tier=TIER, filtered=True, by_rate=True)
 
 METHODS: dict[str, Method] = {
     "ours": OURS,
     "da-grpo": DA_GRPO,
-    "gapg": Method("GAPG", tier=TIER, filtered=True, by_rate=True),
+    "gapg": GAPG,
     "fixed-penalty": Method("GRPO, fixed cloud penalty", penalty=PENALTY),
     "local-router": Method("local GRPO + MiniLM router", asks="router", local_only=True),
     "local-confidence": Method(
@@ -66,15 +83,22 @@ METHODS: dict[str, Method] = {
 ABLATIONS: dict[str, Method] = {
     "ours-sampled": replace(OURS, title="ours, sampled gradient", estimator="sampled"),
     "ours-ascent": replace(OURS, title="ours, λ by ascent", dual="ascent"),
-    "ours-no-replay": replace(OURS, title="ours, no replay", without="replay"),
-    "ours-no-kl": replace(OURS, title="ours, no KL", without="kl"),
+    "ours-no-replay": replace(OURS, title="ours, no replay, so no KL either", replay=False),
+    "ours-no-kl": replace(OURS, title="ours, no KL", kl=False),
     "ours-no-warm-start": replace(OURS, title="ours, no warm start", without="warm_start"),
     "ours-uniform-warm-start": replace(
         OURS, title="ours, warm start asks at τ everywhere", without="hard_first"
     ),
     "ours-whole-answer": replace(OURS, title="ours, window: whole answer", without="window_one"),
+    "ours-q-v": replace(OURS, title="ours, LoRA in q and v alone", modules=("q_proj", "v_proj")),
+    "ours-down": replace(OURS, title="ours, LoRA in down alone", modules=("down_proj",)),
+    "da-grpo-replay": replace(
+        DA_GRPO, title="DA-GRPO with our replay and KL", replay=True, kl=True
+    ),
+    "gapg-replay": replace(GAPG, title="GAPG with our replay and KL", replay=True, kl=True),
 }
-"""Ours with one thing changed. Its λ₀ is the subject of the study of duals."""
+"""Ours with one thing changed, and others with what of ours they can take. λ₀ is the subject of
+the study of duals."""
 
 
 def method(name: str) -> Method:

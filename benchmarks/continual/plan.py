@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from benchmarks.continual.methods import ABLATIONS, METHODS, Method, method
 from benchmarks.continual.protocol import Protocol
+from trainer.settings import LINEAR_MODULES
 
 _RATES_OF_BUDGETS = ("ours", "da-grpo", "gapg")
 _OF_SCHEDULE = ("ours", "da-grpo", "gapg")
@@ -73,18 +74,20 @@ class Run:
 
     @property
     def start(self) -> str:
-        """Name of what it starts from, its phase 0; runs of one seed and rate share it."""
+        """Name of what it starts from, its phase 0; runs of one seed, rate and adapter share it."""
         how = self.variant.how
         if how.learning == "none" or how.without == "warm_start":
             return f"untrained-seed-{self.seed}"
         kind = "uniform" if how.without == "hard_first" else "warm"
+        if how.modules != LINEAR_MODULES:
+            kind += f"-{'-'.join(how.modules)}"
         return f"{kind}-rate-{self.variant.rate:g}-seed-{self.seed}"
 
 
 def variants(protocol: Protocol) -> dict[str, list[Variant]]:
     """The variants of each study, in the order of its table. Studies share variants."""
     rate = protocol.rate
-    named = [name for name in METHODS if name in protocol.methods]
+    named = [name for name in METHODS | ABLATIONS if name in protocol.methods]
 
     def of(names: tuple[str, ...]) -> list[str]:
         return [name for name in names if name in named]

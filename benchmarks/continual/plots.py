@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.continual import metrics
@@ -19,7 +20,7 @@ _SMOOTH = 9
 
 
 def draw(summary: Summary, folder: Path) -> list[Path]:
-    """Write the pictures for which there are figures; first seed where curves would pile up."""
+    """Write the pictures for which there are figures; curves over steps have a band of seeds."""
     plt = pyplot()
     rows = summary.studies.get("main", ()) or next(iter(summary.studies.values()), ())
     if not rows:
@@ -64,9 +65,23 @@ def _colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
-def _steps(row: Row, name: str) -> list[float]:
-    phases = row.outcomes[0].phases
-    return [getattr(step, name) for phase in phases[1:] for step in phase.steps]
+def _steps(row: Row, name: str) -> list[list[float]]:
+    """A figure of every learner step, for each seed."""
+    return [
+        [getattr(step, name) for phase in outcome.phases[1:] for step in phase.steps]
+        for outcome in row.outcomes
+    ]
+
+
+def _line(axis: "Axes", row: Row, name: str, colour: str, label: str, *, smooth: bool) -> None:
+    """The mean over the seeds, in a band from the lowest to the highest."""
+    curves = _steps(row, name)
+    width = min(_SMOOTH, 1 + len(curves[0]) // 5) if smooth else 1
+    points = list(zip(*(running_mean(curve, width) for curve in curves), strict=True))
+    axis.plot([fmean(values) for values in points], color=colour, label=label)
+    if len(curves) > 1:
+        edges = [min(values) for values in points], [max(values) for values in points]
+        axis.fill_between(range(len(points)), *edges, color=colour, alpha=0.15, linewidth=0)
 
 
 def _switches(axis: "Axes", summary: Summary) -> None:
@@ -85,14 +100,10 @@ def _switches(axis: "Axes", summary: Summary) -> None:
 def _accuracy(axis: "Axes", rows: Sequence[Row], summary: Summary) -> None:
     """Training reward as lines; held-out joint reward of all seen families as dots."""
     for index, row in enumerate(rows):
-        values = _steps(row, "joint")
-        width = min(_SMOOTH, 1 + len(values) // 5)
-        axis.plot(running_mean(values, width), color=_colour(index), label=row.title)
-        outcome = row.outcomes[0]
+        _line(axis, row, "joint", _colour(index), row.title, smooth=True)
         for phase in range(1, len(summary.protocol.families) + 1):
-            cells = outcome.cells[phase][:phase]
             at = phase * summary.protocol.steps
-            mean = sum(cell.joint for cell in cells) / phase
+            mean = fmean(cell.joint for o in row.outcomes for cell in o.cells[phase][:phase])
             axis.plot([at], [mean], "o", color=_colour(index), markersize=5, clip_on=False)
     _switches(axis, summary)
     axis.set(ylim=(-0.02, 1.02), ylabel="joint reward (dots: held-out, families seen)")
@@ -100,18 +111,15 @@ def _accuracy(axis: "Axes", rows: Sequence[Row], summary: Summary) -> None:
 
 def _rate(axis: "Axes", rows: Sequence[Row], summary: Summary) -> None:
     for index, row in enumerate(rows):
-        values = _steps(row, "cost")
-        width = min(_SMOOTH, 1 + len(values) // 5)
-        label = row.variant.label
-        axis.plot(running_mean(values, width), color=_colour(index), label=label)
-        axis.plot(_steps(row, "rate"), color="#606060", linestyle="--", linewidth=0.9)
+        _line(axis, row, "cost", _colour(index), row.variant.label, smooth=True)
+        axis.plot(_steps(row, "rate")[0], color="#606060", linestyle="--", linewidth=0.9)
     _switches(axis, summary)
     axis.set(ylim=(-0.02, 1.02), ylabel="mean p_offload (dashed: τ)")
 
 
 def _dual(axis: "Axes", rows: Sequence[Row], summary: Summary) -> None:
     for index, row in enumerate(rows):
-        axis.plot(_steps(row, "dual"), color=_colour(index), label=row.variant.label)
+        _line(axis, row, "dual", _colour(index), row.variant.label, smooth=False)
     _switches(axis, summary)
     axis.set(ylim=(0, None), ylabel="λ")
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchmarks.continual.families import SOURCES
-from benchmarks.continual.methods import METHODS
+from benchmarks.continual.methods import ABLATIONS, METHODS
 from edge_agent.errors import ConfigError
 
 PRESETS = Path(__file__).with_name("presets")
@@ -43,7 +43,12 @@ class Protocol(BaseModel):
     prompts_per_step: int = Field(8, ge=1)
     max_new_tokens: int = Field(16, ge=1)
     context: int = Field(8192, ge=64, description="KV cells of the engine")
-    warm_steps: int = Field(300, ge=1, description="Shared by all methods of a seed and rate")
+    warm: Literal["switch", "all"] = Field(
+        "switch",
+        description="switch: each family is new when its phase begins, and is learned with "
+        "supervision first; all: every family is, before the first phase",
+    )
+    warm_steps: int = Field(300, ge=1, description="Of one warm start; methods share the first")
     warm_examples: int = Field(16, ge=1, description="In one step of the warm start")
     warm_learning_rate: float = Field(1e-3, gt=0, description="Highest, of supervised learning")
     learning_rate: float = Field(5e-5, gt=0)
@@ -60,7 +65,7 @@ class Protocol(BaseModel):
     def _names_exist(self) -> Self:
         for kind, names, known in (
             ("family", self.families, SOURCES),
-            ("method", self.methods, METHODS),
+            ("method", self.methods, METHODS | ABLATIONS),
         ):
             for name in names:
                 if name not in known:

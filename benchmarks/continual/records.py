@@ -1,8 +1,10 @@
 """What is measured, as written to disk: one file for each phase of a run."""
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -97,6 +99,8 @@ class Phase:
     labels: tuple[tuple[str, float], ...] = ()
     """Questions and mean rewards of their late local rollouts: what a router learns from."""
     dual_state: tuple[float | None, ...] = ()
+    warm: tuple[Step, ...] = ()
+    """Of the phase's own warm start, before its steps."""
 
 
 class Store:
@@ -133,6 +137,20 @@ class Store:
         """Whether it is done."""
         return self.path(run, phase).exists()
 
+    @contextlib.contextmanager
+    def claim(self, run: str, *, wait: bool) -> Iterator[bool]:
+        """Hold `run` against other processes on the same folder; False: another one has it."""
+        folder = self.folder / "claims"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".gitignore").write_text("*\n", encoding="utf-8")
+        with (folder / run).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
     def save(self, phase: Phase) -> None:
         """A phase is done."""
         write(self.path(phase.run, phase.phase), {"format": FORMAT, **asdict(phase)})
@@ -165,8 +183,8 @@ def write(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def _phase(values: dict[str, Any]) -> Phase:
-    for name, kind in (("steps", Step), ("looks", Look), ("records", Record)):
-        values[name] = tuple(kind(**row) for row in values[name])
+    for name, kind in (("steps", Step), ("warm", Step), ("looks", Look), ("records", Record)):
+        values[name] = tuple(kind(**row) for row in values.get(name, ()))
     values["labels"] = tuple((question, value) for question, value in values["labels"])
     values["dual_state"] = tuple(values["dual_state"])
     return Phase(**values)

@@ -32,6 +32,7 @@ COLUMNS = (
     ("apgr", "APGR"),
     ("area", "area"),
 )
+_WHEN = {"switch": "for each family as its phase begins", "all": "before the first phase"}
 _LEGEND = """\
 *during*: mean of R[i, i], joint reward on each phase's own family at its end. *post-switch*: mean,
 after each switch, over all families seen so far. *random*: the same adapter asking at random at
@@ -48,8 +49,12 @@ _SECOND_HAND = """\
 - The cloud is the reference cloud's answer to each item, right with the stated accuracy, drawn once
   from the question itself: the same for every method and seed, and without latency. A real cloud
   would add noise and cost, nothing that tells methods apart.
-- All methods start from one supervised warm start on all families (per seed and τ). SFT goes
-  on with steps of the warm start's size, about what a step of rollouts costs, and draws none.
+- A family is new when its phase begins, and every method learns it with supervision first, by as
+  many steps; the first family's warm start (per seed and τ) is one and the same. Where the header
+  says "before the first phase", there is one warm start on all families. SFT goes on with steps of
+  the warm start's size, about what a step of rollouts costs, and draws none.
+- Replay and KL are ours: the methods as published go on without. The study of ablations has
+  DA-GRPO and GAPG with them.
 - `sampled` lets the engine finish local rollouts whose place a cloud answer takes: equal compute.
 - Adapters are measured as runtime LoRA, as the rollouts run, not merged as they would be served.
 - λ of PID begins, in every phase, at a price measured on a few extra rollouts (3 to 6 % more than
@@ -105,9 +110,9 @@ def _header(summary: Summary, about: dict[str, Any]) -> list[str]:
         f"Versions: {', '.join(f'{name} {v}' for name, v in about['versions'].items())}.",
         f"{protocol.model}; families {' → '.join(protocol.families)}; τ = {protocol.rate:g}; "
         f"{protocol.seeds} seed{'s' if protocol.seeds > 1 else ''}; {protocol.steps} steps a phase "
-        f"of {protocol.prompts_per_step} prompts × {protocol.group_size} rollouts; warm start "
-        f"{protocol.warm_steps} steps of {protocol.warm_examples}; cloud accuracy "
-        f"{protocol.cloud_accuracy:g}. Training and measuring took {minutes:.0f} minutes.",
+        f"of {protocol.prompts_per_step} prompts × {protocol.group_size} rollouts; warm start of "
+        f"{protocol.warm_steps} steps of {protocol.warm_examples}, {_WHEN[protocol.warm]}; cloud "
+        f"accuracy {protocol.cloud_accuracy:g}. Training and measuring took {minutes:.0f} minutes.",
     ]
     if protocol.seeds == 1:
         lines.append(

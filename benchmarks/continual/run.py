@@ -1,4 +1,7 @@
-"""Runs the protocol, unit by unit. What is done is on disk; what is not is done now."""
+"""Runs the protocol, unit by unit. What is done is on disk; what is not is done now.
+
+Several processes may work on one folder: each takes whole runs that nobody else is at.
+"""
 
 import asyncio
 import shutil
@@ -40,21 +43,29 @@ class Benchmark:
         adapters = self.store.folder / "adapters"
         adapters.mkdir(parents=True, exist_ok=True)
         (adapters / ".gitignore").write_text("*\n", encoding="utf-8")
-        todo = {
-            unit: run
-            for run in runs(self.protocol)
-            for unit in files(run, self.protocol)
-            if not self.store.has(*unit)
-        }
-        self.watcher.begin(len(todo))
-        for (name, phase), run in todo.items():
-            self.watcher.unit(name, phase)
-            self.bench.sampler.window = window(self.protocol, run.variant.how)
-            if phase == 0:
-                self._start(run)
-            else:
-                self._phase(run, phase)
-            self.watcher.unit_done()
+        every = runs(self.protocol)
+        units = dict.fromkeys(unit for run in every for unit in files(run, self.protocol))
+        self.watcher.begin(sum(not self.store.has(*unit) for unit in units))
+        for run in every:
+            if all(self.store.has(*unit) for unit in files(run, self.protocol)):
+                continue
+            with self.store.claim(run.start, wait=True):
+                self._unit(run, run.start, 0)
+            with self.store.claim(run.name, wait=False) as ours:
+                for unit in files(run, self.protocol)[1:] if ours else ():
+                    self._unit(run, *unit)
+
+    def _unit(self, run: Run, name: str, phase: int) -> None:
+        """One file, if it is not there."""
+        if self.store.has(name, phase):
+            return
+        self.watcher.unit(name, phase)
+        self.bench.sampler.window = window(self.protocol, run.variant.how)
+        if phase == 0:
+            self._start(run)
+        else:
+            self._phase(run, phase)
+        self.watcher.unit_done()
 
     # --- the two kinds of unit ------------------------------------------------------------------
 
@@ -72,7 +83,8 @@ class Benchmark:
     def _warm_start(self, run: Run) -> tuple[Step, ...]:
         """Train the adapter that the runs of this seed and rate copy; the engine serves it."""
         data = self._tasks(run.seed)
-        stream = [task for family in self.protocol.families for task in data[family].stream]
+        count = 1 if self.protocol.warm == "switch" else None
+        stream = [task for family in self.protocol.families[:count] for task in data[family].stream]
         learner = self._learner(run, None)
         self.watcher.steps("warm start", self.protocol.warm_steps)
         steps = warm_start(
@@ -80,9 +92,9 @@ class Benchmark:
             learner,
             self._items(stream),
             self.protocol,
+            how=run.variant.how,
             rate=run.variant.rate,
             seed=run.seed,
-            hard_first=run.variant.how.without != "hard_first",
             told=self.watcher.step_done,
         )
         learner.lora.save(self.store.adapter(run.start, 0))
@@ -93,7 +105,7 @@ class Benchmark:
         """Train one phase and measure what came of it."""
         began = time.monotonic()
         family = self.protocol.families[phase - 1]
-        training, steps, looks = self._train(run, phase, family)
+        training, warm, steps, looks = self._train(run, phase, family)
         records = self._records(run, phase, training.labels)
         self.store.save(
             Phase(
@@ -106,6 +118,7 @@ class Benchmark:
                 records,
                 tuple(training.labels),
                 tuple(training.dual.state),
+                warm,
             )
         )
         if phase > 1:
@@ -128,7 +141,7 @@ class Benchmark:
 
     def _train(
         self, run: Run, phase: int, family: str
-    ) -> tuple[PhaseTraining, tuple[Step, ...], tuple[Look, ...]]:
+    ) -> tuple[PhaseTraining, tuple[Step, ...], tuple[Step, ...], tuple[Look, ...]]:
         learner = self._learner(run, self._before(run, phase))
         if phase == 1:
             learner.promoted = None  # the warm start was never promoted: no KL holds on to it
@@ -154,11 +167,15 @@ class Benchmark:
                 self.bench.sampler.load(learner)
                 looks.extend(self._look(run.seed, (*done, family), number + 1))
 
+        warm: tuple[Step, ...] = ()
+        if training.warms:
+            self.watcher.steps(f"warm start: {family}", self.protocol.warm_steps)
+            warm = training.warm(self.watcher.step_done)
         self.watcher.steps(family, self.protocol.steps)
         steps = training.run(after)
         self.bench.sampler.load(learner)
         learner.lora.save(self.store.adapter(run.name, phase))
-        return training, steps, tuple(looks)
+        return training, warm, steps, tuple(looks)
 
     def _dual(self, run: Run, phase: int) -> Dual:
         """λ goes on across a switch."""

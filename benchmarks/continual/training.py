@@ -23,8 +23,8 @@ from trainer.objective import Episode
 from trainer.records import Item
 from trainer.reinforcement import episode, gains, rise
 from trainer.replay import Batches, Replay
-from trainer.settings import LearnerSettings
-from trainer.warm_start import Asking, example, schedule
+from trainer.settings import LearnerSettings, LoraSettings
+from trainer.warm_start import Asking, example, highest_rate, schedule
 from trainer.workbench import Workbench
 
 _PRICED_BATCHES = 6
@@ -34,9 +34,10 @@ _PRICED_BATCHES = 6
 def learner_settings(protocol: Protocol, how: Method) -> LearnerSettings:
     """The same for all methods but for what defines them."""
     return LearnerSettings(
+        lora=LoraSettings(modules=how.modules),
         estimator=how.estimator,
         learning_rate=protocol.learning_rate,
-        kl=0.0 if how.without == "kl" else protocol.kl,
+        kl=protocol.kl if how.kl else 0.0,
         entropy=0.0 if how.local_only else protocol.entropy,
         window=window(protocol, how),
         threads=protocol.threads,
@@ -49,22 +50,23 @@ def window(protocol: Protocol, how: Method) -> int:
 
 
 def warm_start(
-    bench: Workbench, learner: Learner, items: Sequence[Item], protocol: Protocol, *,
-    rate: float, seed: int, hard_first: bool, told: Callable[[], None],
+    bench: Workbench, learner: Learner, fresh: Sequence[Item], protocol: Protocol, *,
+    how: Method, rate: float, seed: int, told: Callable[[], None], old: Sequence[Item] = (),
 ) -> tuple[Step, ...]:  # fmt: skip
-    """Supervised steps on all families at once, the offload token taught at `rate` on average.
+    """Supervised steps on `fresh`, the offload token taught at `rate` on average.
 
-    With `hard_first` much more often where the answer is unlikely, as in the trainer's own rounds.
+    Much more often where the answer is unlikely, as in the trainer's own rounds, unless that is
+    ablated. Where a model goes on (there is `old` work) the learning rate is as in later rounds.
     """
+    share = protocol.replay if how.replay else 0.0
     batches = Batches(
-        items, Replay([], seed=seed), size=protocol.warm_examples, share=0.0, seed=seed
+        fresh, Replay(old, seed=seed), size=protocol.warm_examples, share=share, seed=seed
     )
-    asking = Asking(rate) if hard_first else None
+    asking = Asking(rate) if how.without != "hard_first" else None
+    top = highest_rate(protocol.warm_learning_rate, continued=bool(old))
     steps = []
     for number in range(protocol.warm_steps):
-        learner.use_learning_rate(
-            protocol.warm_learning_rate * schedule(number, protocol.warm_steps)
-        )
+        learner.use_learning_rate(top * schedule(number, protocol.warm_steps))
         steps.append(_supervised(bench, learner, batches.batch(number), rate, asking))
         told()
     learner.forget_moments()
@@ -98,6 +100,26 @@ class PhaseTraining:
     dual: Dual
     labels: list[tuple[str, float]] = field(default_factory=list)
 
+    @property
+    def rate(self) -> float:
+        """τ as the phase begins."""
+        return self.variant.rate_at(self.phase, 0, self.protocol.steps)
+
+    @property
+    def warms(self) -> bool:
+        """Its family is new, and has a warm start of its own; the first family's is shared."""
+        how = self.variant.how
+        skipped = how.learning == "none" or how.without == "warm_start"
+        return self.protocol.warm == "switch" and self.phase > 1 and not skipped
+
+    def warm(self, told: Callable[[], None]) -> tuple[Step, ...]:
+        """Supervised steps on the phase's family, before `run`."""
+        how, seed = self.variant.how, 1000 * self.seed + 500 + self.phase
+        return warm_start(
+            self.bench, self.learner, self.fresh, self.protocol,
+            how=how, rate=self.rate, seed=seed, told=told, old=self.old,
+        )  # fmt: skip
+
     def run(self, after: Callable[[int, Step], None]) -> tuple[Step, ...]:
         """All steps; `after` is called with each step's number and figures."""
         how = self.variant.how
@@ -105,7 +127,7 @@ class PhaseTraining:
             return ()
         supervised = how.learning == "supervised"
         size = self.protocol.warm_examples if supervised else self.protocol.prompts_per_step
-        share = 0.0 if how.without == "replay" else self.protocol.replay
+        share = self.protocol.replay if how.replay else 0.0
         seed = 1000 * self.seed + self.phase
         replay = Replay(self.old, seed=seed)
         batches = Batches(self.fresh, replay, size=size, share=share, seed=seed)
@@ -133,7 +155,7 @@ class PhaseTraining:
         count = min(_PRICED_BATCHES, max(1, self.protocol.steps // 16))
         items = [item for number in range(count) for item in batches.batch(number)]
         self.bench.sampler.load(self.learner)
-        self.dual.rate = self.variant.rate_at(self.phase, 0, self.protocol.steps)
+        self.dual.rate = self.rate
         self.dual.begin(gains(self.bench, items, cloud, seed=self.seed))
 
     def _reinforced(
@@ -151,6 +173,7 @@ class PhaseTraining:
         sampled = how.estimator == "sampled" and not how.local_only
         rewards = [bench.rewards(item, group) for item, group in zip(items, groups, strict=True)]
         values = [cloud.of(item) for item in items]
+        known = {item.cluster for item in self.old}
         episodes = [
             episode(
                 group,
@@ -158,8 +181,9 @@ class PhaseTraining:
                 how.tier * value,
                 asking=rng if sampled else None,
                 offload_token=bench.offload_token,
+                anchored=item.cluster in known,
             )
-            for group, local, value in zip(groups, rewards, values, strict=True)
+            for item, group, local, value in zip(items, groups, rewards, values, strict=True)
         ]
         if number >= self.protocol.steps // 2:
             means = map(fmean, rewards)

@@ -1,12 +1,14 @@
 """GAPG's filter, the external router, and that every method is what its row says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from benchmarks.continual import gapg, router
 from benchmarks.continual.methods import ABLATIONS, METHODS, method
-from benchmarks.continual.plan import Variant, runs, trained, variants
-from benchmarks.continual.protocol import Protocol, read
+from benchmarks.continual.plan import Run, Variant, runs, trained, variants
+from benchmarks.continual.protocol import Protocol, presets, read
 from benchmarks.continual.training import learner_settings
 
 
@@ -53,15 +55,19 @@ def test_methods_differ_in_what_defines_them_alone():
     ours = learner_settings(protocol, method("ours"))
     assert ours.estimator == "exact"
     paper = learner_settings(protocol, method("da-grpo"))
-    assert paper.model_copy(update={"estimator": "exact"}) == ours
+    assert paper.model_copy(update={"estimator": "exact", "kl": protocol.kl}) == ours
     no_kl = learner_settings(protocol, method("ours-no-kl"))
     assert no_kl == ours.model_copy(update={"kl": 0.0})
     whole = learner_settings(protocol, method("ours-whole-answer"))
     assert whole == ours.model_copy(update={"window": protocol.max_new_tokens})
     for name, ablated in ABLATIONS.items():
-        fields = ("estimator", "dual", "without")
-        changed = [f for f in fields if getattr(ablated, f) != getattr(METHODS["ours"], f)]
-        assert len(changed) == 1, name
+        if name.startswith("ours-"):
+            fields = ("estimator", "dual", "without", "replay", "kl", "modules")
+            changed = [f for f in fields if getattr(ablated, f) != getattr(METHODS["ours"], f)]
+            assert len(changed) == 1, name
+        else:
+            taken = replace(METHODS[name.removesuffix("-replay")], replay=True, kl=True)
+            assert replace(ablated, title=taken.title) == taken
 
 
 def test_a_run_is_trained_once_whatever_asks_and_however_many_studies_it_is_in():
@@ -77,6 +83,18 @@ def test_a_run_is_trained_once_whatever_asks_and_however_many_studies_it_is_in()
     assert {v.changed_rate for v in by_study["duals"]} == {0.1}, "through a change of τ, too"
 
 
+def test_runs_share_a_warm_start_that_would_come_out_the_same():
+    def start(name, rate=0.3, seed=0):
+        return Run(Variant(name, rate, None), seed).start
+
+    shared = {start(name) for name in ("ours", "da-grpo", "gapg", "sft", "ours-no-replay")}
+    others = {start("ours", rate=0.1), start("ours", seed=1), start("ours-uniform-warm-start")}
+    others |= {start("ours-q-v"), start("ours-down"), start("ours-no-warm-start")}
+    assert len(shared) == 1
+    assert len(others) == 6
+    assert not shared & others
+
+
 def test_tau_changes_in_the_middle_of_the_second_phase():
     variant = Variant("ours", 0.3, None, 0.1)
     assert variant.rate_at(1, 99, 100) == 0.3
@@ -85,6 +103,6 @@ def test_tau_changes_in_the_middle_of_the_second_phase():
     assert variant.rate_at(3, 0, 100) == 0.1
 
 
-@pytest.mark.parametrize("name", ["full", "quick", "paper-math-arc", "paper-taco-mmlu"])
+@pytest.mark.parametrize("name", presets())
 def test_presets_are_protocols(name):
     assert read(name).name == name

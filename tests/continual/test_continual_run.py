@@ -71,11 +71,34 @@ def test_interrupted_it_goes_on_and_ends_in_a_report(
     monkeypatch.setattr("sys.argv", ["edge-agent", "benchmark", "continual", "--quick"])
     _reported(store, tiny_protocol)
 
+    with store.claim("somebody", wait=False) as first_in:
+        assert first_in
+        with Store(store.folder).claim("somebody", wait=False) as second_in:
+            assert not second_in
+
     third = Watcher()
     Benchmark(bench, tiny_protocol, store, third).run()
     assert third.units == []
     with pytest.raises(EdgeAgentError, match="other values of steps"):
         store.open(tiny_protocol.model_copy(update={"steps": 3}))
+
+
+def test_processes_on_one_folder_share_the_work(
+    bench: Workbench, tiny_protocol: Protocol, tmp_path: Path
+) -> None:
+    protocol = tiny_protocol.model_copy(
+        update={"studies": ("main",), "methods": ("ours", "gapg", "sft"), "look_items": 0}
+    )
+    store = Store(tmp_path / "out")
+    store.open(protocol)
+    theirs, *rest = runs(protocol)
+    with store.claim(theirs.name, wait=False):
+        Benchmark(bench, protocol, store, Watcher()).run()
+    done = {path.parent.name for path in (store.folder / "runs").glob("*/phase-2.json")}
+    assert done == {run.name for run in rest}
+    again = Watcher()
+    Benchmark(bench, protocol, store, again).run()
+    assert {name for name, _ in again.units} == {theirs.name}
 
 
 def _whole(store: Store, protocol: Protocol) -> None:
@@ -88,6 +111,8 @@ def _whole(store: Store, protocol: Protocol) -> None:
             clouds.add(tuple((record.key, record.cloud) for record in phase.records))
             assert not number or len(phase.steps) == protocol.steps
             assert bool(phase.labels) is (reinforced and number > 0)
+            learns = run.variant.how.learning != "none"
+            assert len(phase.warm) == (protocol.warm_steps if learns and number > 1 else 0)
     assert len(clouds) == 1
     changed = [run for run in runs(protocol) if run.variant.changed_rate is not None]
     assert len(changed) == 3

@@ -115,7 +115,7 @@ def test_figures_off_policy_and_sampled(tiny: Path) -> None:
 class Thorough(Learner):
     """Computes every answer of every group."""
 
-    def _needed(self, episodes, dual, count):  # type: ignore[no-untyped-def]
+    def _needed(self, episodes, dual, anchors):  # type: ignore[no-untyped-def]
         groups = [Answers(each.prompt_ids, each.answers) for each in episodes]
         return groups, [list(range(len(each.answers))) for each in episodes]
 
@@ -135,7 +135,8 @@ def test_what_is_spared_would_not_have_changed_the_step(
         same = replace(fair, answers=(GOOD, GOOD, BAD), logprobs=twice, rewards=(1.0, 1.0, 0.0))
         dull = episode(learner, (0.7, 0.7), 0.2, asked)
         for _ in range(3):  # the KL has a gradient only away from the promoted adapter
-            learner.step([dull, same, fair, replace(dull, reward_off=0.9)], dual=0.1)
+            strange = replace(dull, anchored=False)
+            learner.step([strange, dull, same, fair, replace(dull, reward_off=0.9)], dual=0.1)
         results.append(learner.lora.state())
     for name, value in results[0].items():
         torch.testing.assert_close(value, results[1][name], atol=2e-5, rtol=1e-3)
@@ -174,6 +175,20 @@ def test_kl_holds_the_adapter_near_the_promoted_one(tiny: Path, promoted: Path) 
         assert (figures.kl > 0) is (kl > 0)
         drift.append((look(learner).local_B_G_T - start).abs().max())
     assert drift[1] < drift[0] / 2
+
+
+def test_nothing_holds_to_the_promoted_adapter_where_it_knows_nothing(
+    tiny: Path, promoted: Path
+) -> None:
+    """It was never trained on a new kind of work: there its opinion is worth nothing."""
+    ends = []
+    for kl in (0.0, 5.0):
+        learner = learner_of(tiny, FAST.model_copy(update={"kl": kl}), adapter=promoted)
+        for _ in range(3):
+            figures = learner.step([replace(episode(learner), anchored=False)], dual=0.0)
+        assert figures.kl == 0
+        ends.append(learner.lora.state())
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
 
 
 def test_without_a_promoted_adapter_there_is_nothing_to_hold_to(tiny: Path) -> None:
