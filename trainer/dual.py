@@ -10,8 +10,14 @@ _PAPER_RATE = 1e-2
 """η_λ of the paper (second-hand)."""
 _KP, _KI, _KD, _SMOOTHING = 0.5, 0.05, 0.0, 0.9
 """The rate of a batch of 8 prompts is noisy: P acts on its running mean over some 10 steps."""
-_LIMIT = 1.5
-"""Rewards lie in [0, 1]: above 1 every decision is pushed home, a higher price only winds up."""
+_LIMIT = 0.75
+"""Highest price. What only the cloud can answer gains 0.85 to 0.95 by asking; a price near that
+pushes even those decisions home: from λ₀ = 1, which is where the margin lay with 40 % of the
+prompts out of reach and τ = 0.3, p fell from 0.4 to 0.02 in 16 steps and the reward from 0.92 to
+0.6 (`benchmarks/LOG.md`, 2026-11-23). Where that asks for more than τ, serving's threshold asks for
+the τ that want it most."""
+_LEAST_FIRST = 0.25
+"""Lowest price to begin at: what is answered here must not begin by asking for nothing."""
 
 _BESIDE = 0.1
 """How far beside the margin the first price looks, as a share of the prompts."""
@@ -43,7 +49,7 @@ class Dual:
         `gains` are R_off - V_local of some prompts. With decisions free to be the best ones, the
         dual function λ·τ + E[max(0, gain - λ)] is least at their (1 - τ)-quantile. Where gains come
         in two heaps that is the edge of one of them, at which a heap is indifferent to asking:
-        the middle of the quantiles on both sides keeps clear of it.
+        the middle of the quantiles on both sides keeps clear of it, and so do the bounds.
         """
         ordered = sorted(gains)
 
@@ -55,7 +61,7 @@ class Dual:
         middle = (
             quantile(1 - self.rate - _BESIDE) + quantile(min(1.0, 1 - self.rate + _BESIDE))
         ) / 2
-        price = min(_LIMIT, max(0.0, middle))
+        price = min(_LIMIT, max(_LEAST_FIRST, middle))
         self._state = dagrpo.DualState(price, price)
 
     def restore(self, state: list[float | None]) -> None:

@@ -57,7 +57,7 @@ _SECOND_HAND = """\
   DA-GRPO and GAPG with them.
 - `sampled` lets the engine finish local rollouts whose place a cloud answer takes: equal compute.
 - Adapters are measured as runtime LoRA, as the rollouts run, not merged as they would be served.
-- λ of PID begins, in every phase, at a price measured on a few extra rollouts (3 to 6 % more than
+- λ of PID begins, in every phase, at a price measured on a few extra rollouts (3 to 8 % more than
   the other methods draw), except in the study of duals, where λ₀ is given.
 - The warm start that all methods share teaches asking first where the answer is unlikely: that is
   ours. The ablation that asks at τ everywhere shows what it is worth."""

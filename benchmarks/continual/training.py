@@ -28,7 +28,7 @@ from trainer.warm_start import Asking, example, highest_rate, schedule
 from trainer.workbench import Workbench
 
 _PRICED_BATCHES = 6
-"""Most batches that the first λ is measured on, fewer in short phases: 3 to 6 % of rollouts."""
+"""Most batches that the first λ is measured on, fewer in short phases: 3 to 8 % of rollouts."""
 
 
 def learner_settings(protocol: Protocol, how: Method) -> LearnerSettings:
@@ -152,7 +152,7 @@ class PhaseTraining:
 
     def _price(self, batches: Batches, cloud: CloudValue) -> None:
         """Begin λ where the trainer's own rounds do: at what asking gains at the margin."""
-        count = min(_PRICED_BATCHES, max(1, self.protocol.steps // 16))
+        count = min(_PRICED_BATCHES, max(2, self.protocol.steps // 16))
         items = [item for number in range(count) for item in batches.batch(number)]
         self.bench.sampler.load(self.learner)
         self.dual.rate = self.rate
