@@ -18,7 +18,8 @@ def continual(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="full, quick, paper-math-arc, paper-taco-mmlu, or a TOML file.",
+            help="full, small, small-studies, estimators, quick, paper-math-arc, paper-taco-mmlu, "
+            "or a TOML file.",
         ),
     ] = _DEFAULT,
     quick: Annotated[
@@ -50,7 +51,8 @@ def continual(
     Trains and measures DA-GRPO as published, ours, and the baselines on task families with
     switches: hours for everything, minutes with --quick. Interrupted, it goes on where it
     stopped when the same command is given again. Writes report.md, summary.json, plots, and
-    one JSON for each phase of each run.
+    one JSON for each phase of each run. Given again while it runs, in another terminal, it
+    takes a share of the work: two processes of one thread each do more than one of two.
 
     \b
     Example: edge-agent benchmark continual --quick
