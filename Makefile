@@ -3,7 +3,8 @@
 #   make test   set up what is missing and run the tests
 #   make soak-train   kill a short round of training KILLS times, and resume it each time
 #   make soak-daemon  kill a loaded daemon DAEMON_KILLS times, and look at what it left
-#   make soak         both soaks
+#   make soak-hour    SOAK_MINUTES of modest use, with training and swaps: nothing grows
+#   make soak         all three soaks
 #   make fuzz   any input of the API, any file that is opened: FUZZ_EXAMPLES per test
 #   make load   overload, storms of clients that leave, readers that do not read, LOAD times as many
 #   make audit  the pinned versions against a database of vulnerabilities, where one can be reached
@@ -14,14 +15,16 @@ BIN := $(VENV)/bin
 SERVE_FLAGS ?=
 DAEMON_KILLS ?= 300
 KILLS ?= 1000
+SOAK_MINUTES ?= 60
 FUZZ_EXAMPLES ?= 2000
 FUZZED := tests/trust/test_api_fuzz.py tests/formats/test_hostile_templates.py \
 	tests/models/test_gguf_fuzz.py tests/models/test_adapter_fuzz.py \
+	tests/models/test_lora_fuzz.py \
 	tests/trainer/test_checkpoint_fuzz.py tests/cli/test_config_fuzz.py \
 	tests/store/test_import_fuzz.py tests/engine/test_hostile_grammars.py
 LOAD ?= 5
 
-.PHONY: run test test-long soak soak-daemon soak-train fuzz load audit lint format clean
+.PHONY: run test test-long soak soak-daemon soak-train soak-hour fuzz load audit lint format clean
 
 run: $(VENV)/.serve
 	$(BIN)/edge-agent serve --reference-cloud $(SERVE_FLAGS)
@@ -32,13 +35,16 @@ test: $(VENV)/.dev
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest -m long
 
-soak: soak-daemon soak-train
+soak: soak-daemon soak-train soak-hour
 
 soak-daemon: $(VENV)/.dev
 	$(BIN)/python tests/trust/crash.py --kills $(DAEMON_KILLS)
 
 soak-train: $(VENV)/.dev
 	$(BIN)/python tests/trainer/kill_soak.py --kills $(KILLS)
+
+soak-hour: $(VENV)/.dev
+	$(BIN)/python tests/trust/soak.py --minutes $(SOAK_MINUTES)
 
 fuzz: $(VENV)/.dev
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --timeout 7200 $(FUZZED)

@@ -17,6 +17,7 @@ from typing import Any
 from models.errors import GgufError
 
 _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+FLOAT32 = 6
 _STRING = 8
 _ARRAY = 9
 _MAX_KEY = 65_535
@@ -89,6 +90,8 @@ class GgufInfo:
     """Type of most of the weights, e.g. `Q4_1`."""
     metadata: Mapping[str, Any] = field(repr=False)
     """Scalars and strings; arrays are in `arrays`."""
+    types: Mapping[str, int] = field(repr=False)
+    """GGUF's type of each key's value."""
     arrays: Mapping[str, ArrayField] = field(repr=False)
     tensors: tuple[TensorInfo, ...] = field(repr=False)
 
@@ -245,7 +248,7 @@ def _read_header(path: Path, data: mmap.mmap, size: int) -> GgufInfo:
     try:
         n_tensors = cursor.count(_MAX_COUNT, "tensors")
         n_pairs = cursor.count(_MAX_COUNT, "metadata keys")
-        metadata, arrays = _read_pairs(cursor, n_pairs)
+        metadata, types, arrays = _read_pairs(cursor, n_pairs)
         raw = [_read_tensor(cursor) for _ in range(n_tensors)]
     except (struct.error, OverflowError) as error:
         raise GgufError(f"{path} is cut short or damaged: its header runs past the end") from error
@@ -265,18 +268,23 @@ def _read_header(path: Path, data: mmap.mmap, size: int) -> GgufInfo:
         context_length=_whole_number(metadata.get(f"{architecture}.context_length")),
         quantization=_quantization(metadata, tensors),
         metadata=metadata,
+        types=types,
         arrays=arrays,
         tensors=tensors,
     )
 
 
-def _read_pairs(cursor: _Cursor, count: int) -> tuple[dict[str, Any], dict[str, ArrayField]]:
+def _read_pairs(
+    cursor: _Cursor, count: int
+) -> tuple[dict[str, Any], dict[str, int], dict[str, ArrayField]]:
     metadata: dict[str, Any] = {}
+    types: dict[str, int] = {}
     arrays: dict[str, ArrayField] = {}
     for _ in range(count):
         key, kind = cursor.text(), cursor.number("I")
         if len(key) > _MAX_KEY:
             raise GgufError(f"{cursor.path} is damaged: a metadata key of {len(key)} characters")
+        types[key] = kind
         if kind == _ARRAY:
             arrays[key] = cursor.array()
         elif kind == _STRING:
@@ -285,7 +293,7 @@ def _read_pairs(cursor: _Cursor, count: int) -> tuple[dict[str, Any], dict[str, 
             metadata[key] = cursor.number(_FIXED[kind])
         else:
             raise GgufError(f"{cursor.path} is damaged: {key!r} has unknown type {kind}")
-    return metadata, arrays
+    return metadata, types, arrays
 
 
 _RawTensor = tuple[str, tuple[int, ...], int, int]

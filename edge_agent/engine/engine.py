@@ -60,11 +60,11 @@ class Engine:
         self._closing = False
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self.vocabulary = lasting_vocabulary(served.gguf)
-        """Of every version that is served; it outlives their weights."""
         weights = Weights(served.gguf, settings, offload_token)
         try:
-            adapter = load_adapter(weights.model, served.lora) if served.lora else None
+            self.vocabulary = lasting_vocabulary(served.gguf)
+            """Of every version that is served; it outlives their weights."""
+            adapter = load_adapter(weights, served.lora) if served.lora else None
             self._lane = Lane(served, weights, adapter, settings, self._counters)
         except BaseException:
             weights.close()  # and with it the adapter
@@ -234,7 +234,7 @@ class Engine:
         """The adapter is loaded in the engine thread, the context made in this one."""
         adapter = None
         if served.lora is not None:
-            adapter = self._mailbox.call(partial(load_adapter, weights.model, served.lora)).result()
+            adapter = self._mailbox.call(partial(load_adapter, weights, served.lora)).result()
         try:
             lane = Lane(served, weights, adapter, self._settings, self._counters)
         except BaseException:

@@ -20,7 +20,9 @@ from edge_agent.engine.scheduler import Counters, Scheduler
 from edge_agent.engine.types import ServedModel
 from edge_agent.errors import EngineError
 from models.errors import AdapterError, ModelError
+from models.gguf_file import inspect
 from models.llama_model import LlamaModel
+from models.lora_file import check_lora
 
 _EMBEDDING_BATCH = 128
 
@@ -31,6 +33,7 @@ class Weights:
     def __init__(self, gguf: Path, settings: EngineSettings, offload_token: int | None) -> None:
         """Load. Raises GgufError, or ModelError if the file is missing."""
         self.identity = file_identity(gguf)
+        self.info = inspect(gguf)
         self.model = LlamaModel(gguf, gpu_layers=settings.gpu_layers)
         drop_mapped_pages(gguf)
         self.context_limit = min(settings.context, self.model.n_ctx_train)
@@ -60,14 +63,15 @@ def file_identity(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def load_adapter(model: LlamaModel, lora: Path) -> Any:
+def load_adapter(weights: Weights, lora: Path) -> Any:
     """Handle of a GGUF LoRA. Call it in the engine thread: llama.cpp adds it to the model.
 
     Raises AdapterError if it is missing, damaged, or made for another model.
     """
     if not lora.is_file():
         raise AdapterError(f"the adapter file {lora} does not exist")
-    handle: Any = llama_cpp.llama_adapter_lora_init(model.handle, str(lora).encode())
+    check_lora(lora, weights.info)
+    handle: Any = llama_cpp.llama_adapter_lora_init(weights.model.handle, str(lora).encode())
     if not handle:
         raise AdapterError(
             f"llama.cpp cannot load the adapter {lora}: it is damaged or was made for another model"

@@ -72,7 +72,7 @@ async def test_those_that_wait_go_to_the_new_version(
     tiny_model: Path, strong: Path, adapted: Reference
 ) -> None:
     engine = make_engine(tiny_model, slots=1)
-    adapter = load_adapter(engine.model, strong)
+    adapter = load_adapter(engine._lane.weights, strong)
     lane = Lane(
         ServedModel(tiny_model, strong, "v1"),
         engine._lane.weights,

@@ -128,25 +128,28 @@ class Trial:
             self._registry.activate(rng.choice(["v0001", "v0002", None]))
 
     def _examine(self) -> None:
-        database = self.data_dir / "edge-agent.db"
-        with Ledger(database, seed=BudgetSettings()) as ledger:
-            ledger.recover()
-        with contextlib.closing(sqlite3.connect(database)) as db:
-            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            assert db.execute("PRAGMA foreign_key_check").fetchall() == []
-            logged = {
-                row[0] for row in db.execute("SELECT id FROM query JOIN response USING (seq)")
-            }
-            assert self.acknowledged <= logged, self.acknowledged - logged
-            sums = "SELECT day, sum(calls), sum(tokens), coalesce(sum(nano_usd), 0) FROM ledger"
-            booked = db.execute(f"{sums} GROUP BY day").fetchall()
-            assert db.execute("SELECT * FROM budget_day").fetchall() == booked
-            assert db.execute("SELECT 1 FROM ledger WHERE state = 'reserved'").fetchall() == []
-            (calls,) = db.execute("SELECT coalesce(sum(calls), 0) FROM ledger").fetchone()
+        calls = examine(self.data_dir / "edge-agent.db", self.acknowledged)
         asked = self._cloud.get("/stats")["requests"] - self._before
         assert asked <= calls, f"{asked} calls reached the cloud, {calls} are booked"
         active = self._registry.active()
         assert self._registry.pointer() == (active.version if active else None)
+
+
+def examine(database: Path, acknowledged: set[str]) -> int:
+    """Assert that what a daemon left is whole, booked and logged; the cloud calls it booked."""
+    with Ledger(database, seed=BudgetSettings()) as ledger:
+        ledger.recover()
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        logged = {row[0] for row in db.execute("SELECT id FROM query JOIN response USING (seq)")}
+        assert acknowledged <= logged, acknowledged - logged
+        sums = "SELECT day, sum(calls), sum(tokens), coalesce(sum(nano_usd), 0) FROM ledger"
+        booked = db.execute(f"{sums} GROUP BY day").fetchall()
+        assert db.execute("SELECT * FROM budget_day").fetchall() == booked
+        assert db.execute("SELECT 1 FROM ledger WHERE state = 'reserved'").fetchall() == []
+        (calls,) = db.execute("SELECT coalesce(sum(calls), 0) FROM ledger").fetchone()
+    return int(calls)
 
 
 def acknowledged_id(raw: bytes, stream: bool) -> str | None:

@@ -20,14 +20,13 @@ import psutil
 import pytest
 import requests
 from processes import Running, running
+from soak_samples import POOLED
 from tiny_gguf import write_tiny_gguf
 
 LOAD = int(os.environ.get("LOAD", "1"))
 SLOTS, QUEUE = 4, 8
 CELLS = 1024
 """Few, so that the cache keeps one prefix only, the latest: cells are counted to the one."""
-POOLED = 2 * min(32, (os.cpu_count() or 1) + 4)
-"""Threads that the pools of asyncio and anyio start when they are first needed, and keep."""
 CHAT = "/v1/chat/completions"
 
 

