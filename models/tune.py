@@ -12,7 +12,7 @@ from models.errors import ModelError
 from models.gguf_file import inspect
 from models.measure import Bench
 from models.paths import private_dir
-from models.quantize import BITS, FILE_TYPES, quantize
+from models.quantize import FILE_TYPES, expected_bytes, quantize
 from models.storage import file_sha256, locked
 from models.tuned import Tuned, cpu_name, llama_cpp_version
 
@@ -117,7 +117,7 @@ def _measure_all(
     for kind in FILE_TYPES:
         if kind == info.quantization:
             continue
-        lacking = _no_room(folder, info.n_parameters * BITS[kind] / 8)
+        lacking = _no_room(folder, expected_bytes(info, kind))
         if lacking:
             yield Row(kind, skipped=lacking)
             continue

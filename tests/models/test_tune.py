@@ -8,6 +8,7 @@ import llama_cpp
 import numpy as np
 import psutil
 import pytest
+from gguf_mutation import take_apart
 
 from models import catalog
 from models.catalog import entry_for, resolve
@@ -38,12 +39,42 @@ def test_a_requantized_file_is_whole_and_of_that_type(
     LlamaModel(target).close()
 
 
-def test_a_source_llama_cpp_cannot_read_leaves_nothing(tmp_path: Path) -> None:
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """An empty directory for what is written."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def test_a_source_llama_cpp_cannot_read_leaves_nothing(
+    out: Path, tmp_path: Path, tiny_gguf: Path
+) -> None:
+    parts = take_apart(tiny_gguf)
+    parts.pairs = [pair for pair in parts.pairs if b"rms_epsilon" not in pair.key]
     source = tmp_path / "x.gguf"
-    source.write_bytes(b"junk")
-    with pytest.raises(ModelError, match="cannot requantize"):
-        quantize(source, tmp_path / "q.gguf", "Q8_0")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
+    source.write_bytes(parts.to_bytes())
+    with pytest.raises(ModelError, match=r"^llama.cpp cannot requantize x.gguf to Q8_0$"):
+        quantize(source, out / "q.gguf", "Q8_0")
+    assert list(out.iterdir()) == []
+
+
+def test_without_room_on_the_disk_nothing_is_written(
+    out: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(ModelError, match=r"^the disk is full: .* MB left; free some space, or"):
+        quantize(tiny_gguf, out / "q.gguf", "BF16")
+    assert list(out.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_on_the_way_is_named_and_left_clean(
+    out: Path, tiny_gguf: Path
+) -> None:
+    (out / ".q.gguf.part").symlink_to("/dev/full")
+    with pytest.raises(ModelError, match=r"No space left on device; free some space, or set"):
+        quantize(tiny_gguf, out / "q.gguf", "BF16")
+    assert list(out.iterdir()) == []
 
 
 def test_perplexity_agrees_with_a_token_by_token_computation(tiny_gguf: Path) -> None:
