@@ -23,7 +23,10 @@ class Worker:
     """Starts its child at the first call. Safe to share between threads; calls take turns."""
 
     def __init__(self, script: Path, *, timeout_s: float, memory_mb: int) -> None:
-        """`script` is run by Python and calls `worker_loop.serve`; limits hold for each call."""
+        """`script` is run by Python and calls `worker_loop.serve`; limits hold for each call.
+
+        `timeout_s` is processor time; a call ends after `worker_loop.PATIENCE` times as long.
+        """
         self._script = script
         self._timeout_s = timeout_s
         self._memory_mb = memory_mb
@@ -69,7 +72,7 @@ class Worker:
         assert self._child is not None
         code = self._child.wait()
         self._end()
-        if code == -signal.SIGALRM:
+        if code in (-signal.SIGPROF, -signal.SIGALRM):
             return f"{task} took longer than {self._timeout_s:g} s"
         return f"{task} ended its process with code {code}"
 
