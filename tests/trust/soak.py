@@ -112,7 +112,7 @@ class Soak:
             for minute in range(1, minutes + 1):
                 self._minute(daemon, minute_s)
                 self.samples.append(self._sample(daemon, minute, clients, rounds))
-                told(json.dumps(asdict(self.samples[-1])))
+                told(json.dumps({**asdict(self.samples[-1]), **clients.errors}))
         after = self._idle(daemon, before)
         self.found |= {
             "acknowledged": clients.acknowledged,
