@@ -20,6 +20,7 @@ from edge_agent.engine.job import Job
 from edge_agent.engine.lane import Lane, Weights, file_identity, free_adapter, load_adapter
 from edge_agent.engine.mailbox import Mailbox
 from edge_agent.engine.request_check import check_prompt, check_request
+from edge_agent.engine.resident import give_back_freed
 from edge_agent.engine.scheduler import Counters
 from edge_agent.engine.types import EngineStats, GenerationRequest, Group, ServedModel
 from edge_agent.engine.vocabulary import lasting_vocabulary
@@ -353,6 +354,7 @@ class Engine:
         for lane in self._lanes:
             if lane is not self._lane and not lane.scheduler.jobs:
                 self._close(lane)
+                give_back_freed()
 
     def _close(self, lane: Lane) -> None:
         """Free a lane, and its weights if no other lane uses them."""

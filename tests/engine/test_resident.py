@@ -1,12 +1,15 @@
-"""Pages of a mapped file are let go of, and what they hold stays readable."""
+"""Memory goes back to the system: mapped pages, which stay readable, and freed buffers."""
 
+import ctypes
 import mmap
 import sys
 from pathlib import Path
 
 import pytest
+from engine_harness import make_engine
 
-from edge_agent.engine.resident import drop_mapped_pages
+from edge_agent.engine.resident import drop_mapped_pages, give_back_freed
+from edge_agent.engine.types import ServedModel
 
 
 def resident_kb(path: Path) -> int:
@@ -33,3 +36,37 @@ def test_pages_are_dropped_and_come_back(tmp_path: Path) -> None:
         assert mapped[:] == content
         mapped.close()
         untouched.close()
+
+
+def anonymous_mb() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc's allocator")
+def test_freed_buffers_go_back_to_the_system() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    block = 100_000  # too small to be mapped on its own
+    blocks = [libc.malloc(block) for _ in range(1000)]
+    for address in blocks:
+        ctypes.memset(address, 1, block)
+    for address in blocks[:-1]:  # the last one keeps the heap from shrinking by itself
+        libc.free(ctypes.c_void_p(address))
+    held = anonymous_mb()
+    give_back_freed()
+    assert anonymous_mb() < held - 80
+    libc.free(ctypes.c_void_p(blocks[-1]))
+
+
+async def test_a_swap_gives_back_what_the_old_version_took(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes_left: list[int] = []
+    engine = make_engine(tiny_model)
+    monkeypatch.setattr(
+        "edge_agent.engine.engine.give_back_freed", lambda: lanes_left.append(len(engine._lanes))
+    )
+    await engine.activate(ServedModel(tiny_model, version="v1"))
+    await engine.stop(0)
+    assert lanes_left == [1]
