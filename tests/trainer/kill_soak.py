@@ -202,16 +202,18 @@ def run(kills: int, seed: int, *, home: Path, limit_s: float = float("inf")) -> 
     """Kill `kills` times, or for `limit_s` seconds. Raises AssertionError at the first fault."""
     began = time.monotonic()
     soak = Soak(home, seed)
-    whole_s = soak.attempt(None)
-    while soak.kills.total() < kills and time.monotonic() - began < limit_s:
-        soak.attempt(soak.rng.uniform(0, whole_s))
+    first_s = whole_s = soak.attempt(None)
+    while (killed := soak.kills.total()) < kills and time.monotonic() - began < limit_s:
+        lived_s = soak.attempt(soak.rng.uniform(0, whole_s))
+        # A machine that is shared is now slower, now faster: the kills are to fall everywhere.
+        whole_s = whole_s * 1.05 if soak.kills.total() > killed else (whole_s + lived_s) / 2
     soak.attempt(None)  # what the last kill left goes on to its end, too
     return {
         "kills": soak.kills.total(),
         "by_phase": dict(soak.kills),
         "rounds_ended": dict(soak.ended),
         "active": soak.active,
-        "whole_round_s": round(whole_s, 2),
+        "whole_round_s": [round(first_s, 2), round(whole_s, 2)],
         "seconds": round(time.monotonic() - began, 1),
         "left_behind": sorted(
             path.name
