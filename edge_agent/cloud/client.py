@@ -6,30 +6,24 @@ where it certainly cost nothing: no byte of the query left, or the server answer
 What broke off without a word may have been billed and is not repeated.
 
 One deadline (`total_timeout_s`) covers everything: connecting, waiting to retry, the stream.
-`first_byte_timeout_s` bounds each silence. The key goes into the Authorization header and
-nowhere else.
+HTTP itself is in `transport`.
 """
 
 import asyncio
-import contextlib
-import json
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self
 
-import httpx
-from pydantic import SecretStr
-
-from edge_agent import __version__
-from edge_agent.cloud.answer import Body, CloudAnswer
+from edge_agent.cloud.answer import CloudAnswer
 from edge_agent.cloud.breaker import BreakerState, CircuitBreaker
 from edge_agent.cloud.check import CloudCheck, judge
 from edge_agent.cloud.key import find_api_key
-from edge_agent.cloud.objects import Malformed, UpstreamError, error_message
+from edge_agent.cloud.objects import error_message
 from edge_agent.cloud.request import request_body, wants_other_token_field
 from edge_agent.cloud.retry import backoff_s, is_retryable, retry_after_s
 from edge_agent.cloud.stream import AnswerReader
+from edge_agent.cloud.transport import Response, Transport
 from edge_agent.config import CloudSettings, Price
 from edge_agent.errors import (
     CloudBroken,
@@ -37,15 +31,12 @@ from edge_agent.errors import (
     CloudDown,
     CloudError,
     CloudRefused,
-    CloudTimeout,
-    CloudUnreachable,
     ConfigError,
 )
 
 _ERROR_BYTES = 64 * 1024
 _LIST_BYTES = 4_000_000
 """Of the list of models: some gateways have hundreds."""
-_MESSAGE_CHARS = 300
 _REFUSED_FOR_ALL = frozenset({402, 404})
 """No credit; no such model or path. (401, 403 and redirects have messages of their own.)"""
 
@@ -68,10 +59,9 @@ class CloudClient:
         if settings.url is None or settings.model is None:
             raise ConfigError("no cloud is configured: set cloud.url and cloud.model")
         self.model = settings.model
-        self.host = _host(settings.url)
         self._settings = settings
-        self._url = settings.url.rstrip("/")
-        self._key = SecretStr(api_key) if api_key else None
+        self._transport = Transport(settings.url, settings, api_key=api_key, clock=clock)
+        self.host = self._transport.host
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311
         self._sleep = sleep
@@ -79,19 +69,6 @@ class CloudClient:
             settings.breaker_failures, settings.breaker_reset_s, clock=clock
         )
         self._token_field = "max_tokens"  # noqa: S105
-        self._http = httpx.AsyncClient(
-            follow_redirects=False,
-            timeout=httpx.Timeout(
-                settings.first_byte_timeout_s,
-                connect=settings.connect_timeout_s,
-            ),
-            limits=httpx.Limits(max_connections=None),  # the budget limits calls, not a pool
-            headers={
-                "User-Agent": f"edge-agent/{__version__}",
-                "Accept": "text/event-stream, application/json",
-                "Accept-Encoding": "identity",
-            },
-        )
 
     @property
     def state(self) -> BreakerState:
@@ -163,48 +140,19 @@ class CloudClient:
             await self._sleep(wait_s)
 
     async def _try(self, deadline: float, payload: dict[str, Any], endpoint: str) -> CloudAnswer:
-        sent = False
-
-        async def trace(event: str, _: Mapping[str, Any]) -> None:
-            nonlocal sent
-            sent = sent or event.endswith("send_request_headers.started")
-
-        request = self._http.build_request(
-            "POST",
-            f"{self._url}/{endpoint}",
-            content=json.dumps(payload).encode(),
-            headers={**self._authorization(), "Content-Type": "application/json"},
-            extensions={"trace": trace},
-        )
-        with self._boundary(lambda: sent):
-            async with asyncio.timeout(deadline - self._clock()):
-                response = await self._http.send(request, stream=True)
-        stream = self._body(response, deadline)
+        response = await self._transport.post(endpoint, payload, deadline=deadline)
         try:
-            await self._check_status(response, stream)
+            await self._check_status(response)
             reader = AnswerReader(int(payload.get("n") or 1), streamed=self._streams(response))
-            answer = CloudAnswer(self.model, stream, reader)
+            answer = CloudAnswer(self.model, response.body, reader)
             await answer.wait_for_content()
         except BaseException:
-            await stream.aclose()
+            await response.body.aclose()
             raise
         return answer
 
-    def _body(self, response: httpx.Response, deadline: float) -> Body:
-        """As it comes: decompressing it could make a thousand times as much of it at once."""
-        return Body(
-            response.aiter_raw(),
-            close=response.aclose,
-            limit_bytes=int(self._settings.max_answer_mb * 1e6),
-            remaining_s=lambda: deadline - self._clock(),
-            boundary=lambda: self._boundary(lambda: True),
-        )
-
-    def _authorization(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._key.get_secret_value()}"} if self._key else {}
-
-    async def _check_status(self, response: httpx.Response, stream: Body) -> None:
-        status = response.status_code
+    async def _check_status(self, response: Response) -> None:
+        status = response.status
         if status == 200:
             return
         if status in (401, 403):
@@ -221,114 +169,57 @@ class CloudClient:
                 sent=True,
                 for_all=True,
             )
-        said = await stream.read(_ERROR_BYTES)
-        message = f"{self.host} answered {status}: {self.scrub(error_message(said))}"
+        said = await response.body.read(_ERROR_BYTES)
+        message = f"{self.host} answered {status}: {self._transport.scrub(error_message(said))}"
         if is_retryable(status):
             raise CloudBusy(message, sent=True, retry_after_s=retry_after_s(response.headers))
         if status < 400:
             raise CloudBroken(message, sent=True)
         raise CloudRefused(message, sent=True, for_all=status in _REFUSED_FOR_ALL)
 
-    def _streams(self, response: httpx.Response) -> bool:
+    def _streams(self, response: Response) -> bool:
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in ("identity", ""):
             raise CloudBroken(
-                f"{self.host} compressed its answer ({self.scrub(encoding)}), unasked", sent=True
+                f"{self.host} compressed its answer ({self._transport.scrub(encoding)}), unasked",
+                sent=True,
             )
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in ("text/event-stream", "application/json", ""):
             raise CloudBroken(
-                f"{self.host} sent {self.scrub(kind)}, which is not an answer: "
+                f"{self.host} sent {self._transport.scrub(kind)}, which is not an answer: "
                 "is cloud.url the base URL of an OpenAI-compatible API?",
                 sent=True,
             )
-        return bool(kind != "application/json")
-
-    @contextlib.contextmanager
-    def _boundary(self, sent: Callable[[], bool]) -> Iterator[None]:
-        """Errors of the network, of time and of the bytes become ours."""
-        try:
-            yield
-        except (TimeoutError, httpx.TimeoutException) as error:
-            what = {
-                httpx.ConnectTimeout: "no connection",
-                TimeoutError: "no end of the answer",
-            }.get(type(error), "nothing came")
-            raise CloudTimeout(f"{self.host}: {what} in time", sent=sent()) from error
-        except (httpx.ConnectError, httpx.ProxyError) as error:
-            raise CloudUnreachable(
-                f"cannot connect to {self.host}: {error}", sent=sent()
-            ) from error
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            message = f"{self.host} broke the connection: {error or type(error).__name__}"
-            raise CloudBroken(self.scrub(message), sent=sent()) from error
-        except Malformed as error:
-            message = f"{self.host} sent something that is not an answer: {error}"
-            raise CloudBroken(message, sent=True) from error
-        except UpstreamError as error:
-            raise self._upstream(error) from error
-
-    def _upstream(self, error: UpstreamError) -> CloudError:
-        message = f"{self.host} reported: {self.scrub(str(error))}"
-        if error.status is None:
-            return CloudBroken(message, sent=True)
-        if is_retryable(error.status):
-            return CloudBusy(message, sent=True)
-        return CloudRefused(message, sent=True)
-
-    def scrub(self, text: str) -> str:
-        """A server's words in one short line, without our key should they repeat it."""
-        if self._key:
-            text = text.replace(self._key.get_secret_value(), "[key]")
-        line = " ".join(text.split())
-        return line if len(line) <= _MESSAGE_CHARS else line[: _MESSAGE_CHARS - 1] + "…"
+        return kind != "application/json"
 
     async def check(self) -> CloudCheck:
         """Whether the cloud can be reached and knows the model, by GET {url}/models."""
         started = self._clock()
-        request = self._http.build_request(
-            "GET", f"{self._url}/models", headers=self._authorization()
-        )
+        deadline = started + self._settings.first_byte_timeout_s
         try:
-            with self._boundary(lambda: False):
-                async with asyncio.timeout(self._settings.first_byte_timeout_s):
-                    response = await self._http.send(request, stream=True)
-            deadline = started + self._settings.first_byte_timeout_s
-            body = self._body(response, deadline)
+            response = await self._transport.get("models", deadline=deadline)
             try:
-                listed = await body.read(_LIST_BYTES)
+                listed = await response.body.read(_LIST_BYTES)
             finally:
-                await body.aclose()
+                await response.body.aclose()
         except CloudError as error:
             return CloudCheck(ok=False, message=error.message)
         return judge(
-            status=response.status_code,
+            status=response.status,
             body=listed,
             latency_s=self._clock() - started,
-            url=self._url,
+            url=self._transport.url,
             settings=self._settings,
-            has_key=self._key is not None,
+            has_key=self._transport.has_key,
         )
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def _host(url: str) -> str:
-    """Host and port. Raises ConfigError for a URL without a host, or with a password in it."""
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ConfigError(f"cloud.url is not a URL: {error}") from error
-    if not parsed.host:
-        raise ConfigError("cloud.url names no host")
-    if parsed.userinfo:
-        raise ConfigError("cloud.url must not hold a password: use the environment or keyring")
-    return parsed.netloc.decode("ascii")

@@ -63,7 +63,7 @@ def test_only_the_cloud_client_speaks_http_for_the_agent() -> None:
         if imports(path) & {"httpx", "requests", "aiohttp", "urllib3"}
         and not name_of(path).startswith("benchmarks/")
     }
-    assert found == {"edge_agent/cloud/client.py"}
+    assert found == {"edge_agent/cloud/transport.py"}
 
 
 def test_certificates_are_always_verified() -> None:

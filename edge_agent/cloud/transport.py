@@ -1,0 +1,175 @@
+"""HTTP to one cloud. The only file that knows httpx, whose errors become ours here.
+
+`first_byte_timeout_s` bounds each silence, `connect_timeout_s` connecting; the deadline of a whole
+exchange is the caller's. The key goes into the Authorization header and nowhere else.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from edge_agent import __version__
+from edge_agent.cloud.answer import Body
+from edge_agent.cloud.objects import Malformed, UpstreamError
+from edge_agent.cloud.retry import is_retryable
+from edge_agent.config import CloudSettings
+from edge_agent.errors import (
+    CloudBroken,
+    CloudBusy,
+    CloudError,
+    CloudRefused,
+    CloudTimeout,
+    CloudUnreachable,
+    ConfigError,
+)
+
+_MESSAGE_CHARS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP answer whose head is there. Its body is read, or closed, by whoever gets it."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Looked up in any case."""
+    body: Body
+
+
+class Transport:
+    """Connections to the cloud at `url`, all kept in one event loop."""
+
+    def __init__(
+        self,
+        url: str,
+        settings: CloudSettings,
+        *,
+        api_key: str | None,
+        clock: Callable[[], float],
+    ) -> None:
+        """`clock` gives the seconds that deadlines are in. Raises ConfigError for a bad `url`."""
+        self.url = url.rstrip("/")
+        self.host = _host(url)
+        """Host and port, as messages name the cloud."""
+        self.has_key = bool(api_key)
+        self._key = SecretStr(api_key) if api_key else None
+        self._clock = clock
+        self._limit_bytes = int(settings.max_answer_mb * 1e6)
+        self._http = httpx.AsyncClient(
+            follow_redirects=False,
+            timeout=httpx.Timeout(
+                settings.first_byte_timeout_s,
+                connect=settings.connect_timeout_s,
+            ),
+            limits=httpx.Limits(max_connections=None),  # the budget limits calls, not a pool
+            headers={
+                "User-Agent": f"edge-agent/{__version__}",
+                "Accept": "text/event-stream, application/json",
+                "Accept-Encoding": "identity",
+            },
+        )
+
+    async def get(self, path: str, *, deadline: float) -> Response:
+        """GET {url}/`path`. Raises CloudError."""
+        return await self._send("GET", path, None, deadline)
+
+    async def post(self, path: str, payload: Mapping[str, Any], *, deadline: float) -> Response:
+        """POST `payload` as JSON to {url}/`path`.
+
+        Raises CloudError; `sent` is False only if no byte of the query has left.
+        """
+        return await self._send("POST", path, json.dumps(payload).encode(), deadline)
+
+    async def _send(
+        self, method: str, path: str, content: bytes | None, deadline: float
+    ) -> Response:
+        sent = False
+
+        async def trace(event: str, _: Mapping[str, Any]) -> None:
+            nonlocal sent
+            sent = sent or event.endswith("send_request_headers.started")
+
+        headers = {} if content is None else {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+        request = self._http.build_request(
+            method,
+            f"{self.url}/{path}",
+            content=content,
+            headers=headers,
+            extensions={"trace": trace},
+        )
+        with self._boundary(lambda: sent):
+            async with asyncio.timeout(deadline - self._clock()):
+                response = await self._http.send(request, stream=True)
+        body = Body(
+            # As it comes: decompressing it could make a thousand times as much of it at once.
+            response.aiter_raw(),
+            close=response.aclose,
+            limit_bytes=self._limit_bytes,
+            remaining_s=lambda: deadline - self._clock(),
+            boundary=lambda: self._boundary(lambda: True),
+        )
+        return Response(response.status_code, response.headers, body)
+
+    @contextlib.contextmanager
+    def _boundary(self, sent: Callable[[], bool]) -> Iterator[None]:
+        """Errors of the network, of time and of the bytes become ours."""
+        try:
+            yield
+        except (TimeoutError, httpx.TimeoutException) as error:
+            what = {
+                httpx.ConnectTimeout: "no connection",
+                TimeoutError: "no end of the answer",
+            }.get(type(error), "nothing came")
+            raise CloudTimeout(f"{self.host}: {what} in time", sent=sent()) from error
+        except (httpx.ConnectError, httpx.ProxyError) as error:
+            raise CloudUnreachable(
+                f"cannot connect to {self.host}: {error}", sent=sent()
+            ) from error
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            message = f"{self.host} broke the connection: {error or type(error).__name__}"
+            raise CloudBroken(self.scrub(message), sent=sent()) from error
+        except Malformed as error:
+            message = f"{self.host} sent something that is not an answer: {error}"
+            raise CloudBroken(message, sent=True) from error
+        except UpstreamError as error:
+            raise self._upstream(error) from error
+
+    def _upstream(self, error: UpstreamError) -> CloudError:
+        message = f"{self.host} reported: {self.scrub(str(error))}"
+        if error.status is None:
+            return CloudBroken(message, sent=True)
+        if is_retryable(error.status):
+            return CloudBusy(message, sent=True)
+        return CloudRefused(message, sent=True)
+
+    def scrub(self, text: str) -> str:
+        """A server's words in one short line, without our key should they repeat it."""
+        if self._key:
+            text = text.replace(self._key.get_secret_value(), "[key]")
+        line = " ".join(text.split())
+        return line if len(line) <= _MESSAGE_CHARS else line[: _MESSAGE_CHARS - 1] + "…"
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+
+def _host(url: str) -> str:
+    """Host and port. Raises ConfigError for a URL without a host, or with a password in it."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigError(f"cloud.url is not a URL: {error}") from error
+    if not parsed.host:
+        raise ConfigError("cloud.url names no host")
+    if parsed.userinfo:
+        raise ConfigError("cloud.url must not hold a password: use the environment or keyring")
+    return parsed.netloc.decode("ascii")
