@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_agent.errors import EdgeAgentError, InvalidRequest, Unavailable
+from models.processes import is_alive
 
 if TYPE_CHECKING:
     from edge_agent.config import Settings
@@ -45,17 +46,7 @@ def find_daemon(data_dir: Path) -> RunningDaemon | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return daemon if _is_alive(daemon.pid) else None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True
+    return daemon if is_alive(daemon.pid) else None
 
 
 def connect(settings: "Settings", url: str | None = None) -> "DaemonClient":

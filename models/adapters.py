@@ -13,39 +13,34 @@ A version is written beside its final place and appears by one rename; the point
 one rename too. A process that dies at any point leaves the registry as it was before or after.
 """
 
-import json
 import logging
-import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from models.adapter_folders import VersionFolders
+from models.adapter_pointer import Pointer, read_pointer, write_pointer
 from models.adapter_version import (
     FILE,
     LORA,
     MANIFEST,
     MERGED,
-    VERSION,
     AdapterVersion,
     Manifest,
     Status,
     check_version,
-    read_manifest,
     write_manifest,
 )
 from models.errors import AdapterError
 from models.paths import private_dir
-from models.storage import file_sha256, locked, sync_dir, write_atomically
+from models.storage import copy_durably, locked, sync_dir
 
 __all__ = ["AdapterRegistry", "AdapterVersion", "Manifest"]
 
 _log = logging.getLogger(__name__)
-_TORN = (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError, AdapterError)
-"""What reading a damaged pointer raises."""
 
 
 class AdapterRegistry:
@@ -60,6 +55,8 @@ class AdapterRegistry:
     ) -> None:
         """`base_sha256` is the model that is served; without it foreign versions pass."""
         self.root = root
+        self._folders = VersionFolders(root)
+        self._pointer_file = root / "active.json"
         self._base_sha256 = base_sha256
         self._clock = clock
         self._warned: set[str] = set()
@@ -69,7 +66,7 @@ class AdapterRegistry:
     def versions(self) -> list[AdapterVersion]:
         """Every version with a readable manifest, oldest first. Files are not hashed."""
         found = []
-        for name in self._names():
+        for name in self._folders.names():
             try:
                 found.append(self.get(name))
             except AdapterError as error:
@@ -78,27 +75,14 @@ class AdapterRegistry:
 
     def get(self, version: str) -> AdapterVersion:
         """One version. Raises AdapterError if it is unknown or its manifest is damaged."""
-        path = self.root / check_version(version)
-        if not path.is_dir():
-            known = ", ".join(self._names()[-5:]) or "none"
-            raise AdapterError(f"no adapter version {version}; there are: {known}")
-        return AdapterVersion(version, path, read_manifest(path / MANIFEST))
+        return self._folders.get(version)
 
     def verify(self, version: str) -> AdapterVersion:
         """One version whose files are whole and whose base is the served model.
 
         Files are hashed once per content. Raises AdapterError saying what is wrong.
         """
-        found = self.get(version)
-        for name, expected in found.manifest.files.items():
-            try:
-                actual = file_sha256(found.path / name)
-            except OSError as error:
-                raise AdapterError(
-                    f"adapter {version} is damaged: {name}: {error.strerror}"
-                ) from error
-            if actual != expected:
-                raise AdapterError(f"adapter {version} is damaged: {name} is not as it was written")
+        found = self._folders.whole(version)
         if self._base_sha256 and found.manifest.base_sha256 != self._base_sha256:
             raise AdapterError(
                 f"adapter {version} was trained for {found.manifest.base_model} "
@@ -113,7 +97,7 @@ class AdapterRegistry:
         If the active version is damaged or foreign, the newest usable one served before it is
         returned instead, and a warning is logged.
         """
-        history = self._state().history
+        history = self._pointer().history
         for position, version in enumerate(reversed(history)):
             if version is None:
                 return None
@@ -129,8 +113,7 @@ class AdapterRegistry:
 
     def pointer(self) -> str | None:
         """The version that was activated, whether or not it is usable."""
-        history = self._state().history
-        return history[-1] if history else None
+        return self._pointer().version
 
     # Writing
 
@@ -155,27 +138,24 @@ class AdapterRegistry:
         for name in files:
             if not FILE.fullmatch(name) or name == MANIFEST:
                 raise AdapterError(f"{name!r} cannot be a file of an adapter version")
-        private_dir(self.root)
-        folder = Path(tempfile.mkdtemp(prefix=f".new-{os.getpid()}-", dir=self.root))
-        try:
-            manifest = Manifest(
-                base_model=base_model,
-                base_sha256=base_sha256,
-                files={name: _copy(path, folder / name) for name, path in files.items()},
-                created_at=self._clock(),
-                parent=check_version(parent) if parent else None,
-                round=round,
-                status=status,
-                reason=reason,
-                metrics=dict(metrics or {}),
-            )
-            write_manifest(folder / MANIFEST, manifest)
-            with locked(self.root / ".lock"):
-                return self._publish(folder, manifest)
-        except OSError as error:
-            raise AdapterError(f"cannot store the adapter: {error}") from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with self._folders.staging() as folder:
+            try:
+                manifest = Manifest(
+                    base_model=base_model,
+                    base_sha256=base_sha256,
+                    files={name: copy_durably(path, folder / name) for name, path in files.items()},
+                    created_at=self._clock(),
+                    parent=check_version(parent) if parent else None,
+                    round=round,
+                    status=status,
+                    reason=reason,
+                    metrics=dict(metrics or {}),
+                )
+                write_manifest(folder / MANIFEST, manifest)
+                with locked(self._lock_file()):
+                    return self._publish(folder, manifest)
+            except OSError as error:
+                raise AdapterError(f"cannot store the adapter: {error}") from error
 
     def set_status(
         self,
@@ -206,10 +186,10 @@ class AdapterRegistry:
         with locked(self._lock_file()):
             if version is not None:
                 self.get(version)  # it may have been removed meanwhile
-            state = self._state()
-            if not state.history or state.history[-1] != version:
-                history = (*(state.history or (None,)), version)
-                self._write_state(replace(state, history=history[-100:]))
+            pointer = self._pointer()
+            moved = pointer.moved(version)
+            if moved is not pointer:
+                self._point(moved)
         return found
 
     def rollback(self) -> AdapterVersion | None:
@@ -218,10 +198,10 @@ class AdapterRegistry:
         Raises AdapterError if nothing was served before it.
         """
         with locked(self._lock_file()):
-            state = self._state()
-            if len(state.history) < 2:
+            pointer = self._pointer()
+            if len(pointer.history) < 2:
                 raise AdapterError("nothing to roll back to: the base model is served")
-            history = state.history[:-1]
+            history = pointer.history[:-1]
             while history[-1] is not None:
                 try:
                     self._servable(history[-1])
@@ -229,7 +209,7 @@ class AdapterRegistry:
                 except AdapterError as error:
                     self._warn(f"{error}; rolling back further")
                     history = history[:-1] or (None,)
-            self._write_state(replace(state, history=history))
+            self._point(replace(pointer, history=history))
         return self.verify(history[-1]) if history[-1] is not None else None
 
     def remove(self, version: str) -> None:
@@ -243,12 +223,8 @@ class AdapterRegistry:
                 raise AdapterError(
                     f"adapter {version} is active; activate another one or roll back first"
                 )
-            state = self._state()
-            kept = tuple(_collapse(name for name in state.history if name != version))
-            self._write_state(replace(state, history=kept))
-            grave = Path(tempfile.mkdtemp(prefix=f".old-{os.getpid()}-", dir=self.root))
-            (self.root / version).rename(grave / version)
-            sync_dir(self.root)
+            self._point(self._pointer().keeping(lambda name: name != version))
+            grave = self._folders.bury(version)
         shutil.rmtree(grave, ignore_errors=True)
 
     def repair(self) -> list[str]:
@@ -260,13 +236,13 @@ class AdapterRegistry:
         with locked(self._lock_file()):
             done, torn = [], self._pointer_is_torn()
             served = None if torn else self.active()
-            for name in self._names():
+            for name in self._folders.names():
                 try:
                     self.verify(name)
                 except AdapterError as error:
-                    (self.root / name).rename(self.root / f"damaged-{name}-{time.time_ns()}")
+                    self._folders.put_aside(name)
                     done.append(f"{error}; its folder is put aside")
-            state = self._state()
+            pointer = self._pointer()
             whole = {version.version: version for version in self.versions()}
             if torn:
                 promoted = [v for v in whole if whole[v].manifest.status == "promoted"]
@@ -274,13 +250,13 @@ class AdapterRegistry:
                 serving = promoted[-1] if promoted else "the base model"
                 done.append(f"active.json was damaged; it points at {serving} now")
             else:
-                kept = tuple(_collapse(v for v in state.history if v is None or v in whole))
-                history = kept if kept or not state.history else (None,)
+                kept = pointer.keeping(lambda name: name is None or name in whole).history
+                history = kept if kept or not pointer.history else (None,)
                 if served is not None and history[-1:] != (served.version,):
                     history = (*history, served.version)
-            last = max(state.last, *(int(name[1:]) for name in whole), self._highest_aside(), 0)
             if done:
-                self._write_state(_State(history, last))
+                last = max(pointer.last, self._folders.highest())
+                self._point(Pointer(history, last))
                 sync_dir(self.root)
         return done
 
@@ -288,16 +264,10 @@ class AdapterRegistry:
 
     def _pointer_is_torn(self) -> bool:
         try:
-            _read_state(self.root / "active.json")
-        except FileNotFoundError:
-            return False
-        except _TORN:
+            read_pointer(self._pointer_file)
+        except AdapterError:
             return True
         return False
-
-    def _highest_aside(self) -> int:
-        """The highest number among the versions that were put aside: names are not used again."""
-        return max((int(p.name.split("-")[1][1:]) for p in self.root.glob("damaged-v*")), default=0)
 
     def _servable(self, version: str) -> AdapterVersion:
         found = self.verify(version)
@@ -307,93 +277,28 @@ class AdapterRegistry:
         return found
 
     def _publish(self, folder: Path, manifest: Manifest) -> AdapterVersion:
-        self._sweep()
-        state = self._state()
-        last = max(state.last, *(int(name[1:]) for name in self._names()), 0)
-        version = f"v{last + 1:04d}"
-        sync_dir(folder)
-        self._write_state(replace(state, last=last + 1))
-        folder.rename(self.root / version)
-        sync_dir(self.root)
-        return AdapterVersion(version, self.root / version, manifest)
-
-    def _sweep(self) -> None:
-        """Delete what processes that died left behind."""
-        for path in (*self.root.glob(".new-*"), *self.root.glob(".old-*")):
-            pid = path.name.split("-")[1]
-            if pid.isdigit() and not _alive(int(pid)):
-                shutil.rmtree(path, ignore_errors=True)
-
-    def _names(self) -> list[str]:
-        if not self.root.is_dir():
-            return []
-        names = (path.name for path in self.root.iterdir() if VERSION.fullmatch(path.name))
-        return sorted(names, key=lambda name: int(name[1:]))
+        self._folders.sweep()
+        pointer = self._pointer()
+        last = max(pointer.last, self._folders.highest()) + 1
+        self._point(replace(pointer, last=last))
+        version = f"v{last:04d}"
+        return AdapterVersion(version, self._folders.publish(folder, version), manifest)
 
     def _lock_file(self) -> Path:
         return private_dir(self.root) / ".lock"
 
-    def _state(self) -> "_State":
-        path = self.root / "active.json"
+    def _pointer(self) -> Pointer:
         try:
-            return _read_state(path)
-        except FileNotFoundError:
-            return _State((), 0)
-        except _TORN as error:
-            self._warn(f"{path} is damaged ({error}); the base model is served")
-            return _State((), 0)
+            return read_pointer(self._pointer_file)
+        except AdapterError as error:
+            self._warn(f"{error}; the base model is served")
+            return Pointer()
 
-    def _write_state(self, state: "_State") -> None:
-        values = {"version": state.history[-1] if state.history else None, **asdict(state)}
-        write_atomically(self.root / "active.json", json.dumps(values, indent=1))
+    def _point(self, pointer: Pointer) -> None:
+        write_pointer(self._pointer_file, pointer)
 
     def _warn(self, message: str) -> None:
         """Once per message: `active` is polled."""
         if message not in self._warned:
             self._warned.add(message)
             _log.warning("%s", message)
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    history: tuple[str | None, ...]
-    """What was served, newest last; rolling back pops."""
-    last: int
-    """The highest number ever given, so that a removed version's name is not used again."""
-
-
-def _read_state(path: Path) -> _State:
-    values = json.loads(path.read_text(encoding="utf-8"))
-    history = tuple(check_version(v) if v is not None else None for v in values["history"])
-    return _State(history, int(values["last"]))
-
-
-def _collapse(names: Iterator[str | None]) -> Iterator[str | None]:
-    """Without repeats in a row."""
-    previous: object = object()
-    for name in names:
-        if name != previous:
-            yield name
-        previous = name
-
-
-def _copy(source: Path, target: Path) -> str:
-    """Copy, force to disk, and return the SHA-256 of what arrived."""
-    shutil.copyfile(source, target)
-    target.chmod(0o600)
-    fd = os.open(target, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    return file_sha256(target)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,8 +61,20 @@ def write_atomically(path: Path, text: str) -> None:
     sync_dir(path.parent)
 
 
+def copy_durably(source: Path, target: Path) -> str:
+    """Copy, force to disk (mode 0600), and return the SHA-256 of what arrived. Raises OSError."""
+    shutil.copyfile(source, target)
+    target.chmod(0o600)
+    _sync(target)
+    return file_sha256(target)
+
+
 def sync_dir(path: Path) -> None:
     """Make renames inside `path` survive a power cut."""
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
