@@ -1,21 +1,14 @@
-"""Writing the log: one thread, one queue, one transaction for all that waits (group commit).
+"""The log of queries: what is written of each, and what becomes of an answer without a row.
 
-A future returned here is done once its row is committed; from then on kill -9 cannot lose it.
-A write that fails resolves its future with StoreError; the thread and the other writes go on.
-Where the database itself fails (`LogHealth`), the thread tries every second whether it is well
-again. With `on_failure` "answer" an answer's row that cannot be written is counted instead, and
-its future is done as if it had been.
+A future returned here is done once its row is committed (`writer`). A write that fails resolves
+its future with StoreError. With `on_failure` "answer" an answer's row that cannot be written is
+counted instead, and its future is done as if it had been.
 Reading is in `reader`, pruning and backup in `admin`.
 """
 
-import queue
-import shutil
-import sqlite3
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,29 +16,14 @@ from edge_agent.errors import EdgeAgentError, NotFound, StoreError, Unavailable
 from edge_agent.log import rows
 from edge_agent.log.admin import log_enabled
 from edge_agent.log.arrival import count_arrival
-from edge_agent.log.database import boundary, immediate, open_database
-from edge_agent.log.gaps import note_gap
+from edge_agent.log.database import open_database
 from edge_agent.log.health import LogHealth
 from edge_agent.log.reader import LogReader, RecentDecision
+from edge_agent.log.writer import Write, Writer
 from edge_agent.records import Audit, Decision, Feedback, Outcome, Query
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
-
-_LARGEST_BATCH = 256
-_PROBE_S = 1.0
-_ROOM = 1_000_000
-"""Bytes that must be free before a log that failed is written again: rows are small, but the
-write-ahead log grows by more."""
-Write = Callable[["Database"], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    write: Write
-    done: "Future[None]"
-    answered: Query | None = None
-    """The query, where this is the row of its answer."""
 
 
 class Store:
@@ -67,17 +45,10 @@ class Store:
         self.path = path
         self.health = LogHealth()
         self._on_failure = on_failure
-        self._noted = 0
-        """Answers without a row that the database knows of."""
         self._db = open_database(path, synchronous="NORMAL")
         self.reader = LogReader(path, enabled=enabled)
         self._seed_enabled = enabled
-        self._queue: queue.Queue[_Item | None] = queue.Queue(capacity)
-        self._gate = threading.Lock()
-        """Nothing enters the queue behind the None that ends it."""
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
-        self._thread.start()
+        self._writer = Writer(self._db, path, self.health, capacity=capacity)
 
     @property
     def enabled(self) -> bool:
@@ -136,105 +107,39 @@ class Store:
 
     def close(self) -> None:
         """Write what waits, then close. Safe to call twice."""
-        with self._gate:
-            if self._closed:
-                return
-            self._closed = True
-        self._queue.put(None)
-        self._thread.join()
-        self._db.close()
-        self.reader.close()
+        if self._writer.close():
+            self._db.close()
+            self.reader.close()
 
     def _submit(self, write: Write, *, answered: Query | None = None) -> "Future[None]":
         done: Future[None] = Future()
         # A caller that stops waiting (client gone) must not cancel the write itself.
         done.set_running_or_notify_cancel()
-        item = _Item(write, done, answered)
-        with self._gate:
-            if self._closed:
-                done.set_exception(StoreError("the log is closed"))
-            elif answered is not None and self._goes_unlogged:
-                self._end(item, self.health.error)
-            else:
-                try:
-                    self._queue.put_nowait(item)
-                except queue.Full:
-                    self._end(item, StoreError("the log cannot keep up: its queue is full"))
+        ended = partial(self._end, done, answered)
+        failing = self.health.error
+        if answered and failing and self._on_failure == "answer" and not self._writer.closed:
+            ended(failing)  # the answer need not wait for a write that would fail
+            return done
+        try:
+            self._writer.submit(write, ended)
+        except StoreError as error:
+            done.set_exception(error)
         return done
 
-    def _run(self) -> None:
-        running = True
-        while running:
-            batch = self._next_batch()
-            running = None not in batch
-            if items := [item for item in batch if item is not None]:
-                self._commit(items)
-            if not batch or not running:
-                self._probe()
-
-    def _next_batch(self) -> list[_Item | None]:
-        """What waits; empty after a while in which nothing came, if the log is failing."""
-        failing = self.health.error is not None
-        try:
-            batch = [self._queue.get(timeout=_PROBE_S if failing else None)]
-        except queue.Empty:
-            return []
-        while len(batch) < _LARGEST_BATCH and not self._queue.empty():
-            batch.append(self._queue.get())
-        return batch
-
-    def _commit(self, batch: list[_Item]) -> None:
-        failures: dict[int, EdgeAgentError] = {}
-        try:
-            with boundary(self.path), immediate(self._db):
-                for index, item in enumerate(batch):
-                    try:
-                        with self._db.atomic():
-                            item.write(self._db)
-                    except EdgeAgentError as error:
-                        failures[index] = error
-                    except Exception as error:
-                        if _is_fatal(error):
-                            raise
-                        # Whatever is wrong with this row, others go on.
-                        failures[index] = StoreError(f"the row cannot be written: {error}")
-                        failures[index].__cause__ = error
-            self.health.mended()
-        except StoreError as error:
-            self.health.broke(error)
-            failures = dict.fromkeys(range(len(batch)), error)
-        for index, item in enumerate(batch):
-            self._end(item, failures.get(index))
-
-    def _end(self, item: _Item, failure: EdgeAgentError | None) -> None:
+    def _end(
+        self, done: "Future[None]", answered: Query | None, failure: EdgeAgentError | None
+    ) -> None:
+        """A write has ended; `answered` is the query, where it was the row of its answer."""
         if failure is None:
-            item.done.set_result(None)
-        elif item.answered is not None and not self._is_wanted(item.answered):
+            done.set_result(None)
+        elif answered is not None and not self._is_wanted(answered):
             # Only its place in the count for the rate is missing, and fewer places allow less.
-            item.done.set_result(None)
-        elif item.answered is not None and self._on_failure == "answer":
+            done.set_result(None)
+        elif answered is not None and self._on_failure == "answer":
             self.health.missed()
-            item.done.set_result(None)
+            done.set_result(None)
         else:
-            item.done.set_exception(failure)
-
-    def _probe(self) -> None:
-        """Note the answers that were not logged; if that can be written, so can the next row."""
-        state = self.health.state()
-        missed = state.unlogged - self._noted
-        if not self.health.can_heal or (state.failing is None and not missed):
-            return
-        try:
-            if shutil.disk_usage(self.path.parent).free < _ROOM:
-                return
-            with boundary(self.path), immediate(self._db):
-                note_gap(self._db.conn, missed, state.failing_since or time.time())
-        except (OSError, StoreError) as error:
-            if isinstance(error, StoreError):
-                self.health.broke(error)
-            return
-        self._noted += missed
-        self.health.mended()
+            done.set_exception(failure)
 
     def _write_query(
         self, db: "Database", query: Query, decision: Decision, outcome: Outcome
@@ -257,11 +162,6 @@ class Store:
         if self._enabled(db) if logged is None or logged[0] is None else logged[0]:
             _insert(db, "audit", rows.audit_row(audit))
 
-    @property
-    def _goes_unlogged(self) -> bool:
-        """Whether an answer need not wait for a write that would fail."""
-        return self._on_failure == "answer" and self.health.error is not None
-
     def _is_wanted(self, query: Query) -> bool:
         """Whether `query` is to be logged; yes if the database cannot say."""
         try:
@@ -271,11 +171,6 @@ class Store:
 
     def _enabled(self, db: "Database") -> bool:
         return log_enabled(db, default=self._seed_enabled)
-
-
-def _is_fatal(error: Exception) -> bool:
-    """Whether the database is at fault (full, locked, I/O error, damaged), and not one row."""
-    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
 
 
 def _write_feedback(db: "Database", feedback: Feedback) -> None:

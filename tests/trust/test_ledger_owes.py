@@ -2,10 +2,10 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from database_lock import locked
 
 from edge_agent.budget.ledger import Ledger, Reservation
 from edge_agent.config import BudgetSettings, Price
@@ -24,16 +24,6 @@ def ledger(database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
 
 def reserve(ledger: Ledger, query_id: str) -> Reservation:
     return ledger.reserve(query_id, model="big", price=PRICE, prompt_tokens=1, max_tokens=9)
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    finally:
-        other.close()
 
 
 def usd(ledger: Ledger) -> tuple[float, float]:

@@ -2,17 +2,17 @@
 
 import asyncio
 import resource
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from database_lock import locked
 from log_records import a_decision, a_query, an_outcome
 
 from edge_agent.errors import StoreError, Unavailable
-from edge_agent.log import store as store_module
+from edge_agent.log import writer as writer_module
 from edge_agent.log.database import open_database
 from edge_agent.log.gaps import read_gap
 from edge_agent.log.store import Store
@@ -21,7 +21,7 @@ from edge_agent.log.store import Store
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge_agent.log.database.BUSY_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(store_module, "_PROBE_S", 0.01)
+    monkeypatch.setattr(writer_module, "_PROBE_S", 0.01)
 
 
 @pytest.fixture
@@ -48,17 +48,6 @@ def full_disk(path: Path) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Another program is in the middle of a write that does not end."""
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    finally:
-        other.close()
 
 
 def save(store: Store, **fields: Any) -> BaseException | None:
