@@ -24,14 +24,10 @@ from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from edge_agent.budget.endings import RELEASE, SETTLE, Ending, Endings
 from edge_agent.budget.limits import (
-    MONEY,
     Calendar,
     LimitState,
-    Totals,
     allowances,
     answer_cap,
     cost_nano,
@@ -39,10 +35,17 @@ from edge_agent.budget.limits import (
     to_usd,
     worst_cost_nano,
 )
+from edge_agent.budget.overrides import (
+    check_names,
+    limits_in_force,
+    read_overrides,
+    write_overrides,
+)
 from edge_agent.budget.process_identity import is_dead, started
+from edge_agent.budget.refusals import exhausted, refuse_unknown_price
 from edge_agent.budget.sums import last_place, latest_time, sum_booked, take_place
 from edge_agent.config import BudgetSettings, Price
-from edge_agent.errors import BudgetExhausted, ConfigError, StoreError
+from edge_agent.errors import StoreError
 from edge_agent.log.database import boundary, immediate, open_database, snapshot
 from edge_agent.records import Usage
 
@@ -101,12 +104,12 @@ class Ledger:
     def limits(self) -> BudgetSettings:
         """The limits in force: configuration, with what `set_limits` stored on top."""
         with self._reading() as db:
-            return self._limits(db)
+            return limits_in_force(self._seed, db.conn)
 
     def overrides(self) -> dict[str, float | None]:
         """What `set_limits` stored; None: no limit."""
         with self._reading() as db:
-            return dict(db.conn.execute("SELECT name, value FROM budget_limit"))
+            return read_overrides(db.conn)
 
     def set_limits(self, *, unset: tuple[str, ...] = (), **changes: float | None) -> None:
         """Override limits; None lifts one, `unset` names those that follow configuration again.
@@ -114,20 +117,10 @@ class Ledger:
         Holds in every process from its next reservation on. Raises ConfigError that names the
         wrong limit or value; then nothing changes.
         """
-        for name in (*changes, *unset):
-            if name not in BudgetSettings.model_fields:
-                known = ", ".join(BudgetSettings.model_fields)
-                raise ConfigError(f"{name!r} is not a limit; the limits are {known}")
+        check_names((*changes, *unset))
         with self._writing() as db:
-            for name in unset:
-                db.conn.execute("DELETE FROM budget_limit WHERE name = ?", [name])
-            for name, value in changes.items():
-                db.conn.execute(
-                    "INSERT INTO budget_limit VALUES (?, ?) "
-                    "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                    [name, value],
-                )
-            self._limits(db)
+            write_overrides(db.conn, changes, unset)
+            limits_in_force(self._seed, db.conn)
 
     def reserve(
         self,
@@ -145,9 +138,9 @@ class Ledger:
         which it may not; limit "price" if money is limited and the price is not known.
         """
         with self._writing() as db:
-            limits = self._limits(db)
+            limits = limits_in_force(self._seed, db.conn)
             if price is None:
-                _refuse_unknown_price(limits, model)
+                refuse_unknown_price(limits, model)
             now = self._now(db)
             calendar = Calendar.at(now, self._tz)
             seq = take_place(db, query_id, now)
@@ -159,7 +152,7 @@ class Ledger:
                 max_tokens=max_tokens,
             )
             if refused_by is not None:
-                raise self._exhausted(refused_by, limits, totals, calendar)
+                raise exhausted(refused_by, limits, totals, calendar, now=self._clock())
             worst = None if price is None else worst_cost_nano(prompt_tokens, cap, price)
             cursor = db.conn.execute(
                 "INSERT INTO ledger (query_id, seq, at, day, model, state, calls, tokens, nano_usd,"
@@ -235,7 +228,7 @@ class Ledger:
     def state(self) -> dict[str, LimitState]:
         """Every limit, also those that are not set, with what is used and reserved."""
         with self._reading() as db:
-            limits = self._limits(db)
+            limits = limits_in_force(self._seed, db.conn)
             calendar = Calendar.at(self._now(db), self._tz)
             since = last_place(db) + 1 - limits.rate_window
             totals = sum_booked(db, calendar, since=since)
@@ -279,43 +272,6 @@ class Ledger:
         with self._read_lock, boundary(self.path), snapshot(self._read_db):
             yield self._read_db
 
-    def _limits(self, db: "Database") -> BudgetSettings:
-        stored = dict(db.conn.execute("SELECT name, value FROM budget_limit"))
-        try:
-            return BudgetSettings.model_validate(self._seed.model_dump() | stored)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ConfigError(f"budget.{first['loc'][0]}: {first['msg']}") from error
-
     def _now(self, db: "Database") -> float:
         """The clock, but never before the latest call: set back, it must not open a day twice."""
         return max(self._clock(), latest_time(db))
-
-    def _exhausted(
-        self, name: str, limits: BudgetSettings, totals: Totals, calendar: Calendar
-    ) -> BudgetExhausted:
-        state = states(limits, totals, totals, calendar)[name]
-        if name == "rate":
-            message = (
-                f"the cloud has had {totals.window} of the last {limits.rate_window} queries; "
-                f"the budget allows {state.limit:g}"
-            )
-            return BudgetExhausted(message, limit=name)
-        used = f"{state.reserved:g} of {state.limit:g}"
-        assert state.resets_at is not None
-        return BudgetExhausted(
-            f"the budget's {name} leaves no room for this call: {used} used or reserved",
-            limit=name,
-            retry_after_s=max(0.0, state.resets_at - self._clock()),
-        )
-
-
-def _refuse_unknown_price(limits: BudgetSettings, model: str) -> None:
-    money = [name for name in MONEY if getattr(limits, name) is not None]
-    if money:
-        raise BudgetExhausted(
-            f"{money[0]} is set, but the price of {model!r} is not known: set it in the "
-            f'configuration, e.g. cloud.prices."{model}" = {{ input = 0.15, output = 0.60 }} '
-            "(USD per million tokens), or lift the limit",
-            limit="price",
-        )
