@@ -3,16 +3,13 @@
 The grammar may be narrower than the schema: properties come in the schema's order, and undeclared
 ones only where none is declared. `oneOf` is read as `anyOf`. A constraint that a grammar cannot
 hold is refused, or left out when lax.
-Standard: JSON Schema 2020-12, and the older forms that pydantic and zod still write.
+The keywords themselves are read in `schema_keywords`.
 """
 
-import math
-import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
 from edge_agent.formats.gbnf import (
-    MAX_REPETITION,
     STRING_CHARACTER,
     Grammar,
     json_literal,
@@ -20,48 +17,28 @@ from edge_agent.formats.gbnf import (
     separated,
     union,
 )
-from edge_agent.formats.json_numbers import Bounds, integers, numbers
+from edge_agent.formats.json_numbers import integers, numbers
 from edge_agent.formats.json_patterns import PatternError, pattern_to_gbnf
+from edge_agent.formats.schema_keywords import (
+    BY_TYPE,
+    FORMATS,
+    Schema,
+    SchemaError,
+    bounds_of,
+    count_of,
+    has_type,
+    implied_type,
+    list_of,
+    resolve,
+    supported,
+)
 from edge_agent.formats.schema_merge import CannotMerge, merge
 
-Schema = Mapping[str, Any]
+__all__ = ["SchemaError", "add_schema", "schema_to_gbnf"]
 
 _MAX_RULES = 2000
 _MAX_STEPS = 20_000
 _MAX_DEPTH = 64
-_UNSUPPORTED = frozenset(
-    """
-    not if then else patternProperties propertyNames dependentRequired dependentSchemas
-    dependencies contains minContains maxContains uniqueItems multipleOf minProperties
-    maxProperties unevaluatedItems $dynamicRef $recursiveRef
-    """.split()  # noqa: SIM905
-)
-_BY_TYPE: dict[str, frozenset[str]] = {
-    "object": frozenset({"properties", "required", "additionalProperties"}),
-    "array": frozenset({"items", "prefixItems", "minItems", "maxItems"}),
-    "string": frozenset({"minLength", "maxLength", "pattern"}),
-    "number": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}),
-    "boolean": frozenset(),
-    "null": frozenset(),
-}
-_BY_TYPE["integer"] = _BY_TYPE["number"]
-_GENERAL = frozenset({"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "nullable"})
-_SUPPORTED = _GENERAL.union(*_BY_TYPE.values())
-_FORMATS = {
-    "date": '[0-9]{4} "-" ("0" [1-9] | "1" [0-2]) "-" ("0" [1-9] | [12] [0-9] | "3" [01])',
-    "time": '([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{3})? '
-    '("Z" | [-+] ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9])',
-    "uuid": '[0-9a-f]{8} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{4} "-" [0-9a-f]{12}',
-}
-_FORMATS["date-time"] = f'{_FORMATS["date"]} "T" {_FORMATS["time"]}'
-
-
-class SchemaError(ValueError):
-    """What a grammar cannot express, or what is no schema. `path` is a JSON pointer ("#/…")."""
-
-    def __init__(self, message: str, path: str) -> None:
-        super().__init__(f"{message} at {path}")
-        self.path = path
 
 
 def schema_to_gbnf(schema: Any) -> str:
@@ -106,7 +83,7 @@ class _Converter:
             raise SchemaError("nothing is valid against `false`", path)
         if not isinstance(schema, Mapping):
             raise SchemaError("a schema must be an object", path)
-        schema = self._supported(schema, path)
+        schema = supported(schema, path, lax=self._lax)
         if not schema:
             return "value"
         if "$ref" in schema and len(schema) == 1:
@@ -129,39 +106,14 @@ class _Converter:
         if self._steps > _MAX_STEPS or len(self._grammar) > _MAX_RULES:
             raise SchemaError("the schema is too large", path)
 
-    def _supported(self, schema: Schema, path: str) -> dict[str, Any]:
-        """`schema` less its annotations. Raises SchemaError for what no grammar can hold."""
-        for key in schema:
-            if key in _UNSUPPORTED and not _is_idle(key, schema[key]) and not self._lax:
-                raise SchemaError(f"unsupported keyword {key!r}", path)
-        return {
-            key: value
-            for key, value in schema.items()
-            if key in _SUPPORTED or (key == "format" and value in _FORMATS)
-        }
-
     def _reference(self, pointer: Any, path: str) -> str:
         """The rule of a `$ref` target; made once, so recursive schemas end."""
-        target = self._resolve(pointer, path)
+        target = resolve(self._document, pointer, path)
         if pointer not in self._by_pointer:
             name = self._grammar.reserve(f"{self._hint}-{str(pointer).rpartition('/')[2]}")
             self._by_pointer[pointer] = name
             self._grammar.define(name, self._visit(target, pointer, 0))
         return self._by_pointer[pointer]
-
-    def _resolve(self, pointer: Any, path: str) -> Any:
-        if not isinstance(pointer, str) or not (pointer == "#" or pointer.startswith("#/")):
-            raise SchemaError(f"$ref must point into this schema (#/…), not {pointer!r}", path)
-        target = self._document
-        for part in pointer.split("/")[1:]:
-            key = urllib.parse.unquote(part).replace("~1", "/").replace("~0", "~")
-            if isinstance(target, list) and key.isdecimal() and int(key) < len(target):
-                target = target[int(key)]
-            elif isinstance(target, Mapping) and key in target:
-                target = target[key]
-            else:
-                raise SchemaError(f"$ref {pointer!r} points to nothing", path)
-        return target
 
     def _flattened(self, schema: Schema, path: str, depth: int = 0) -> dict[str, Any]:
         """`schema` with `$ref` and `allOf` merged into it."""
@@ -169,13 +121,13 @@ class _Converter:
         if depth > _MAX_DEPTH:
             raise SchemaError("allOf and $ref go round in a circle", path)
         result = {k: v for k, v in schema.items() if k not in ("$ref", "allOf")}
-        parts = list(_list(schema, "allOf", path))
+        parts = list(list_of(schema, "allOf", path))
         if "$ref" in schema:
-            parts.append(self._resolve(schema["$ref"], path))
+            parts.append(resolve(self._document, schema["$ref"], path))
         for part in parts:
             if not isinstance(part, Mapping):
                 raise SchemaError("a schema must be an object", path)
-            flat = self._flattened(self._supported(part, path), path, depth + 1)
+            flat = self._flattened(supported(part, path, lax=self._lax), path, depth + 1)
             try:
                 result = merge(result, flat)
             except CannotMerge as error:
@@ -185,7 +137,7 @@ class _Converter:
     def _alternatives(self, schema: Schema, key: str, path: str, depth: int) -> str:
         rest = {k: v for k, v in schema.items() if k != key}
         found = []
-        for i, part in enumerate(_list(schema, key, path)):
+        for i, part in enumerate(list_of(schema, key, path)):
             whole = {"allOf": [rest, part]} if rest else part
             found.append(self._visit(whole, f"{path}/{key}/{i}", depth + 1))
         if not found:
@@ -193,10 +145,10 @@ class _Converter:
         return union(found)
 
     def _constants(self, schema: Schema, path: str) -> str:
-        values = [schema["const"]] if "const" in schema else _list(schema, "enum", path)
+        values = [schema["const"]] if "const" in schema else list_of(schema, "enum", path)
         if "type" in schema:
             types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-            values = [v for v in values if any(_has_type(v, t) for t in types)]
+            values = [v for v in values if any(has_type(v, t) for t in types)]
         if not values:
             raise SchemaError("no value is allowed", path)
         try:
@@ -212,7 +164,7 @@ class _Converter:
                 raise SchemaError("type is empty", path)
             return union(parts)
         if kind is None:
-            kind = next((t for t, keys in _BY_TYPE.items() if keys & schema.keys()), None)
+            kind = implied_type(schema)
             if kind is None:
                 return "string" if "format" not in schema else self._string(schema, path)
         if kind == "object":
@@ -230,7 +182,7 @@ class _Converter:
     def _object(self, schema: Schema, path: str, depth: int) -> str:
         properties = schema.get("properties", {})
         extra = schema.get("additionalProperties", not properties)
-        required = _list(schema, "required", path)
+        required = list_of(schema, "required", path)
         if not isinstance(properties, Mapping):
             raise SchemaError("properties must be an object", path)
         for name in required:
@@ -263,11 +215,11 @@ class _Converter:
 
     def _array(self, schema: Schema, path: str, depth: int) -> str:
         items = schema.get("items", "prefixItems" not in schema)
-        prefix = _list(schema, "prefixItems", path)
+        prefix = list_of(schema, "prefixItems", path)
         if isinstance(items, list):
             prefix, items = items, False
-        least = self._count(schema, "minItems", path) or 0
-        most = self._count(schema, "maxItems", path)
+        least = count_of(schema, "minItems", path, lax=self._lax) or 0
+        most = count_of(schema, "maxItems", path, lax=self._lax)
         prefix = prefix if most is None else prefix[:most]
         head = [self._visit(s, f"{path}/prefixItems/{i}", depth + 1) for i, s in enumerate(prefix)]
         if items is False or (most is not None and most <= len(head)):
@@ -282,8 +234,8 @@ class _Converter:
         return self._grammar.add(self._name(path), f'"[" {body} ws "]"')
 
     def _string(self, schema: Schema, path: str) -> str:
-        least = self._count(schema, "minLength", path) or 0
-        most = self._count(schema, "maxLength", path)
+        least = count_of(schema, "minLength", path, lax=self._lax) or 0
+        most = count_of(schema, "maxLength", path, lax=self._lax)
         if most is not None and least > most:
             raise SchemaError("minLength is above maxLength", path)
         if "pattern" in schema:
@@ -296,29 +248,17 @@ class _Converter:
                     return "string"
                 raise SchemaError(f"unsupported pattern: {error}", path) from error
         elif "format" in schema:
-            body = _FORMATS[schema["format"]]
+            body = FORMATS[schema["format"]]
         elif least or most is not None:
             body = repeat(STRING_CHARACTER, least, most)
         else:
             return "string"
         return self._grammar.add(self._name(path), rf'"\"" {body} "\""')
 
-    def _count(self, schema: Schema, key: str, path: str) -> int | None:
-        count = schema.get(key)
-        if count is None:
-            return None
-        if not isinstance(count, (int, float)) or count != int(count) or count < 0:
-            raise SchemaError(f"{key} must be a whole number", path)
-        if count > MAX_REPETITION:
-            if self._lax:
-                return None
-            raise SchemaError(f"{key} is above {MAX_REPETITION}, more than a grammar holds", path)
-        return int(count)
-
     def _number(self, schema: Schema, kind: str, path: str) -> str:
-        if not _BY_TYPE["number"] & schema.keys():
+        if not BY_TYPE["number"] & schema.keys():
             return kind
-        bounds = _bounds(schema, kind, path)
+        bounds = bounds_of(schema, kind, path)
         if bounds is None:
             if self._lax:
                 return kind
@@ -330,57 +270,3 @@ class _Converter:
 
     def _name(self, path: str, *more: str) -> str:
         return "-".join([self._hint, path.rpartition("/")[2], *more])
-
-
-def _list(schema: Schema, key: str, path: str) -> list[Any]:
-    value = schema.get(key, [])
-    if not isinstance(value, list):
-        raise SchemaError(f"{key} must be a list", path)
-    return value
-
-
-def _is_idle(key: str, value: Any) -> bool:
-    """True if the keyword constrains nothing, e.g. uniqueItems: false."""
-    return value in (False, 0, {}) and key not in ("not", "contains", "propertyNames")
-
-
-def _has_type(value: Any, kind: Any) -> bool:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return kind == "number" or (kind == "integer" and value == int(value))
-    names = {type(None): "null", bool: "boolean", str: "string", list: "array", dict: "object"}
-    return bool(kind == names[type(value)])
-
-
-def _bounds(schema: Schema, kind: str, path: str) -> Bounds | None:
-    """Whole-number bounds; None if a bound is too large, or a fraction where these matter."""
-    low = _limit(schema, "minimum", "exclusiveMinimum", path)
-    high = _limit(schema, "maximum", "exclusiveMaximum", path)
-    if kind == "integer":
-        low = low and (math.ceil(low[0]), low[1] and low[0] == int(low[0]))
-        high = high and (math.floor(high[0]), high[1] and high[0] == int(high[0]))
-    for limit in (low, high):
-        if limit and (abs(limit[0]) >= 1e15 or limit[0] != int(limit[0])):
-            return None
-    return Bounds(
-        low=int(low[0]) if low else None,
-        high=int(high[0]) if high else None,
-        low_open=bool(low and low[1]),
-        high_open=bool(high and high[1]),
-    )
-
-
-def _limit(schema: Schema, key: str, exclusive: str, path: str) -> tuple[float, bool] | None:
-    """The tighter of two bounds, and whether it is open. Draft 4's `true` opens the other."""
-    found = []
-    for name, is_open in ((key, schema.get(exclusive) is True), (exclusive, True)):
-        value = schema.get(name)
-        if value is None or isinstance(value, bool):
-            continue
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise SchemaError(f"{name} must be a number", path)
-        found.append((value, is_open))
-    tightest = max if key == "minimum" else min
-    if not found:
-        return None
-    value = tightest(v for v, _ in found)
-    return value, any(is_open for v, is_open in found if v == value)
