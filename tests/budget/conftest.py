@@ -18,11 +18,6 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def database(data_dir: Path) -> Path:
-    return data_dir / "edge-agent.db"
-
-
-@pytest.fixture
 def ledger_with(database: Path, clock: Clock) -> Iterator[Callable[..., Ledger]]:
     """Opens a ledger with these limits and no others."""
     opened: list[Ledger] = []

@@ -1,10 +1,10 @@
 """Many processes on one ledger: exactly the cap is granted, and the sums are whole."""
 
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from starting_line import run_together
 
 from edge_agent.budget.ledger import Ledger
 
@@ -38,24 +38,8 @@ with ThreadPoolExecutor(8) as pool:
 
 
 def test_exactly_the_cap_is_granted(ledger_with: Callable[..., Ledger], database: Path) -> None:
-    arguments = [str(database), str(CAP), str(TRIES)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RESERVE, arguments[0], str(number), *arguments[1:]],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(PROCESSES)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    granted = [int(process.communicate(timeout=120)[0]) for process in processes]
+    arguments = [(database, number, CAP, TRIES) for number in range(PROCESSES)]
+    granted = [int(printed) for printed in run_together(RESERVE, arguments)]
     assert sum(granted) == CAP
     with sqlite3.connect(database) as db:
         booked = db.execute(

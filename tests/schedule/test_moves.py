@@ -2,12 +2,10 @@
 
 import itertools
 import random
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pytest
 from typer.testing import CliRunner
 from ulid import ULID
 
@@ -26,12 +24,6 @@ from trainer.report import read, summary
 TEMPLATE = "0123456789abcdef"
 CLOCK = itertools.count()
 SETTINGS = TrainSettings(min_new_queries=200)
-
-
-@pytest.fixture
-def store(data_dir: Path) -> Iterator[Store]:
-    with closing(Store(data_dir / "edge-agent.db")) as store:
-        yield store
 
 
 def ask(store: Store, count: int, words: float, *, seed: int = 0, **fields: Any) -> None:

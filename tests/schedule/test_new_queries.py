@@ -3,7 +3,6 @@
 import json
 import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,13 +28,6 @@ from trainer import items
 
 TEMPLATE = "0123456789abcdef"
 BY_CLOUD = {"source": Source.CLOUD, "token_ids": ()}
-
-
-@pytest.fixture
-def store(data_dir: Path) -> Iterator[Store]:
-    store = Store(data_dir / "edge-agent.db")
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The watchdog, on logs written through the real store and a real registry."""
 
 import random
-from collections.abc import Iterator
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,6 @@ from models.adapter_version import AdapterVersion
 from models.adapters import AdapterRegistry
 
 TOLERANCE = 0.05
-
-
-@pytest.fixture
-def store(data_dir: Path) -> Iterator[Store]:
-    store = Store(data_dir / "edge-agent.db")
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -3,12 +3,11 @@
 import os
 import sqlite3
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from log_records import a_decision, a_query, an_outcome
+from starting_line import run_together
 
 from edge_agent.errors import StoreError
 from edge_agent.log.migrations import migrations
@@ -71,25 +70,7 @@ def test_durability_of_the_log_and_of_the_ledger(database: Path) -> None:
 
 
 def test_many_processes_may_open_a_new_database_at_once(database: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", OPEN, str(database)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(6)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    errors = [process.communicate(timeout=60)[1] for process in processes]
-    assert errors == [""] * 6
+    run_together(OPEN, [(database,)] * 6)
     with sqlite3.connect(database) as db:
         applied = db.execute("SELECT name FROM _sqlite_migrations ORDER BY id").fetchall()
     assert applied == [(migration.name,) for migration in migrations._migrations]
