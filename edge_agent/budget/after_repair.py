@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.limits import MONEY, Calendar, allowances
-from edge_agent.budget.process_identity import started
+from edge_agent.budget.overrides import write_overrides
 from edge_agent.budget.sums import last_place, latest_time, sum_booked
 from edge_agent.config import BudgetSettings
 from edge_agent.log.database import boundary, immediate, open_database
 from edge_agent.log.salvage import Salvaged
+from edge_agent.log.setting import write_setting
+from edge_agent.process_identity import started
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -24,7 +26,6 @@ INSERT INTO ledger (query_id, seq, at, day, model, state, calls, tokens, nano_us
     pid, process_started, settled_at)
 VALUES ('repair', ?, ?, ?, 'lost in the repair', 'charged', ?, ?, ?, 0, ?, ?, ?)
 """
-_OFF = "INSERT OR REPLACE INTO {} VALUES (?, ?)"
 
 
 def make_conservative(
@@ -44,13 +45,13 @@ def make_conservative(
     notes = []
     with boundary(database), closing(open_database(database)) as db, immediate(db):
         if "budget_limit" in done.damaged:
-            db.conn.execute(_OFF.format("budget_limit"), ["calls_per_day", 0])
+            write_overrides(db.conn, {"calls_per_day": 0}, unset=())
             notes.append(
                 "limits from `budget set` may be lost, so no cloud call is made until you set "
                 "calls_per_day (edge-agent budget set)"
             )
         if "setting" in done.damaged:
-            db.conn.execute(_OFF.format("setting"), ["log", "off"])
+            write_setting(db.conn, "log", "off")
             notes.append("whether logging was off may be lost, so it is off (edge-agent logs on)")
         now = max(clock(), latest_time(db))
         booked = list(_book_days(db, done, now))

@@ -41,12 +41,13 @@ from edge_agent.budget.overrides import (
     read_overrides,
     write_overrides,
 )
-from edge_agent.budget.process_identity import is_dead, started
 from edge_agent.budget.refusals import exhausted, refuse_unknown_price
 from edge_agent.budget.sums import last_place, latest_time, sum_booked, take_place
 from edge_agent.config import BudgetSettings, Price
 from edge_agent.errors import StoreError
 from edge_agent.log.database import boundary, immediate, open_database, snapshot
+from edge_agent.log.setting import write_setting
+from edge_agent.process_identity import is_dead, started
 from edge_agent.records import Usage
 
 if TYPE_CHECKING:
@@ -247,10 +248,8 @@ class Ledger:
         then. Only the user can know which of the two was wrong.
         """
         with self._writing() as db:
-            db.conn.execute(
-                "INSERT INTO setting SELECT 'clock_accepted_at', coalesce(max(id), 0) FROM ledger "
-                "WHERE true ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-            )
+            (newest,) = db.conn.execute("SELECT coalesce(max(id), 0) FROM ledger").fetchone()
+            write_setting(db.conn, "clock_accepted_at", str(newest))
 
     def close(self) -> None:
         """Close the connections."""

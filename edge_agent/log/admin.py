@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from edge_agent.errors import StoreError
 from edge_agent.log import erase
-from edge_agent.log.database import boundary, open_database
+from edge_agent.log.database import boundary, immediate, open_database
+from edge_agent.log.setting import read_setting, write_setting
 from models.paths import private_dir
 
 if TYPE_CHECKING:
@@ -36,18 +37,14 @@ class Pruned:
 
 def log_enabled(db: "Database", *, default: bool) -> bool:
     """Whether the content of queries is written down: what `logs on|off` said, else `default`."""
-    row = db.execute("SELECT value FROM setting WHERE name = 'log'").fetchone()
-    return default if row is None else bool(row[0] == "on")
+    kept = read_setting(db.conn, "log")
+    return default if kept is None else kept == "on"
 
 
 def set_log_enabled(path: Path, on: bool) -> None:
     """Turn logging on or off, also in a running daemon, from its next write on."""
-    with boundary(path), contextlib.closing(open_database(path)) as db:
-        db.execute(
-            "INSERT INTO setting VALUES ('log', ?) "
-            "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            ["on" if on else "off"],
-        )
+    with boundary(path), contextlib.closing(open_database(path)) as db, immediate(db):
+        write_setting(db.conn, "log", "on" if on else "off")
 
 
 def prune(path: Path, *, before: float, progress: Callable[[int], None] | None = None) -> Pruned:

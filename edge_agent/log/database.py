@@ -7,9 +7,9 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edge_agent.errors import StoreError
 from models.paths import private_dir
@@ -82,6 +82,22 @@ def snapshot(db: "Database") -> Iterator[None]:
         yield
     finally:
         db.rollback()
+
+
+def insert_row(
+    connection: sqlite3.Connection,
+    table: str,
+    row: Mapping[str, Any],
+    *,
+    otherwise: Literal["ABORT", "IGNORE", "REPLACE"] = "ABORT",
+) -> bool:
+    """Insert `row` (column → value), or do as `otherwise` says where a rule of the table is broken.
+
+    Whether it was inserted. `table` and the columns are ours, never a client's.
+    """
+    columns, places = ", ".join(row), ", ".join(f":{name}" for name in row)
+    sql = f"INSERT OR {otherwise} INTO {table} ({columns}) VALUES ({places})"  # noqa: S608
+    return connection.execute(sql, row).rowcount > 0
 
 
 def _advice(path: Path, error: sqlite3.Error | OSError) -> str:

@@ -5,6 +5,10 @@ import sqlite3
 import time
 from dataclasses import asdict, dataclass
 
+from edge_agent.log.setting import read_setting, write_setting
+
+_NAME = "unlogged"
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:
@@ -19,8 +23,8 @@ class Gap:
 
 def read_gap(db: sqlite3.Connection) -> Gap | None:
     """What is noted; None if every answer was logged."""
-    row = db.execute("SELECT value FROM setting WHERE name = 'unlogged'").fetchone()
-    gap = None if row is None else Gap(**json.loads(row[0]))
+    kept = read_setting(db, _NAME)
+    gap = None if kept is None else Gap(**json.loads(kept))
     return gap if gap is not None and gap.answers else None
 
 
@@ -32,8 +36,4 @@ def note_gap(db: sqlite3.Connection, answers: int, since: float) -> None:
         first_at=known.first_at if known else since,
         last_at=time.time(),
     )
-    db.execute(
-        "INSERT INTO setting VALUES ('unlogged', ?) "
-        "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-        [json.dumps(asdict(gap))],
-    )
+    write_setting(db, _NAME, json.dumps(asdict(gap)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.errors import StoreError
-from edge_agent.log.database import boundary, open_database
+from edge_agent.log.database import boundary, insert_row, open_database
 from edge_agent.log.migrations import migrations
 from edge_agent.log.pages import Found, PageFile, Row
 
@@ -156,10 +156,8 @@ def _insert(db: "Database", table: str, found: Found) -> None:
         for column, kind in zip(columns, types, strict=True):
             if kind == "":
                 values[column.name] = rowid
-        names = ", ".join(values)
-        places = ", ".join(f":{name}" for name in values)
-        sql = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"  # noqa: S608
-        if len(row) > len(columns) or not db.conn.execute(sql, values).rowcount:
+        inserted = insert_row(db.conn, table, values, otherwise="IGNORE")
+        if len(row) > len(columns) or not inserted:
             found.whole = False
 
 

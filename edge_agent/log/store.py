@@ -16,7 +16,7 @@ from edge_agent.errors import EdgeAgentError, NotFound, StoreError, Unavailable
 from edge_agent.log import rows
 from edge_agent.log.admin import log_enabled
 from edge_agent.log.arrival import count_arrival
-from edge_agent.log.database import open_database
+from edge_agent.log.database import insert_row, open_database
 from edge_agent.log.health import LogHealth
 from edge_agent.log.reader import LogReader, RecentDecision
 from edge_agent.log.writer import Write, Writer
@@ -181,6 +181,4 @@ def _write_feedback(db: "Database", feedback: Feedback) -> None:
 
 
 def _insert(db: "Database", table: str, row: Mapping[str, Any]) -> None:
-    row = rows.encodable(row)
-    columns, places = ", ".join(row), ", ".join(f":{name}" for name in row)
-    db.execute(f"INSERT INTO {table} ({columns}) VALUES ({places})", row)  # noqa: S608
+    insert_row(db.conn, table, rows.encodable(row))

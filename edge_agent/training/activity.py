@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from edge_agent.budget.process_identity import is_dead, started
+from edge_agent.process_identity import is_dead, started
 from models.paths import private_dir
 
 FILE = "activity"

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
-from edge_agent.log.database import boundary, immediate, open_database
+from edge_agent.log.database import boundary, immediate, insert_row, open_database
+from edge_agent.process_identity import is_dead, started
 from models.errors import EdgeAgentError
 
 State = Literal["running", "interrupted", "promoted", "rejected", "failed"]
@@ -78,7 +77,7 @@ class Journal:
                 [
                     time.time(),
                     os.getpid(),
-                    psutil.Process().create_time(),
+                    started(os.getpid()),
                     until.seq,
                     until.example,
                     base,
@@ -94,13 +93,13 @@ class Journal:
             self.require_idle()
             self._db.execute(
                 "UPDATE training_round SET state='running', pid=?, process_started=? WHERE id=?",
-                [os.getpid(), psutil.Process().create_time(), number],
+                [os.getpid(), started(os.getpid()), number],
             )
 
     def running(self) -> dict[str, Any] | None:
         """The round whose process is alive, if there is one."""
         for row in self._rows("SELECT * FROM training_round WHERE state = 'running'"):
-            if _alive(row["pid"], row["process_started"]):
+            if not is_dead(row["pid"], row["process_started"]):
                 return row
         return None
 
@@ -152,12 +151,8 @@ class Journal:
     def record(self, number: int, step: StepRow) -> None:
         """Write one step's figures; a step that is done again after a resume replaces itself."""
         row = {"round": number, "at": time.time(), **dataclasses.asdict(step)}
-        columns, places = ", ".join(row), ", ".join(f":{name}" for name in row)
         with boundary(self._path), immediate(self._db):
-            self._db.execute(
-                f"INSERT OR REPLACE INTO training_step ({columns}) VALUES ({places})",  # noqa: S608
-                row,
-            )
+            insert_row(self._db.conn, "training_step", row, otherwise="REPLACE")
 
     def steps(self, number: int) -> list[dict[str, Any]]:
         """A round's steps, warm start first."""
@@ -171,10 +166,3 @@ class Journal:
         cursor: sqlite3.Cursor = self._db.execute(sql, list(arguments))
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
-def _alive(pid: int, started: float) -> bool:
-    try:
-        return abs(psutil.Process(pid).create_time() - started) < 1.0
-    except psutil.Error:
-        return False

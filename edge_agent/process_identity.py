@@ -1,4 +1,4 @@
-"""Whether the process that holds a reservation still runs: a pid alone can come back."""
+"""Whether the process that wrote its pid down still runs: a pid alone can come back."""
 
 import functools
 import os
