@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from local_clock import Clock
+from local_clock import ZONE, Clock
 
 from edge_agent.budget.ledger import Ledger, Reservation
 from edge_agent.config import BudgetSettings, Price
@@ -196,9 +196,11 @@ def test_looking_never_waits_for_a_reservation(ledger_with: LedgerWith) -> None:
 RESERVE_AND_DIE = """
 import os, sys
 from pathlib import Path
+from zoneinfo import ZoneInfo
 from edge_agent.budget.ledger import Ledger
 from edge_agent.config import BudgetSettings, Price
-ledger = Ledger(Path(sys.argv[1]), seed=BudgetSettings(rate=None))
+zone = ZoneInfo(sys.argv[2])
+ledger = Ledger(Path(sys.argv[1]), seed=BudgetSettings(rate=None), tz=zone)
 ledger.reserve("q", model="big", price=Price(input=1, output=4), prompt_tokens=100, max_tokens=1000)
 print("reserved", flush=True)
 sys.stdin.readline()
@@ -213,7 +215,7 @@ def test_recover_charges_the_dead_in_full_and_never_the_living(
     clock.now = 0
     mine = reserve(ledger)
     process = subprocess.Popen(
-        [sys.executable, "-c", RESERVE_AND_DIE, str(database)],
+        [sys.executable, "-c", RESERVE_AND_DIE, str(database), str(ZONE)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -228,7 +230,7 @@ def test_recover_charges_the_dead_in_full_and_never_the_living(
     assert ledger.recover() == 1
     assert ledger.recover() == 0
     process.communicate()
-    # Its clock was the real one, so its call made today the current day.
+    # Its clock was the real one, so its call made today (in the same zone) the current day.
     assert used(ledger, "calls_per_day") == (1, 0)
     assert used(ledger, "usd_per_day") == (0.0041, 0)
     assert ledger.settle(mine, Usage(1, 0)) == 0.000001
