@@ -144,7 +144,8 @@ class Lane:
         return [float(x) for x in (total / norm if norm else total)]
 
     def close(self) -> None:
-        """Free contexts and adapter. Idempotent."""
+        """Free contexts, cached prefixes and adapter. Idempotent."""
+        self.scheduler.close()
         if self._embedding is not None:
             self._embedding.close()
             self._embedding = None

@@ -170,6 +170,13 @@ class Scheduler:
         for job in list(self.jobs.values()):
             self.fail(job, error)
 
+    def close(self) -> None:
+        """Give up the copies of cached prefixes; its context is about to be freed.
+
+        We and our runner refer to each other: Python may find that out much later.
+        """
+        self._memory.shelf.clear()
+
     # One batch:
 
     def rest(self) -> None:

@@ -77,3 +77,7 @@ class Shelf:
     def take(self, entry: ShelvedPrefix) -> None:
         """Forget `entry`."""
         self._entries.remove(entry)
+
+    def clear(self) -> None:
+        """Forget every entry."""
+        self._entries.clear()

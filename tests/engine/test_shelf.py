@@ -1,16 +1,19 @@
 """Prefixes that left the KV memory come back as they were, and only where they are of use."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_harness import Reference, ask, make_engine, prompt_of
+from engine_harness import Reference, ask, make_engine, prompt_of, settled
 
 from edge_agent.engine.context import LlamaContext, Logits
 from edge_agent.engine.kv_cache import KvCache, Sequence
 from edge_agent.engine.reservation import Reservations
+from edge_agent.engine.types import ServedModel
 from models.llama_model import LlamaModel
 
 
@@ -136,3 +139,24 @@ async def test_conversations_take_turns(tiny_model: Path) -> None:
             talk += [*answer.ids, *prompt_of(90 + turn, 5)]
     await engine.stop(0)
     reference.close()
+
+
+async def test_a_version_that_is_gone_leaves_no_copies(tiny_model: Path) -> None:
+    """At once: not when the interpreter next looks for objects that refer to each other."""
+    engine = make_engine(tiny_model)
+    for seed in range(4):
+        await ask(engine, prompt_of(seed, 40))
+    old = engine._lane.scheduler
+    await settled(engine)  # where nobody waits, the engine thread puts the oldest there
+    gc.disable()
+    try:
+        copies = [weakref.ref(entry.state) for entry in old._memory.shelf._entries]
+        await engine.activate(ServedModel(tiny_model, version="v1"))
+        await settled(engine)
+        await settled(engine)  # between the two it closed what had drained
+        assert len(engine._lanes) == 1
+        assert copies
+        assert all(copy() is None for copy in copies)
+    finally:
+        gc.enable()
+        await engine.stop(0)
