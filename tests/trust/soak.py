@@ -40,6 +40,11 @@ from models.adapters import AdapterRegistry
 CELLS = 2048
 _FAULTS = ("server_error=0.03", "rate_limit=0.03", "cut=0.03", "stall=0.01")
 _IN_TIME_S = 180
+_EAGER = (
+    "from edge_agent.training import idle; idle.lower_priority = lambda: None;"
+    "from edge_agent.cli import main; main()"
+)
+"""`edge-agent` whose rounds do not step behind everything else."""
 _QUESTION = {
     "model": "edge-local",
     "temperature": 0,
@@ -52,7 +57,8 @@ _QUESTION = {
 class Soak:
     """One data directory, its daemon and its clients."""
 
-    def __init__(self, home: Path, seed: int) -> None:
+    def __init__(self, home: Path, seed: int, *, eager: bool = False) -> None:
+        """`eager`: rounds compete for the processor, where a shared machine is never idle."""
         self.data_dir = home / "data"
         self.swaps = 0
         self.samples: list[Sample] = []
@@ -60,6 +66,7 @@ class Soak:
         """What the JSON document says besides the samples."""
         self._home = home
         self._seed = seed
+        self._eager = eager
         self._rng = random.Random(seed)
         model = catalog.resolve(MODEL, self.data_dir)
         self._registry = AdapterRegistry(self.data_dir / "adapters", base_sha256=model.base_sha256)
@@ -161,8 +168,9 @@ class Soak:
             "EDGE_AGENT_DATA_DIR": str(self.data_dir),
             "EDGE_AGENT_CONFIG": str(self.data_dir / "config.toml"),
         }
+        program = ("-c", _EAGER) if self._eager else ("-m", "edge_agent")
         return subprocess.Popen(
-            [sys.executable, "-m", "edge_agent", *arguments],
+            [sys.executable, *program, *arguments],
             text=True,
             env={**os.environ, **environ, **SETTINGS},
             **options,
@@ -227,9 +235,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--pause", type=float, default=4.0, help="of a client, mean, in seconds")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--eager", action="store_true", help="train at ordinary priority")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="edge-agent-soak-") as name:
-        soak = Soak(Path(name), options.seed)
+        soak = Soak(Path(name), options.seed, eager=options.eager)
         objections = soak.run(
             options.minutes,
             minute_s=60,
