@@ -1,8 +1,6 @@
 """Changes to the configuration file: comments and order stay, a bad value is never written."""
 
 import contextlib
-import os
-import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from edge_agent.config import check_key, load
 from edge_agent.errors import ConfigError
-from models.paths import private_dir
+from models.storage import write_atomically
 
 _PRICES = "cloud.prices"
 
@@ -89,18 +87,7 @@ def _read(file: Path) -> tomlkit.TOMLDocument:
 def _write(file: Path, text: str) -> None:
     """Check `text`, then put it in place of the file in one step, readable by its owner only."""
     load(file=file, text=text, environ={})
-    target = file.resolve()
     try:
-        private_dir(target.parent)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".config-")
+        write_atomically(file.resolve(), text)
     except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as new:
-            new.write(text)
-            new.flush()
-            os.fsync(new.fileno())
-        Path(name).replace(target)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
         raise ConfigError(f"cannot write {file}: {error.strerror}") from error

@@ -30,19 +30,19 @@ def api_keys(settings: ServerSettings) -> tuple[str, ...]:
     return keys
 
 
-def bind(settings: ServerSettings) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A listening socket. Raises ConfigError that says why the address cannot be had."""
-    host = settings.host.strip("[]")
+    host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, settings.port))
+        listener.bind((host, port))
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"cannot listen on {host}:{settings.port}: {error.strerror}; "
+            f"cannot listen on {host}:{port}: {error.strerror}; "
             "choose another --port (0 picks a free one)"
         ) from error
     listener.setblocking(False)

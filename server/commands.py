@@ -93,7 +93,7 @@ def _serve(root: Any, flags: dict[str, Any], *, reference_cloud: bool, as_json: 
             err=True,
         )
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(bind(settings.server))
+        listener = stack.enter_context(bind(settings.server.host, settings.server.port))
         needs_cloud = reference_cloud and settings.cloud.url is None
         if needs_cloud:
             flags |= stack.enter_context(stand_in.reference_cloud())

@@ -15,6 +15,7 @@ from benchmarks.reference_cloud.replies import Replies, Style, read_answers
 from benchmarks.reference_cloud.wire import MODEL
 from edge_agent.config import Price
 from edge_agent.errors import ConfigError
+from server.bound import bind, url_of
 
 NOTICE = "This is a stand-in, not a real model: it only answers reasoning-gym questions."
 
@@ -57,9 +58,7 @@ def build(options: Options) -> ReferenceCloud:
 def serve(options: Options) -> None:
     """Serve until interrupted. The first line printed is the URL."""
     app = create_app(build(options))
-    listener = _listen(options.host, options.port)
-    host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    listener = bind(options.host, options.port)
     config = uvicorn.Config(
         app,
         # An injected cut is, to uvicorn, an error worth a traceback.
@@ -67,7 +66,7 @@ def serve(options: Options) -> None:
         access_log=False,
         timeout_graceful_shutdown=1,
     )
-    server = _Server(config, _first_lines(url, options))
+    server = _Server(config, _first_lines(f"{url_of(listener)}/v1", options))
     server.run(sockets=[listener])
 
 
@@ -96,16 +95,3 @@ def _first_lines(url: str, options: Options) -> str:
     else:
         first = f"Reference cloud at {url} (model {MODEL})"
     return f"{first}\n{NOTICE}"
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; --port 0 picks a free port"
-        ) from error
-    return listener

@@ -116,10 +116,10 @@ def test_other_machines_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_taken_port_is_said_before_anything_is_loaded() -> None:
-    with bind(ServerSettings(port=0)) as first:
+    with bind("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
-            bind(ServerSettings(port=port))
+            bind("127.0.0.1", port)
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_1(data_dir: Path) -> None:
