@@ -87,8 +87,7 @@ def _from_disk(settings: Settings) -> dict[str, Any]:
 def _active_adapter(settings: Settings) -> dict[str, Any]:
     from models.adapters import AdapterRegistry
 
-    folder = settings.data_dir / "adapters"
-    active = AdapterRegistry(folder).active() if folder.exists() else None
+    active = AdapterRegistry(settings.data_dir / "adapters").active()
     return {"version": active.version if active else "base", "trained": active is not None}
 
 

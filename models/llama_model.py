@@ -7,7 +7,6 @@ import ctypes
 import logging
 from collections import deque
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import llama_cpp
@@ -69,12 +68,7 @@ class LlamaModel:
     def __enter__(self) -> "LlamaModel":
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from models.command_options import AsJson
+
 if TYPE_CHECKING:
     from edge_agent.budget.ledger import Ledger
     from edge_agent.budget.limits import LimitState
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Show and change the limits of cloud assistance.")
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Whose budget.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _BAR_WIDTH = 12
 _NOTICEABLE_S = 60

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from models.command_options import AsJson
+
 if TYPE_CHECKING:
     from edge_agent.config import Loaded
 
@@ -15,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, help="Show and change the configuration.
 @app.command()
 def show(
     ctx: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     data_dir: Annotated[Path | None, typer.Option(help="As for the other commands.")] = None,
 ) -> None:
     """Show the effective values and where each comes from.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from models.command_options import AsJson
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,7 +23,7 @@ def doctor(
     repair: Annotated[
         bool, typer.Option("--repair", help="First save what can be saved of damaged files.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     data_dir: Annotated[Path | None, typer.Option(help="Data directory to examine.")] = None,
 ) -> None:
     """Check backend, model, cloud, permissions, disk and database, and say what to do.

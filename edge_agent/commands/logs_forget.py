@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -52,6 +51,5 @@ def _as_dict(found: "Forgotten", served: str, *, dry_run: bool) -> dict[str, Any
 def _served(settings: "Settings") -> str:
     from models.adapters import AdapterRegistry
 
-    folder: Path = settings.data_dir / "adapters"
-    active = AdapterRegistry(folder).active() if folder.exists() else None
+    active = AdapterRegistry(settings.data_dir / "adapters").active()
     return active.version if active else "base"

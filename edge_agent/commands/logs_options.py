@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from edge_agent.config import Settings
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Whose log.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def settings_of(ctx: typer.Context, data_dir: Path | None) -> "Settings":

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_agent.commands.logs_options import AsJson, DataDir, database_of, settings_of
+from edge_agent.commands.logs_options import DataDir, database_of, settings_of
+from models.command_options import AsJson
 
 if TYPE_CHECKING:
     from edge_agent.config import Settings

@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
+from models.command_options import AsJson
+
 
 def status(
     ctx: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     url: Annotated[str | None, typer.Option(help="A daemon elsewhere: http://HOST:PORT.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Whose daemon.")] = None,
 ) -> None:
