@@ -15,13 +15,13 @@ from functools import partial
 
 from edge_agent.config import EngineSettings
 from edge_agent.engine import rollouts
+from edge_agent.engine.counters import Counters
 from edge_agent.engine.generation import Generation, Outbox
 from edge_agent.engine.job import Job
 from edge_agent.engine.lane import Lane, Weights, file_identity, free_adapter, load_adapter
 from edge_agent.engine.mailbox import Mailbox
 from edge_agent.engine.request_check import check_prompt, check_request
 from edge_agent.engine.resident import give_back_freed
-from edge_agent.engine.scheduler import Counters
 from edge_agent.engine.types import EngineStats, GenerationRequest, Group, ServedModel
 from edge_agent.engine.vocabulary import lasting_vocabulary
 from edge_agent.errors import EdgeAgentError, EngineError, QueueFull, Unavailable

@@ -14,9 +14,10 @@ import psutil
 
 from edge_agent.config import EngineSettings
 from edge_agent.engine.context import LlamaContext
+from edge_agent.engine.counters import Counters
 from edge_agent.engine.decoding_rules import DecodingRules
 from edge_agent.engine.resident import drop_mapped_pages
-from edge_agent.engine.scheduler import Counters, Scheduler
+from edge_agent.engine.scheduler import Scheduler
 from edge_agent.engine.types import ServedModel
 from edge_agent.errors import EngineError
 from models.errors import AdapterError, ModelError

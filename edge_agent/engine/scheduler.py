@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 from edge_agent.engine.batch_runner import BatchRunner, Work
 from edge_agent.engine.context import NO_KV_SLOT, LlamaContext
+from edge_agent.engine.counters import Counters
 from edge_agent.engine.decoding_rules import DecodingRules
 from edge_agent.engine.fair_queue import FairQueue
 from edge_agent.engine.job import Choice, Job, Phase
@@ -31,23 +32,6 @@ _MIN_GROWTH = 64
 
 _WORTH_WAITING = 32
 """Tokens of a prompt that need not be computed if it waits for one that begins alike."""
-
-
-class Counters:
-    """Totals since the engine was made; shared by its lanes."""
-
-    def __init__(self) -> None:
-        self.prompt_tokens = 0
-        self.cached_tokens = 0
-        self.generation_tokens = 0
-        self.prefix_hits = 0
-        self.batches = 0
-        self.job_s = 1.0
-        """Moving average of the time from a job's start to its end."""
-
-    def job_done(self, seconds: float) -> None:
-        """Count one finished job."""
-        self.job_s += 0.1 * (seconds - self.job_s)
 
 
 class Scheduler:
