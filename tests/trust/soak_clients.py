@@ -96,25 +96,28 @@ class Clients:
         """The bare id of the answer, where one came to its end and has an id."""
         path = "/v1/embeddings" if kind == "embedding" else "/v1/chat/completions"
         connection = http.client.HTTPConnection(self._address, timeout=_TIMEOUT_S)
-        raw, problem = b"", None
+        raw, problem, refused = b"", None, False
         with contextlib.closing(connection):
             try:
                 connection.request("POST", path, json.dumps(body), _JSON)
                 response = connection.getresponse()
                 leaves = kind.startswith("left")
                 raw = response.read(rng.choice([1, 200, 1000])) if leaves else response.read()
-                if response.status != 200:
+                # Who insists on the cloud is told when its share is used up.
+                refused = response.status == 429 and "cloud" in kind and b"budget_exhausted" in raw
+                if response.status != 200 and not refused:
                     problem = f"{response.status} {raw.decode('utf-8', 'replace')[:200]}"
             except (OSError, http.client.HTTPException) as error:
                 problem = repr(error)
         ended = None if kind.startswith("left") else acknowledged_id(raw, "stream" in body)
-        if problem is None and ended is None and not kind.startswith(("left", "embedding")):
+        needs_none = refused or kind.startswith(("left", "embedding"))
+        if problem is None and ended is None and not needs_none:
             problem = f"not a whole answer: {raw[-200:]!r}"
         with self._lock:
             if problem is not None:
                 self.errors[f"{kind}: {problem}"] += 1
             else:
-                self.answers[kind] += 1
+                self.answers["refused" if refused else kind] += 1
             if ended is not None:
                 self.acknowledged.add(ended)
         return ended
