@@ -14,8 +14,8 @@ _LIMIT = 0.75
 """Highest price. What only the cloud can answer gains 0.85 to 0.95 by asking; a price near that
 pushes even those decisions home: from λ₀ = 1, which is where the margin lay with 40 % of the
 prompts out of reach and τ = 0.3, p fell from 0.4 to 0.02 in 16 steps and the reward from 0.9 to
-0.5–0.75 (`benchmarks/LOG.md`, 2026-11-23). Where that asks for more than τ, serving's threshold asks for
-the τ that want it most."""
+0.5–0.75 (`benchmarks/LOG.md`, 2026-11-23). Where a lower price asks for more than τ, serving's
+threshold asks for the τ that want it most."""
 _LEAST_FIRST = 0.25
 """Lowest price to begin at: what is answered here must not begin by asking for nothing."""
 
