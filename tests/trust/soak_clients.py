@@ -101,7 +101,7 @@ class Clients:
             try:
                 connection.request("POST", path, json.dumps(body), _JSON)
                 response = connection.getresponse()
-                leaves = kind.startswith("left")
+                leaves = kind.startswith("left") and response.status == 200
                 raw = response.read(rng.choice([1, 200, 1000])) if leaves else response.read()
                 # Who insists on the cloud is told when its share is used up.
                 refused = response.status == 429 and "cloud" in kind and b"budget_exhausted" in raw
