@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer import memory, weights
+from edge_agent.engine.resident import give_back_freed
+from trainer import weights
 from trainer.errors import TrainerError
 from trainer.logprobs import AnswerLogProbs, answer_logprobs
 from trainer.lora import LoraModel
@@ -219,5 +220,5 @@ class Learner:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        memory.trim()
+        give_back_freed()
         return total, norm

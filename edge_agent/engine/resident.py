@@ -28,8 +28,9 @@ def drop_mapped_pages(gguf: Path) -> None:
 def give_back_freed() -> None:
     """Return to the system what was freed and what the allocator keeps for later.
 
-    glibc keeps freed buffers of up to 32 MB in the arena of the thread that made them, and
-    contexts and weights are made in any of a pool's threads. Nothing happens with other libraries.
+    glibc keeps freed buffers of up to 32 MB in the arena of the thread that made them: contexts and
+    weights are made in any of a pool's threads, and a learner's activations come in a hundred
+    sizes, some hundred MB a step. Nothing happens with other libraries.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
