@@ -1,12 +1,19 @@
 """From groups of rollouts to episodes: who asked, when, and what that is worth."""
 
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from edge_agent.config import TrainSettings
 from edge_agent.engine.types import Group, Rollout
+from trainer.clusters import Clusters
+from trainer.corpus import Corpus
 from trainer.objective import Episode
-from trainer.reinforcement import episode
+from trainer.records import Item
+from trainer.reinforcement import Reinforcement, episode
+from trainer.replay import Replay
 
 OFFLOAD = 5
 
@@ -46,3 +53,33 @@ def test_the_papers_estimator_draws_who_asks_first_at_rate_p() -> None:
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_what_was_drawn_was_possible(p: float) -> None:
     assert 0 < episode(group((7,), (8,), p=p), [1.0, 1.0], 0.9, asking=None).p_offload < 1
+
+
+def test_the_promoted_adapter_is_held_to_on_work_that_it_was_trained_on() -> None:
+    seen: list[Episode] = []
+
+    def step(episodes: list[Episode], _dual: float) -> None:
+        seen.extend(episodes)
+        raise KeyboardInterrupt  # what follows a step is not of interest
+
+    def item(cluster: str) -> Item:
+        return Item(cluster, 0.0, (1, 2, 3), "question", cluster, "8", "client")
+
+    train = TrainSettings(steps=1, prompts_per_step=40, replay=0.5, dual="ascent")
+    bench: Any = SimpleNamespace(
+        train=train,
+        graders=None,
+        offload_token=OFFLOAD,
+        rewards=lambda _item, answers: [1.0 for _ in answers.rollouts],
+        sampler=SimpleNamespace(
+            load=lambda _learner: None,
+            groups=lambda prompts, _size, seed: [group((7, 2), (8,)) for _ in prompts],
+        ),
+    )
+    learner = SimpleNamespace(step=step, use_learning_rate=lambda _rate: None)
+    progress: Any = SimpleNamespace(steps=0, learner=learner, dual=SimpleNamespace(value=0.5))
+    watcher: Any = SimpleNamespace(phase=lambda _name, _total: None)
+    data = Corpus((item("new"),), Replay([item("old")], seed=0), (), Clusters())
+    with pytest.raises(KeyboardInterrupt):
+        Reinforcement(bench, watcher, progress, 1).run(data)
+    assert 5 < sum(one.anchored for one in seen) < 35, "the replayed ones, and no others"
