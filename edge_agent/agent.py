@@ -28,8 +28,9 @@ from edge_agent.training.background import BackgroundTraining
 from edge_agent.training.report import report
 from edge_agent.training.watchdog import Watchdog
 from models import catalog, offload_token
+from models.adapter_version import AdapterVersion
 from models.adapters import AdapterRegistry
-from models.errors import EdgeAgentError
+from models.errors import EdgeAgentError, ModelError
 from models.paths import private_dir
 
 _log = logging.getLogger(__name__)
@@ -56,7 +57,6 @@ class Agent:
         self.registry = AdapterRegistry(
             settings.data_dir / "adapters", base_sha256=self.model.base_sha256
         )
-        self._active = self.registry.active()
         self.store = Store(
             settings.database, enabled=settings.log.enabled, on_failure=settings.log.on_failure
         )
@@ -65,12 +65,7 @@ class Agent:
         if charged:
             _log.warning("%d cloud calls of a crashed process were charged in full", charged)
         self.activity = Activity.own(settings.data_dir / activity.FILE)
-        self.engine = Engine(
-            served_model(self.model.path, self._active),
-            settings.engine,
-            offload_token=self.offload_token_id,
-            busy=self.activity.set,
-        )
+        self.engine, self._active = self._open_engine()
         self.chat = ChatTemplate(
             self.model.entry.chat_template,
             self.engine.vocabulary,
@@ -89,6 +84,26 @@ class Agent:
         self._background: set[asyncio.Task[None]] = set()
         self.started_at = time.time()
         self._closing = False
+
+    def _open_engine(self) -> tuple[Engine, AdapterVersion | None]:
+        """With the active version or, where llama.cpp cannot load it, the one served before it."""
+        candidates = self.registry.candidates()
+        while True:
+            active = next(candidates)
+            try:
+                return self._engine(active), active
+            except ModelError as error:
+                if active is None:
+                    raise
+                _log.error("adapter %s cannot be served: %s", active.version, error)
+
+    def _engine(self, active: AdapterVersion | None) -> Engine:
+        return Engine(
+            served_model(self.model.path, active),
+            self.settings.engine,
+            offload_token=self.offload_token_id,
+            busy=self.activity.set,
+        )
 
     def _open_cloud(self) -> CloudClient | None:
         cloud = self.settings.cloud

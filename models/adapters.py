@@ -16,7 +16,7 @@ one rename too. A process that dies at any point leaves the registry as it was b
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,10 +97,14 @@ class AdapterRegistry:
         If the active version is damaged or foreign, the newest usable one served before it is
         returned instead, and a warning is logged.
         """
+        return next(self.candidates())
+
+    def candidates(self) -> Iterator[AdapterVersion | None]:
+        """What to serve, best first: the active version, those served before it, the base model."""
         history = self._pointer().history
         for position, version in enumerate(reversed(history)):
             if version is None:
-                return None
+                break
             try:
                 found = self.verify(version) if position == 0 else self._servable(version)
             except AdapterError as error:
@@ -108,8 +112,8 @@ class AdapterRegistry:
                 continue
             if position:
                 self._warn(f"serving adapter {version} in place of {history[-1]}")
-            return found
-        return None
+            yield found
+        yield None
 
     def pointer(self) -> str | None:
         """The version that was activated, whether or not it is usable."""

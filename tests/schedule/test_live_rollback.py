@@ -3,9 +3,8 @@
 import asyncio
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
+from engine_harness import write_lora
 from ulid import ULID
 
 from edge_agent import agent as agent_module
@@ -14,23 +13,6 @@ from edge_agent.config import Settings
 from edge_agent.engine.types import SamplingParams
 from edge_agent.records import Decision, Feedback, Outcome, Query, Reason, Route, Source, Usage
 from models.adapters import AdapterRegistry
-
-
-def write_lora(path: Path, width: int) -> Path:
-    """A LoRA of rank 2 on one matrix of the small model."""
-    rng = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 2.0)
-    for part, shape in (("a", (2, width)), ("b", (width, 2))):
-        values = rng.normal(0, 0.01, shape).astype(np.float32)
-        writer.add_tensor(f"blk.0.attn_output.weight.lora_{part}", values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 async def rate(agent: Agent, version: str, rating: float) -> None:
@@ -57,7 +39,7 @@ async def test_the_agent_goes_back_by_itself_and_goes_on_answering(
     monkeypatch.setattr(agent_module, "_ADAPTER_POLL_S", 0.05)
     agent = Agent(Settings(data_dir=data_dir, train={"enabled": False}))
     await agent.start()
-    lora = write_lora(tmp_path / "adapter.gguf", agent.engine.model.n_embd)
+    lora = write_lora(tmp_path / "adapter.gguf", agent.model.path, scale=0.01)
     registry = AdapterRegistry(data_dir / "adapters")
     version = registry.add(
         {"adapter.gguf": lora},
