@@ -105,8 +105,18 @@ class KvCache:
     def restore(self, sequence: Sequence, state: State) -> bool:
         """Give `sequence` an id and all its KV back; False, and it holds nothing, if that fails."""
         self.open(sequence, None, 0)
-        if not self._context.restore(sequence.id, state):
+        if not self._fill(sequence, state):
             self.close(sequence)
+        return sequence.id >= 0
+
+    def replace(self, sequence: Sequence, state: State) -> bool:
+        """Give an open sequence all its KV, in cells of its own; False, and it is empty, if not."""
+        self.close(sequence)
+        self.open(sequence, None, 0)
+        return self._fill(sequence, state)
+
+    def _fill(self, sequence: Sequence, state: State) -> bool:
+        if not self._context.restore(sequence.id, state):
             return False
         self.extend(sequence, sequence.pending)
         return True

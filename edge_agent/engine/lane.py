@@ -116,6 +116,14 @@ class Lane:
             batch=settings.batch,
             version=served.version,
             counters=counters,
+            prefill_context=lambda: LlamaContext(
+                weights.model,
+                cells=settings.batch,
+                batch=settings.batch,
+                sequences=min(settings.slots, llama_cpp.llama_max_parallel_sequences()),
+                threads=self._threads,
+                adapter=adapter,
+            ),
         )
         self._embedding: LlamaContext | None = None
 

@@ -33,6 +33,10 @@ class Reservations:
         """How many of `tokens`, from the first on, need not be computed."""
         return max(self.kv.best_source(tokens)[1], self.shelf.best(tokens)[1])
 
+    def free(self, running: Iterable[Sequence]) -> int:
+        """Cells that hold nothing and that nobody in `running` has reserved."""
+        return self.kv.total - self.kv.used - _unused(running)
+
     def reserve(
         self,
         sequence: Sequence,

@@ -21,6 +21,7 @@ from edge_agent.engine.fair_queue import FairQueue
 from edge_agent.engine.job import Choice, Job, Phase
 from edge_agent.engine.kv_cache import KvCache, Sequence, common_prefix
 from edge_agent.engine.logprobs import probability
+from edge_agent.engine.prefill import Prefill
 from edge_agent.engine.reservation import Reservations
 from edge_agent.engine.sampling import Row
 from edge_agent.errors import EdgeAgentError, EngineError
@@ -46,6 +47,7 @@ class Scheduler:
         batch: int,
         version: str,
         counters: Counters,
+        prefill_context: Callable[[], LlamaContext],
     ) -> None:
         self._context = context
         self._rules = rules
@@ -54,6 +56,7 @@ class Scheduler:
         self._version = version
         self._counters = counters
         self._memory = Reservations(KvCache(context))
+        self._prefill = Prefill(self._memory.kv, batch - slots, prefill_context)
         self._runner = BatchRunner(
             context,
             self._memory,
@@ -160,6 +163,7 @@ class Scheduler:
         We and our runner refer to each other: Python may find that out much later.
         """
         self._memory.shelf.clear()
+        self._prefill.close()
 
     # One batch:
 
@@ -175,16 +179,34 @@ class Scheduler:
         for choice in list(self.active):
             if choice in self.active and len(choice.sequence.tokens) > choice.sequence.limit:
                 self._grow(choice)
-        work: Work = [(c, 1) for c in self.active if c.sequence.pending == 1]
-        room = max(self._batch - len(work), 1)
-        for choice in self.active:
-            pending = choice.sequence.pending
-            if pending > 1 and room > 0:
-                work.append((choice, min(pending, room)))
-                room -= work[-1][1]
+        work, aside = self._plan()
+        for choice, row in self._prefill.run(aside):
+            if choice.runs:  # not failed by a sibling meanwhile
+                self._take(choice, row)
+        work = [(choice, n) for choice, n in work if choice.runs]
+        work += [(c, c.sequence.pending) for c in aside if c.runs and c.sequence.pending > 1]
         if work:
             self._runner.run(work)
             self._counters.batches += 1
+
+    def _plan(self) -> tuple[Work, list[Choice]]:
+        """What one batch computes, and whose prompts are computed aside; first come first."""
+        work: Work = [(c, 1) for c in self.active if c.sequence.pending == 1]
+        aside: list[Choice] = []
+        room = max(self._batch - len(work), 1)
+        cells, free = self._batch, self._memory.free(self._running())
+        for choice in self.active:
+            sequence = choice.sequence
+            if self._prefill.suits(sequence, free):
+                if sequence.pending <= room and len(sequence.tokens) <= cells:
+                    aside.append(choice)
+                    room -= sequence.pending
+                    cells -= len(sequence.tokens)
+                    free -= sequence.done
+            elif sequence.pending > 1 and room > 0:
+                work.append((choice, min(sequence.pending, room)))
+                room -= work[-1][1]
+        return work, aside
 
     def _admit(self) -> None:
         while len(self.active) < self._slots and not self._blocked:
