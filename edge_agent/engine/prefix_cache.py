@@ -62,3 +62,15 @@ class PrefixCache:
                 self.drop(entry)
                 return True
         return False
+
+    def shelve(self) -> bool:
+        """Move the least recently used entry that the shelf has room for; False if there is none.
+
+        Entries that nobody will ask for go without a copy.
+        """
+        for entry in self._entries.values():
+            if self._shelf.takes(entry) or not entry.lasting:
+                self._shelf.put(entry)
+                self.drop(entry)
+                return True
+        return False

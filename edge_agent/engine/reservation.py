@@ -133,7 +133,7 @@ class Reservations:
         """
         if self._crowded:
             many = len(self.prefixes) > 1 and self.prefixes.cells > self.kv.total * _RESIDENT
-            self._crowded = many and self.prefixes.evict()
+            self._crowded = many and self.prefixes.shelve()
         return self._crowded
 
     def discard(self, sequence: Sequence) -> None:

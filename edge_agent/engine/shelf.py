@@ -37,9 +37,13 @@ class Shelf:
         """Tokens kept."""
         return sum(len(entry.tokens) for entry in self._entries)
 
+    def takes(self, sequence: Sequence) -> bool:
+        """True if `put` keeps a copy: it may be wanted again, and is not too long."""
+        return sequence.lasting and sequence.done <= self._cells
+
     def put(self, sequence: Sequence) -> None:
-        """Keep a copy of a sequence that holds KV, if it is one that may be wanted again."""
-        if not sequence.lasting or sequence.done > self._cells:
+        """Keep a copy of a sequence that holds KV, if the shelf `takes` it."""
+        if not self.takes(sequence):
             return
         tokens = sequence.tokens[: sequence.done]
         for entry in self._entries:

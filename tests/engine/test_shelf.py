@@ -20,7 +20,7 @@ from models.llama_model import LlamaModel
 @pytest.fixture(scope="module")
 def shared_context(tiny_model: Path) -> Iterator[LlamaContext]:
     model = LlamaModel(tiny_model)
-    context = LlamaContext(model, cells=256, batch=128, sequences=8, threads=1)
+    context = LlamaContext(model, cells=256, batch=256, sequences=8, threads=1)
     yield context
     context.close()
     model.close()
@@ -160,3 +160,15 @@ async def test_a_version_that_is_gone_leaves_no_copies(tiny_model: Path) -> None
     finally:
         gc.enable()
         await engine.stop(0)
+
+
+def test_what_the_shelf_cannot_take_is_kept_while_there_is_room(context: LlamaContext) -> None:
+    """A long conversation outlives a short question asked in between."""
+    memory = Reservations(KvCache(context))
+    long = prompt_of(1, 150)  # the shelf takes 128
+    retire(context, memory, long)
+    for seed in range(2, 5):
+        retire(context, memory, prompt_of(seed, 20))
+    assert memory.cached([*long, 9]) == 150
+    assert memory.reserve(Sequence(prompt_of(5, 200)), 200, [], []) == 0  # room is needed: it goes
+    assert memory.cached([*long, 9]) == 0
