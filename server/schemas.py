@@ -125,7 +125,7 @@ class _Generation(_Strict):
     user: str | None = None
     top_k: Annotated[int, Field(ge=0)] | None = Field(None, description="llama-server; 0: off")
     min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="llama-server")
-    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
+    repeat_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = Field(
         None, description="llama-server; 1: off"
     )
     grammar: str | None = Field(None, description="llama-server; GBNF: answered locally")

@@ -26,6 +26,8 @@ _REPEAT_WINDOW = 64
 _FLOOR = 1e-2
 """First guess of how likely, against the likeliest, a token must be to survive top-k or top-p."""
 _LEAST = 1e-30
+_COLDEST = 1e-30
+"""Below, a temperature is 0: float32 cannot divide by it."""
 
 
 class Grammar(Protocol):
@@ -145,7 +147,7 @@ class Sampler:
         self._weights = weights
         self._penalties = Penalties(sampling, prompt)
         self._grammar = grammar
-        self._temperature = sampling.temperature
+        self._temperature = sampling.temperature if sampling.temperature >= _COLDEST else 0
         self._top_k = max(0, sampling.top_k)
         self._top_p = sampling.top_p
         self._min_p = sampling.min_p

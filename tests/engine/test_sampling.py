@@ -73,6 +73,18 @@ def test_frequencies_follow_the_distribution(truncation: dict[str, float]) -> No
     assert np.square(deviation).mean() < 2  # χ² per degree of freedom
 
 
+@pytest.mark.parametrize("truncation", [{}, {"top_k": 20}, {"top_p": 0.8}])
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-39, 1e-46, 5e-324])
+def test_the_coldest_draws_are_the_likeliest_token(
+    temperature: float, truncation: dict[str, float]
+) -> None:
+    row = np.random.default_rng(4).normal(0, 3, VOCAB).astype(np.float32)
+    draws = sampler(temperature=temperature, **truncation)
+    with np.errstate(all="raise", under="ignore"):
+        assert draws.sample(row.copy()) == row.argmax()
+    assert draws.logprob == 0
+
+
 def llama_chain(*samplers: Any) -> Any:
     chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
     for one in samplers:

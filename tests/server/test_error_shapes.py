@@ -31,6 +31,7 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
     [
         ({"temperature": 2.5}, "temperature"),
         ({"temperature": "1"}, "temperature"),
+        ({"repeat_penalty": 0.01}, "repeat_penalty"),
         ({"n": 9}, "n"),
         ({"n": 0}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
