@@ -5,43 +5,15 @@ The last line is {"seconds": {part: median}, "tokens_per_second": {what: median}
 
 import json
 import os
-import random
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.runtime.memory import memory_mb
 from benchmarks.runtime.train import Plan
+from benchmarks.runtime.train_job import Job, Step
 from edge_agent.config import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A sum, and its answer."""
-
-    text: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to measure."""
-
-    plan: Plan
-    settings: Settings
-    seed: int
-
-    def questions(self, count: int, batch: int) -> list[Question]:
-        """Sums of two numbers; another batch has others."""
-        rng = random.Random(f"{self.seed}:{batch}")  # noqa: S311
-        pairs = [(rng.randrange(10, 100), rng.randrange(10, 100)) for _ in range(count)]
-        return [Question(f"What is {a} + {b}?", str(a + b)) for a, b in pairs]
-
-
-Step = tuple[Mapping[str, float], Mapping[str, float]]
-"""Seconds by part, tokens per second by part."""
 
 
 def summary(steps: Sequence[Step]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from models import catalog
 
 if TYPE_CHECKING:
-    from benchmarks.runtime.train_child import Job, Question, Step
+    from benchmarks.runtime.train_job import Job, Question, Step
 
 _BATCH = 8
 _IGNORED = -100

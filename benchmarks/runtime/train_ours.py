@@ -11,7 +11,7 @@ from trainer.records import Item
 from trainer.workbench import Workbench
 
 if TYPE_CHECKING:
-    from benchmarks.runtime.train_child import Job, Question, Step
+    from benchmarks.runtime.train_job import Job, Question, Step
     from edge_agent.engine.engine import Engine
     from edge_agent.engine.types import Group
 

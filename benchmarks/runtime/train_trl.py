@@ -10,7 +10,7 @@ import torch
 from benchmarks.runtime.train_naive import load, lora_config
 
 if TYPE_CHECKING:
-    from benchmarks.runtime.train_child import Job, Step
+    from benchmarks.runtime.train_job import Job, Step
 
 
 def grpo(job: "Job") -> "Sequence[Step]":
