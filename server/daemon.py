@@ -25,6 +25,7 @@ from edge_agent import __version__
 from edge_agent.agent import Agent
 from edge_agent.client import STATE_FILE, DaemonClient, RunningDaemon, find_daemon
 from edge_agent.config import Settings
+from edge_agent.engine.resident import keep_little_freed
 from edge_agent.errors import EdgeAgentError
 from server.app import create_app
 from server.bound import url_of
@@ -54,6 +55,7 @@ def serve(
     `other` already serves this data directory: commands go on talking to it.
     Raises what loading the model raised.
     """
+    keep_little_freed()
     state_file = _StateFile(settings.data_dir, url_of(listener), taken=other is not None)
     failures: list[BaseException] = []
 

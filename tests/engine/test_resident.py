@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import subprocess
 import sys
 from pathlib import Path
 
@@ -57,6 +58,41 @@ def test_freed_buffers_go_back_to_the_system() -> None:
     give_back_freed()
     assert anonymous_mb() < held - 80
     libc.free(ctypes.c_void_p(blocks[-1]))
+
+
+_THREADS = """
+import ctypes, threading
+from edge_agent.engine.resident import give_back_freed, keep_little_freed
+
+keep_little_freed()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+done, over = threading.Semaphore(0), threading.Event()
+
+def work():
+    for sizes in ([31 << 20], 3 * [15 << 20], 20 * [500_000]):
+        addresses = [libc.malloc(size) for size in sizes]
+        for address, size in zip(addresses, sizes):
+            ctypes.memset(address, 1, size)
+        for address in addresses:
+            libc.free(ctypes.c_void_p(address))
+    done.release()
+    over.wait()
+
+for _ in range(6):
+    threading.Thread(target=work).start()
+    done.acquire()
+give_back_freed()
+print(next(line for line in open("/proc/self/status") if line.startswith("RssAnon:")).split()[1])
+over.set()
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's allocator")
+def test_threads_that_had_large_buffers_keep_little() -> None:
+    script = [sys.executable, "-c", _THREADS]  # the thresholds are the process's
+    done = subprocess.run(script, capture_output=True, text=True, check=True)
+    assert int(done.stdout) / 1024 < 120  # with glibc's own thresholds 300
 
 
 async def test_a_swap_gives_back_what_the_old_version_took(

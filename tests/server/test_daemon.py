@@ -15,10 +15,12 @@ import psutil
 import pytest
 from serve_process import ANYWHERE, running
 
+from edge_agent.agent import Agent
 from edge_agent.budget.ledger import Ledger
-from edge_agent.config import BudgetSettings, ServerSettings
+from edge_agent.config import BudgetSettings, ServerSettings, Settings
 from edge_agent.errors import ConfigError
 from server.bound import api_keys, bind
+from server.daemon import serve
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -135,6 +137,24 @@ def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_1(data_dir: Pat
     assert "no-such-model" in found.stderr
     assert found.stderr.count("\n") == 1
     assert not (data_dir / "daemon.json").exists()
+
+
+def test_the_allocator_is_bounded_before_anything_is_loaded(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def load(_settings: Settings) -> Agent:
+        done.append("load")
+        raise ConfigError("no model")
+
+    monkeypatch.setattr("server.daemon.keep_little_freed", lambda: done.append("bound"))
+    monkeypatch.setattr("server.daemon.Agent", load)
+    with bind("127.0.0.1", 0) as listener, pytest.raises(ConfigError):
+        serve(
+            Settings(data_dir=data_dir), listener, keys=(), other=None, on_ready=lambda _agent: None
+        )
+    assert done == ["bound", "load"]
 
 
 def test_for_people_the_first_line_says_the_url(data_dir: Path) -> None:
