@@ -1,8 +1,9 @@
 """`make audit`: are the versions that we pin known to be vulnerable?
 
-With pip-audit installed and its database in reach, it asks that. Without either, it checks what can
+With pip-audit installed and its database in reach, it asks that. In any case it checks what can
 be checked offline: every requirement is pinned to one exact version, and installed at it. It says
-which of the two was done; only a vulnerability or a wrong pin makes it fail.
+how many packages the database knew, and why none if it could not be asked; only a vulnerability or
+a wrong pin makes it fail.
 """
 
 import importlib.metadata
@@ -12,11 +13,16 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+_-]+)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class NotAudited(Exception):
+    """No database of vulnerabilities was asked; the message says why."""
 
 
 def folded(name: str) -> str:
@@ -58,10 +64,19 @@ def problems(pinned: dict[str, str], names: set[str], installed: dict[str, str])
     ]
 
 
-def audit() -> int | None:
-    """Number of vulnerable packages; None if that could not be asked."""
+@dataclass(frozen=True)
+class Audited:
+    """What pip-audit said of the pins."""
+
+    known: int
+    """Packages that its database holds; the others were skipped."""
+    vulnerable: int
+
+
+def audit() -> Audited:
+    """Ask pip-audit, and name what is vulnerable. Raises NotAudited."""
     if importlib.util.find_spec("pip_audit") is None:
-        return None
+        raise NotAudited("pip-audit is not installed")
     command = [sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off"]
     done = subprocess.run(
         [*command, "--disable-pip", "--no-deps", "-r", str(ROOT / "constraints.txt")],
@@ -70,12 +85,15 @@ def audit() -> int | None:
     try:
         packages = json.loads(done.stdout)["dependencies"]
     except ValueError:
-        return None  # it prints no report where it reached no database
-    vulnerable = [package for package in packages if package.get("vulns")]
+        # It prints no report where it reached no database; the last line says what went wrong.
+        said = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        raise NotAudited(f"pip-audit: {said}") from None
+    known = [package for package in packages if "vulns" in package]
+    vulnerable = [package for package in known if package["vulns"]]
     for package in vulnerable:
         ids = ", ".join(found["id"] for found in package["vulns"])
         print(f"{package['name']} {package['version']}: {ids}")
-    return len(vulnerable)
+    return Audited(len(known), len(vulnerable))
 
 
 def main() -> int:
@@ -85,12 +103,18 @@ def main() -> int:
     installed = {folded(d.name): d.version for d in importlib.metadata.distributions()}
     wrong = problems(pinned, names, installed)
     print(*wrong, sep="\n", end="\n" if wrong else "")
-    vulnerable = audit()
-    if vulnerable is None:
-        print(f"pins only: {len(pinned)} checked; no database of vulnerabilities was asked")
-    else:
-        print(f"pip-audit: {vulnerable} of {len(pinned)} pinned packages are known as vulnerable")
-    return 1 if wrong or vulnerable else 0
+    try:
+        found = audit()
+    except NotAudited as error:
+        print(
+            f"pins only: {len(pinned)} checked; no database of vulnerabilities was asked: {error}"
+        )
+        return 1 if wrong else 0
+    print(
+        f"pip-audit: {found.vulnerable} of {found.known} packages are known as vulnerable; "
+        f"{len(pinned) - found.known} of {len(pinned)} pinned ones are not in its database"
+    )
+    return 1 if wrong or found.vulnerable else 0
 
 
 if __name__ == "__main__":

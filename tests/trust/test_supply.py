@@ -1,7 +1,11 @@
 """The audit of what we depend on finds what it is there to find."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
-from audit import ROOT, pins, problems, required
+from audit import ROOT, main, pins, problems, required
 
 
 def test_what_is_required_is_pinned_exactly() -> None:
@@ -23,3 +27,44 @@ def test_a_drift_is_named() -> None:
         "c is required, but not pinned",
         "a is installed as 1.1, but pinned to 1",
     ]
+
+
+REPORT = {
+    "dependencies": [
+        {"name": "numpy", "version": "1", "vulns": [{"id": "PYSEC-1"}, {"id": "CVE-2"}]},
+        {"name": "torch", "version": "2", "vulns": []},
+        {"name": "rich", "skip_reason": "Dependency not found"},
+    ],
+    "fixes": [],
+}
+"""As pip-audit's `--format json` prints it."""
+CLEAN = {"dependencies": REPORT["dependencies"][1:], "fixes": []}
+
+
+@pytest.mark.parametrize(
+    ("report", "says"),
+    [
+        (REPORT, "numpy 1: PYSEC-1, CVE-2\npip-audit: 1 of 2 packages are known as vulnerable"),
+        (CLEAN, "pip-audit: 0 of 1 packages are known as vulnerable"),
+        (None, "no database of vulnerabilities was asked: pip-audit: ERROR: no route"),
+    ],
+)
+def test_what_pip_audit_says_is_passed_on(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    report: Any,
+    says: str,
+) -> None:
+    stand_in = (
+        "import sys\n"
+        "assert '--no-deps' in sys.argv and sys.argv[-2] == '-r', sys.argv\n"
+        f"print({'' if report is None else json.dumps(report)!r})\n"
+        "print('WARNING: first\\nERROR: no route', file=sys.stderr)\n"
+    )
+    (tmp_path / "pip_audit.py").write_text(stand_in)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("audit.problems", lambda *_: [])
+    assert main() == (report is REPORT)
+    assert says in capsys.readouterr().out
