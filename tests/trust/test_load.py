@@ -7,6 +7,7 @@ Slots, queue, KV cells, files and connections to the one; threads to no more tha
 
 import json
 import os
+import resource
 import socket
 import time
 import urllib.parse
@@ -33,6 +34,9 @@ CHAT = "/v1/chat/completions"
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A daemon with few slots and a short queue."""
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Each of us holds one end of every connection: the usual 1024 files are too few.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (usual[1], usual[1]))
     folder: Path = tmp_path_factory.mktemp("load")
     model = write_tiny_gguf(folder / "tiny.gguf")
     environ = {"EDGE_AGENT_TRAIN_ENABLED": "false", "EDGE_AGENT_ENGINE_SLOTS": str(SLOTS)}
@@ -43,6 +47,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         for _ in range(3):  # what is opened once and kept is opened now
             ask(found)
         yield found
+    resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
 
 def body(**fields: Any) -> dict[str, Any]:
@@ -122,6 +127,7 @@ def test_idle_connections_and_sleeping_readers_hold_up_nobody(daemon: Running) -
     before = counts(daemon)
     held = [connect(daemon) for _ in range(200 * LOAD)] + [stream(daemon) for _ in range(SLOTS)]
     assert [ask(daemon) for _ in range(5)] == [200] * 5
+    assert counts(daemon)["connections"] == before["connections"] + len(held)
     for client in held:
         client.close()
     returns_to(daemon, before)
