@@ -1,5 +1,6 @@
 """On a machine that is busy with other things, work of a moment may take long: it is let end."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import psutil
 import pytest
 
 from edge_agent.worker import Worker, WorkerFailed
+from edge_agent.worker_loop import PATIENCE
 from trainer.graders import sandbox
 
 CHILD = """
@@ -42,10 +44,28 @@ def test_a_call_that_waited_for_a_processor_is_answered(worker: Worker) -> None:
     assert worker.call("wait", seconds=0.6) is None
 
 
-def test_a_call_that_computes_is_ended_at_its_limit(worker: Worker) -> None:
-    with pytest.raises(WorkerFailed, match=r"burn took longer than 0\.2 s"):
-        worker.call("burn", seconds=60)
+@pytest.mark.parametrize("inherited", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_call_that_computes_is_ended_at_its_limit(
+    tmp_path: Path, inherited: signal.Handlers
+) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(f"from edge_agent import worker_loop\nworker_loop.PATIENCE = 1000\n{CHILD}")
+    worker = Worker(script, timeout_s=0.2, memory_mb=512)
+    usual = signal.signal(signal.SIGPROF, inherited)
+    try:
+        with pytest.raises(WorkerFailed, match=r"burn took longer than 0\.2 s"):
+            worker.call("burn", seconds=3)
+    finally:
+        signal.signal(signal.SIGPROF, usual)
     assert worker.call("burn", seconds=0.01) is None
+    worker.close()
+
+
+def test_time_between_calls_counts_for_none(worker: Worker) -> None:
+    worker.call("wait", seconds=0)
+    (child,) = psutil.Process().children()
+    time.sleep(PATIENCE * 0.2 + 0.2)
+    assert child.status() == psutil.STATUS_SLEEPING
 
 
 def test_a_call_that_never_computes_is_ended_too(worker: Worker) -> None:
@@ -58,6 +78,20 @@ def test_a_starved_program_is_let_end(monkeypatch: pytest.MonkeyPatch) -> None:
     ran = sandbox.run("import time; time.sleep(0.6); print(input())", stdin="x", timeout_s=0.3)
     assert ran.completed
     assert ran.output.strip() == "x"
+
+
+def test_a_program_that_is_not_starved_is_ended_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(sandbox, "_is_starved", lambda pid, _timeout_s: asked.append(pid))
+    assert sandbox.run("import time; time.sleep(60)", timeout_s=0.1).timed_out
+    assert len(asked) == 1
+
+
+def test_a_starved_program_computes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_is_starved", lambda _pid, _timeout_s: True)
+    monkeypatch.setattr(sandbox, "_PATIENCE", 1000)
+    code = "import time\nwhile time.process_time() < 4: pass"
+    assert not sandbox.run(code, timeout_s=0.4).completed
 
 
 def test_a_program_that_is_always_starved_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from models.errors import ModelError
 from models.gguf_file import inspect
 from models.llama_model import LlamaModel
 from models.measure import Bench
-from models.quantize import FILE_TYPES, quantize
+from models.quantize import FILE_TYPES, expected_bytes, quantize
 from models.tune import AS_SHIPPED, Row, choose, tune
 
 
@@ -62,10 +62,17 @@ def test_a_source_llama_cpp_cannot_read_leaves_nothing(
 def test_without_room_on_the_disk_nothing_is_written(
     out: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    usage = shutil.disk_usage(out)
+    full = usage._replace(free=expected_bytes(inspect(tiny_gguf), "BF16") - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: full if where == out else usage)
+    monkeypatch.setattr(llama_cpp, "llama_model_quantize", None)
     with pytest.raises(ModelError, match=r"^the disk is full: .* MB left; free some space, or"):
         quantize(tiny_gguf, out / "q.gguf", "BF16")
     assert list(out.iterdir()) == []
+
+
+def test_room_is_asked_for_as_much_as_the_copy_takes(smollm2: Path) -> None:
+    assert expected_bytes(inspect(smollm2), "BF16") == pytest.approx(2 * 134.5e6, rel=0.01)
 
 
 def test_a_disk_that_fills_up_on_the_way_is_named_and_left_clean(

@@ -214,6 +214,19 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in learner.lora.state().items())
 
 
+def test_a_step_hands_its_memory_back_when_its_gradients_are_gone(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = learner_of(tiny)
+    left: list[object] = []
+    monkeypatch.setattr(
+        "trainer.learner.give_back_freed",
+        lambda: left.extend(value.grad for value in learner.lora.parameters.values()),
+    )
+    learner.step([episode(learner)], dual=0.0)
+    assert left == [None] * len(learner.lora.parameters)
+
+
 @pytest.mark.parametrize("continued", [False, True])
 def test_saved_and_restored_it_goes_on_bit_for_bit(
     tiny: Path, promoted: Path, *, continued: bool
