@@ -2,9 +2,9 @@
 
 A daemon on the real small model, a reference cloud that fails now and then, six clients that ask,
 leave and converse, rounds by `edge-agent train`, and three swaps a minute by `edge-agent adapters`.
-At the end of each minute, with the base model served again so that like is compared with like, a
-sample is taken. It fails if memory grew, a count is not back at its idle value, a request failed
-or an acknowledged answer is not in the log.
+At the end of each minute, with the base model served again and its caches filled to their bounds,
+so that like is compared with like, a sample is taken. It fails if memory grew, a count is not back
+at its idle value, a request failed or an acknowledged answer is not in the log.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ if __name__ == "__main__":
     for folder in ("", "end_to_end", "engine"):
         sys.path.insert(0, str(Path(__file__).parents[1] / folder))
 
+import psutil
 import requests
 from crash import MODEL, examine
 from engine_harness import write_lora
@@ -32,7 +34,6 @@ from soak_clients import Clients
 from soak_rounds import SETTINGS, Rounds
 from soak_samples import Sample, counts, grown, left
 
-from benchmarks.runtime.memory import memory_mb
 from models import catalog
 from models.adapters import AdapterRegistry
 
@@ -49,8 +50,10 @@ _QUESTION = {
     "temperature": 0,
     "max_tokens": 8,
     "ignore_eos": True,
-    "messages": [{"role": "user", "content": "Count."}],
 }
+_PROMPTS = 16
+_WORDS = 50
+"""So long and so many that together they take more cells than there are."""
 
 
 class Soak:
@@ -116,6 +119,7 @@ class Soak:
         with clients, rounds:
             for minute in range(1, minutes + 1):
                 self._minute(daemon, minute_s)
+                fill_caches(daemon)
                 self.samples.append(self._sample(daemon, minute, clients, rounds))
                 told(json.dumps({**asdict(self.samples[-1]), **clients.errors}))
         after = self._idle(daemon, before)
@@ -187,12 +191,12 @@ class Soak:
             time.sleep(0.2)
 
     def _sample(self, daemon: Running, minute: int, clients: Clients, rounds: Rounds) -> Sample:
-        memory, now = memory_mb(daemon.process.pid), counts(daemon)
+        memory, now = psutil.Process(daemon.process.pid).memory_info(), counts(daemon)
         wal = self.data_dir / "edge-agent.db-wal"
         return Sample(
             minute=minute,
-            rss_mb=round(memory["rss"], 1),
-            private_mb=round(memory.get("private", memory["rss"]), 1),
+            rss_mb=round(memory.rss / 1e6, 1),
+            anonymous_mb=round((memory.rss - getattr(memory, "shared", 0)) / 1e6, 1),
             files=now["files"],
             threads=now["threads"],
             kv_used=now["kv_used"],
@@ -218,10 +222,25 @@ class Soak:
             time.sleep(0.2)
 
 
-def ask(daemon: Running) -> None:
-    """One question to the local model, always the same."""
+def ask(daemon: Running, question: str = "Count.") -> None:
+    """One question to the local model."""
     url = f"{daemon.base_url}/chat/completions"
-    requests.post(url, json=_QUESTION, timeout=_IN_TIME_S).raise_for_status()
+    body = {**_QUESTION, "messages": [{"role": "user", "content": question}]}
+    requests.post(url, json=body, timeout=_IN_TIME_S).raise_for_status()
+
+
+def fill_caches(daemon: Running) -> None:
+    """Bring all that a lane makes when it is first needed, and keeps, to its bound.
+
+    That is the embedding context, the prefill context and the shelf of cached prefixes. A swap
+    frees them: without this a sample would tell what happened to be asked since the last one.
+    """
+    embedding = {"model": "edge-local", "input": "Count."}
+    url = f"{daemon.base_url}/embeddings"
+    requests.post(url, json=embedding, timeout=_IN_TIME_S).raise_for_status()
+    with ThreadPoolExecutor(_PROMPTS) as pool:
+        list(pool.map(lambda number: ask(daemon, f"{number} " * _WORDS), range(_PROMPTS)))
+    ask(daemon)  # at each of its steps one of those prefixes is shelved
 
 
 def main() -> None:

@@ -7,10 +7,11 @@ import random
 import threading
 import urllib.parse
 from collections import Counter
-from types import TracebackType
-from typing import Any, Self
+from functools import partial
+from typing import Any
 
 from crash import acknowledged_id
+from soak_workers import Workers
 
 CLIENTS = 6
 TASK = "sums"
@@ -42,7 +43,7 @@ KINDS: dict[str, dict[str, Any]] = {
 _WEIGHTS = (6, 6, 3, 2, 2, 1, 1, 1, 1)
 
 
-class Clients:
+class Clients(Workers):
     """Threads that ask until the context ends. What they heard is in the attributes."""
 
     def __init__(self, url: str, *, pause_s: float, seed: int) -> None:
@@ -54,32 +55,14 @@ class Clients:
         self.errors: Counter[str] = Counter()
         self._address = urllib.parse.urlsplit(url).netloc
         self._pause_s = pause_s
-        self._over = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [
-            threading.Thread(target=self._run, args=(random.Random(f"{seed}:{number}"),))
-            for number in range(CLIENTS)
-        ]
+        randoms = [random.Random(f"{seed}:{number}") for number in range(CLIENTS)]
+        super().__init__(*(partial(self._run, rng) for rng in randoms))
 
     @property
     def learnable(self) -> int:
         """Answered queries that a round can learn from: those with a reference, not private."""
         return sum(self.answers[kind] for kind in ("chat", "stream", "cloud"))
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
 
     def _run(self, rng: random.Random) -> None:
         said: list[dict[str, str]] = []

@@ -4,14 +4,12 @@ import contextlib
 import json
 import signal
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from soak_clients import Clients
+from soak_workers import Workers
 
 from models.adapters import AdapterRegistry
 from models.errors import AdapterError
@@ -28,7 +26,7 @@ _NEW_QUERIES = 80
 """Between two rounds; the least a round takes is 42, some of them only to test on."""
 
 
-class Rounds:
+class Rounds(Workers):
     """Trains until the context ends; the last round is then interrupted, as Ctrl-C would."""
 
     def __init__(
@@ -46,24 +44,12 @@ class Rounds:
         self._registry = registry
         self._start = start
         self._log = log
-        self._over = threading.Event()
         self._process: subprocess.Popen[str] | None = None
-        self._thread = threading.Thread(target=self._run)
+        super().__init__(self._run)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._over.set()
+    def _interrupt(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-        self._thread.join()
 
     def _run(self) -> None:
         learnt = 0

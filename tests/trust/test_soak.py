@@ -24,7 +24,7 @@ def test_clients_and_swaps_leave_nothing_and_lose_nothing(tmp_path: Path) -> Non
 def hour(mb: Callable[[int], float], **fields: Any) -> list[Sample]:
     sample = Sample(0, 0, 0, 30, 9, 500, 4.0, 100, 0, 1, 3)
     return [
-        dataclasses.replace(sample, minute=m, rss_mb=mb(m), private_mb=mb(m), **fields)
+        dataclasses.replace(sample, minute=m, rss_mb=mb(m), anonymous_mb=mb(m), **fields)
         for m in range(1, 61)
     ]
 
@@ -34,7 +34,8 @@ def hour(mb: Callable[[int], float], **fields: Any) -> list[Sample]:
     [
         (lambda m: 300 + 10 * (m % 3), 0),
         (lambda m: 200 + min(m, 15) * 10, 0),  # warm after a quarter
-        (lambda m: 300 + m, 2),
+        (lambda m: 300 + 15 * (m > 45), 0),
+        (lambda m: 300 + 0.6 * m, 2),
         (lambda m: 300 + 400 * (m == 60), 0),  # one outlier
         (lambda m: 300 + 20 * (m > 45), 2),
     ],
