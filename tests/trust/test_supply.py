@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import archives
 import pytest
-from audit import ROOT, main, pins, problems, required
+from audit import ROOT, archive_problems, folded, main, pins, problems, required
 
 
 def test_what_is_required_is_pinned_exactly() -> None:
@@ -68,3 +69,38 @@ def test_what_pip_audit_says_is_passed_on(
     monkeypatch.setattr("audit.problems", lambda *_: [])
     assert main() == (report is REPORT)
     assert says in capsys.readouterr().out
+
+
+def pip_report(folder: Path, name: str, *urls: str) -> None:
+    """As `pip install --report` writes it; every archive has the hash "aa"."""
+    folder.mkdir(exist_ok=True)
+    packages = [
+        {"download_info": {"url": url, "archive_info": {"hashes": {"sha256": "aa"}}}}
+        for url in urls
+    ]
+    ours = {"download_info": {"url": "file:///src", "dir_info": {"editable": True}}}
+    (folder / name).write_text(json.dumps({"install": [*packages, ours]}), encoding="utf-8")
+
+
+def test_an_archive_with_another_hash_fails_the_audit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pip_report(tmp_path, "pip-dev.json", "https://index/a-1.whl", "https://index/b-1%2Bcpu.whl")
+    pip_report(tmp_path, "pip-serve.json", "https://index/c-1.tar.gz#x")
+    monkeypatch.setattr(archives, "REPORTS", tmp_path)
+    monkeypatch.setattr(archives, "PINNED", tmp_path / "pins")
+    archives.PINNED.write_text("aa  a-1.whl\naa  b-1+cpu.whl\n", encoding="utf-8")
+    assert archive_problems() == []
+    assert "2 archives compared, 1 are of another platform" in capsys.readouterr().out
+    archives.PINNED.write_text("aa  a-1.whl\nbb  c-1.tar.gz\n", encoding="utf-8")
+    assert archive_problems() == ["c-1.tar.gz has the hash aa, but bb is pinned"]
+    assert main() == 1
+    archives.main()
+    assert archives.PINNED.read_text() == "aa  a-1.whl\naa  b-1+cpu.whl\naa  c-1.tar.gz\n"
+
+
+def test_every_pinned_version_has_a_hash() -> None:
+    files = archives.pinned(archives.PINNED.read_text(encoding="utf-8"))
+    parts = [file.removesuffix(".tar.gz").split("-") for file in files]
+    hashed = {(folded(name), version.partition("+")[0]) for name, version, *_ in parts}
+    assert pins((ROOT / "constraints.txt").read_text(encoding="utf-8")).items() - hashed == set()
