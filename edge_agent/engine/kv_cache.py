@@ -63,6 +63,8 @@ class KvCache:
         """Sequences that hold KV, by id."""
         self.total = context.cells
         self.used = 0
+        self.peak = 0
+        """Most cells used at once since `pack`: the last one in use may lie as far back."""
 
     @property
     def full(self) -> bool:
@@ -87,6 +89,7 @@ class KvCache:
         """Record that `n` more tokens of `sequence` were decoded into cells of its own."""
         sequence.done += n
         self.used += n
+        self.peak = max(self.peak, self.used)
 
     def close(self, sequence: Sequence) -> None:
         """Release all cells (those that others share stay) and the id. Idempotent."""
@@ -120,6 +123,16 @@ class KvCache:
             return False
         self.extend(sequence, sequence.pending)
         return True
+
+    def pack(self) -> None:
+        """Move the only sequence that is held to the first cells; it is empty if that fails.
+
+        One that has tokens to compute stays where it is.
+        """
+        for sequence in list(self.held.values()):
+            if not sequence.pending:
+                self.replace(sequence, self.save(sequence)[0])
+        self.peak = self.used
 
     def cells(self, sequences: Iterable[Sequence]) -> int:
         """Cells that these sequences hold together, shared ones counted once."""

@@ -136,6 +136,14 @@ class Reservations:
             self._crowded = many and self.prefixes.shelve()
         return self._crowded
 
+    def pack(self) -> None:
+        """Let what one cached prefix holds be the first cells, if it may lie far behind them.
+
+        So it is after a crowd has left: attention would go on walking over the crowd's cells.
+        """
+        if len(self.kv.held) <= 1 and self.kv.peak > 2 * self.kv.used + self.kv.total * _RESIDENT:
+            self.kv.pack()
+
     def discard(self, sequence: Sequence) -> None:
         """The sequence has ended; its KV is of no use to anyone."""
         self.prefixes.drop(sequence)

@@ -171,6 +171,7 @@ class Scheduler:
         """Nobody waits: make room for those who come next, before they are given cells."""
         while self._memory.tidy():
             pass
+        self._memory.pack()
 
     def step(self) -> None:
         """Admit who fits, run one batch, hand out what it gave."""

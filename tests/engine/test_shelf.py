@@ -172,3 +172,43 @@ def test_what_the_shelf_cannot_take_is_kept_while_there_is_room(context: LlamaCo
     assert memory.cached([*long, 9]) == 150
     assert memory.reserve(Sequence(prompt_of(5, 200)), 200, [], []) == 0  # room is needed: it goes
     assert memory.cached([*long, 9]) == 0
+
+
+def test_what_a_crowd_leaves_behind_moves_to_the_front(
+    context: LlamaContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody computes; once, and not what lies in front already."""
+    memory = Reservations(KvCache(context))
+    restored: list[int] = []
+    restore = context.restore
+    monkeypatch.setattr(
+        context, "restore", lambda *state: restored.append(state[0]) or restore(*state)
+    )
+    prompts = [prompt_of(seed, 60) for seed in range(4)]
+    crowd = [run(context, memory, prompt)[0] for prompt in prompts]
+    for sequence in crowd:
+        memory.retire(sequence)
+    memory.pack()
+    assert restored == []  # several are held: nothing to gain
+    while memory.tidy():
+        pass
+    memory.pack()
+    memory.pack()
+    assert len(restored) == 1
+    assert memory.kv.used == memory.kv.peak == 60
+    longer = [*prompts[-1], *prompt_of(9, 10)]
+    sequence, logits = run(context, memory, longer)
+    assert sequence.done == 70
+    assert memory.kv.used == 70
+    context.clear()
+    _, expected = run(context, Reservations(KvCache(context)), longer)
+    np.testing.assert_allclose(logits, expected, atol=2e-3)
+
+
+def test_what_waits_to_be_computed_is_not_moved(context: LlamaContext) -> None:
+    memory = Reservations(KvCache(context))
+    sequence, _ = run(context, memory, prompt_of(1, 20))
+    sequence.tokens.append(7)
+    memory.kv.peak = 200
+    memory.pack()
+    assert (sequence.done, sequence.pending, memory.kv.used) == (20, 1, 20)
