@@ -185,7 +185,12 @@ class Scheduler:
             if choice.runs:  # not failed by a sibling meanwhile
                 self._take(choice, row)
         work = [(choice, n) for choice, n in work if choice.runs]
-        work += [(c, c.sequence.pending) for c in aside if c.runs and c.sequence.pending > 1]
+        room = self._batch - sum(n for _, n in work)
+        for choice in aside:
+            pending = choice.sequence.pending  # what could not be moved may have lost its KV, too
+            if choice.runs and pending > 1 and room > 0:
+                work.append((choice, min(pending, room)))
+                room -= work[-1][1]
         if work:
             self._runner.run(work)
             self._counters.batches += 1

@@ -234,3 +234,21 @@ async def test_what_cannot_be_moved_is_computed_among_the_others(
         monkeypatch.setattr(scheduler._context, "restore", lambda *_: False)
     await crowd(engine, reference)
     assert sum(crowded) == 0
+
+
+async def test_what_lost_its_kv_on_the_way_does_not_overfill_a_batch(
+    tiny_model: Path, reference: Reference, crowded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a long prompt that takes all the room that the shared prefixes had spared."""
+    engine = make_engine(tiny_model, batch=128, context=2048, slots=8)
+    shared = prompt_of(40, 40)
+    await ask(engine, shared, max_tokens=1)
+    crowded.clear()
+    context = engine._lane.scheduler._context
+    monkeypatch.setattr(context, "restore", lambda *_: False)
+    prompts = [prompt_of(50, 200), *([*shared, *prompt_of(s, 20)] for s in range(2))]
+    answers = await asyncio.gather(*(ask(engine, prompt, max_tokens=6) for prompt in prompts))
+    for prompt, (_, [answer]) in zip(prompts, answers, strict=True):
+        reference.check_greedy(prompt, answer.ids, 6)
+    await engine.stop(0)
+    assert sum(crowded) == 0

@@ -121,6 +121,7 @@ async def test_an_idle_engine_makes_room(tiny_model: Path) -> None:
     await asyncio.gather(*(ask(engine, prompt) for prompt in prompts))
     await asyncio.wrap_future(engine._mailbox.call(lambda: None))  # after the engine's rest
     assert engine.stats().kv_used == 30 + 8 - 1
+    assert engine._lane.scheduler._memory.kv.peak == 30 + 8 - 1  # the last one lies in front
     for prompt in prompts:
         point, _ = await ask(engine, prompt)
         assert point.cached_tokens == 29
@@ -188,6 +189,7 @@ def test_what_a_crowd_leaves_behind_moves_to_the_front(
     crowd = [run(context, memory, prompt)[0] for prompt in prompts]
     for sequence in crowd:
         memory.retire(sequence)
+    memory.kv.peak = memory.kv.total * 9
     memory.pack()
     assert restored == []  # several are held: nothing to gain
     while memory.tidy():
