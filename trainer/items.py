@@ -50,7 +50,7 @@ FROM query JOIN response ON response.seq = query.seq
 WHERE {{rows}} AND {READABLE}
 ORDER BY query.seq
 """  # noqa: S608
-_MOST_READ = 10_000
+MOST_READ = 10_000
 """Rows of one stretch of the log; of a longer one as many are drawn at random."""
 
 
@@ -147,12 +147,12 @@ def _stretch(
     The sample depends on the two numbers alone, so a resumed round reads the same.
     """
     arguments: dict[str, int | str]
-    if until - after <= _MOST_READ:
+    if until - after <= MOST_READ:
         rows = f"{key} > :after AND {key} <= :until"
         arguments = {"after": after, "until": until}
     else:
         rng = random.Random(f"{after}:{until}")  # noqa: S311
-        drawn = rng.sample(range(after + 1, until + 1), _MOST_READ)
+        drawn = rng.sample(range(after + 1, until + 1), MOST_READ)
         rows = f"{key} IN (SELECT value FROM json_each(:drawn))"  # noqa: S608
         arguments = {"drawn": json.dumps(drawn)}
     return _rows(db, sql.format(rows=rows), arguments)

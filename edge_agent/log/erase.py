@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent.errors import StoreError
 from edge_agent.log.database import immediate
+from edge_agent.log.search_index import INDEXES, merge
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -78,23 +79,13 @@ def scrub(db: "Database") -> None:
     Raises StoreError if another program reads all the time, so that the write-ahead log cannot be
     emptied.
     """
-    for index in ("query_fts", "choice_fts"):
-        _merge(db, index)
+    for index in INDEXES:
+        pages = -_PAGES_PER_STEP  # into one segment: then no deleted word is left
+        while merge(db, index, pages):
+            pages = _PAGES_PER_STEP
     while db.conn.execute("PRAGMA freelist_count").fetchone()[0]:
         db.conn.execute(f"PRAGMA incremental_vacuum({_PAGES_PER_STEP})").fetchall()
     _empty_write_ahead_log(db)
-
-
-def _merge(db: "Database", index: str) -> None:
-    """Merge the search index into one segment, step by step: then no deleted word is left."""
-    step = -_PAGES_PER_STEP
-    while True:
-        before = db.conn.total_changes
-        with immediate(db):
-            db.conn.execute(f"INSERT INTO {index} ({index}, rank) VALUES ('merge', ?)", [step])  # noqa: S608
-        if db.conn.total_changes - before < 2:
-            return
-        step = _PAGES_PER_STEP
 
 
 def _empty_write_ahead_log(db: "Database") -> None:

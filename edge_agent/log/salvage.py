@@ -16,6 +16,7 @@ from edge_agent.errors import StoreError
 from edge_agent.log.database import boundary, insert_row, open_database
 from edge_agent.log.migrations import migrations
 from edge_agent.log.pages import Found, PageFile, Row
+from edge_agent.log.search_index import INDEXES
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -62,7 +63,7 @@ def find_damage(path: Path) -> str | None:
             (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
             if verdict != "ok":
                 return str(verdict)
-            for index in ("query_fts", "choice_fts"):
+            for index in INDEXES:
                 db.execute(f"INSERT INTO {index} ({index}, rank) VALUES ('integrity-check', 1)")  # noqa: S608
             db.rollback()
             broken = db.execute("PRAGMA foreign_key_check").fetchone()

@@ -2,9 +2,11 @@
 
 A write that ended without failure is committed; from then on kill -9 cannot lose it. One that
 fails ends alone: the thread and the other writes go on. Where the database itself fails
-(`LogHealth`), the thread tries every second whether it is well again.
+(`LogHealth`), the thread tries every second whether it is well again. When nothing has come for a
+moment, it merges what the writes have added to the search index.
 """
 
+import contextlib
 import queue
 import shutil
 import sqlite3
@@ -19,12 +21,15 @@ from edge_agent.errors import EdgeAgentError, StoreError
 from edge_agent.log.database import boundary, immediate
 from edge_agent.log.gaps import note_gap
 from edge_agent.log.health import LogHealth
+from edge_agent.log.search_index import tidy
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 _LARGEST_BATCH = 256
 _PROBE_S = 1.0
+_REST_S = 0.5
+"""Without a write, before the search index is tidied."""
 _ROOM = 1_000_000
 """Bytes that must be free before a log that failed is written again: rows are small, but the
 write-ahead log grows by more."""
@@ -56,6 +61,8 @@ class Writer:
         self._gate = threading.Lock()
         """Nothing enters the queue behind the None that ends it."""
         self.closed = False
+        self._untidy = False
+        """Something was written since the search index had nothing to merge."""
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
@@ -88,12 +95,15 @@ class Writer:
                 self._commit(items)
             if not batch or not running:
                 self._probe()
+            if not batch and self._untidy:
+                self._tidy()
 
     def _next_batch(self) -> list[_Item | None]:
-        """What waits; empty after a while in which nothing came, if the log is failing."""
+        """What waits; empty after a while without any, if there is something to do meanwhile."""
         failing = self._health.error is not None
+        rest = _REST_S if self._untidy else None
         try:
-            batch = [self._queue.get(timeout=_PROBE_S if failing else None)]
+            batch = [self._queue.get(timeout=_PROBE_S if failing else rest)]
         except queue.Empty:
             return []
         while len(batch) < _LARGEST_BATCH and not self._queue.empty():
@@ -117,11 +127,21 @@ class Writer:
                         failures[index] = StoreError(f"the row cannot be written: {error}")
                         failures[index].__cause__ = error
             self._health.mended()
+            self._untidy = True
         except StoreError as error:
             self._health.broke(error)
             failures = dict.fromkeys(range(len(batch)), error)
         for index, item in enumerate(batch):
             item.ended(failures.get(index))
+
+    def _tidy(self) -> None:
+        """Merge step by step until a write comes. What cannot be merged now waits for the next."""
+        self._untidy = False
+        with contextlib.suppress(StoreError), boundary(self._path):
+            while self._queue.empty():
+                if not tidy(self._db):
+                    return
+            self._untidy = True
 
     def _probe(self) -> None:
         """Note the answers that were not logged; if that can be written, so can the next row."""

@@ -129,9 +129,10 @@ def test_every_quantization_is_measured_against_the_bandwidth(run, tmp_path: Pat
 
 def test_compare_shows_what_changed(run, tmp_path: Path):
     with scripted(Script()) as url:
-        for _ in range(2):
-            done = run("latency", "--url", url, "--part", "cold", "--json", *LOAD)
+        done = run("latency", "--url", url, "--part", "cold", "--json", *LOAD)
     document = json.loads(done.stdout)
+    for figure in document["figures"]:
+        figure["values"] = [10.0, 11.0]  # what was measured may have any spread
     before, after = tmp_path / "before.json", tmp_path / "after.json"
     before.write_text(json.dumps(document))
     for figure in document["figures"]:

@@ -115,7 +115,7 @@ def test_of_a_long_log_a_sample_is_read_and_always_the_same_one(
 ) -> None:
     for number in range(60):
         log.ask(f"question {number}", reference="r")
-    monkeypatch.setattr(items, "_MOST_READ", 20)
+    monkeypatch.setattr(items, "MOST_READ", 20)
     first, again = load(log).items, load(log).items
     assert first == again
     assert len({item.query_id for item in first}) == 20
