@@ -24,6 +24,8 @@ class Plan:
     models: tuple[str, ...]
     contexts: tuple[int, ...]
     slots: tuple[int, ...]
+    waves: int = 2
+    """Of as many requests at once as there are slots, no two with the same prompt."""
     repeats: int = 3
     versus: str | None = None
     trainer: bool = True
@@ -39,11 +41,13 @@ def run(plan: Plan, settings: Settings, *, seed: int, output: Output) -> None:
         for repeat in range(plan.repeats):
             for model, context, slots in sizes:
                 running.doing(f"{model}, {context} cells, {slots} slots")
-                _daemon(running, settings, model, context, slots, seed=seed + repeat)
+                _daemon(
+                    running, settings, model, context, slots, waves=plan.waves, seed=seed + repeat
+                )
                 running.step()
         if plan.versus is not None:
             running.doing(plan.versus)
-            _other(running, plan.versus, max(plan.slots), seed=seed)
+            _other(running, plan.versus, max(plan.slots), plan.waves, seed=seed)
             running.step()
         if plan.trainer:
             running.doing("trainer")
@@ -52,8 +56,9 @@ def run(plan: Plan, settings: Settings, *, seed: int, output: Output) -> None:
 
 
 def _daemon(
-    running: Session, settings: Settings, model: str, context: int, slots: int, *, seed: int
-) -> None:
+    running: Session, settings: Settings, model: str, context: int, slots: int, *, waves: int,
+    seed: int,
+) -> None:  # fmt: skip
     chosen = settings.model_copy(update={"model": model})
     fields = {
         "EDGE_AGENT_ENGINE_CONTEXT": str(context),
@@ -66,23 +71,23 @@ def _daemon(
     ):
         _add(running, servers.OURS, "idle", at, memory_mb(own.pid))
         # A word may be several tokens: leave room for them.
-        _load(own.target, slots, seed, words=min(_PROMPT_WORDS, context // 16))
+        _load(own.target, slots, waves, seed, words=min(_PROMPT_WORDS, context // 16))
         _add(running, servers.OURS, "after load", at, memory_mb(own.pid))
 
 
-def _other(running: Session, url: str, slots: int, *, seed: int) -> None:
+def _other(running: Session, url: str, slots: int, waves: int, *, seed: int) -> None:
     """Another server on this machine under the same load; its size is what it was started with."""
     target = servers.find(url)
     pid = servers.process_at(url)
     if pid is None:
         raise Unavailable(f"the process behind {url} cannot be seen from here")
-    _load(target, slots, seed)
-    _add(running, target.name, "after load", f"under {slots} requests", memory_mb(pid))
+    _load(target, slots, waves, seed)
+    _add(running, target.name, "after load", f"under {waves} × {slots} requests", memory_mb(pid))
 
 
-def _load(target: Target, width: int, seed: int, *, words: int = _PROMPT_WORDS) -> None:
+def _load(target: Target, width: int, waves: int, seed: int, *, words: int = _PROMPT_WORDS) -> None:
     prompts = Prompts(seed)
-    requests = [target.request(prompts.cold(words), _ANSWER_TOKENS) for _ in range(2 * width)]
+    requests = [target.request(prompts.cold(words), _ANSWER_TOKENS) for _ in range(waves * width)]
     done = http_load.run(target, requests, width, timeout_s=300)
     if not done.good:
         raise EdgeAgentError(f"{target.name} answers nothing: {done.errors[0]}")

@@ -98,6 +98,10 @@ def memory(
     versus: Annotated[
         str | None, typer.Option(metavar="URL", help="A server on this machine to measure too.")
     ] = None,
+    waves: Annotated[
+        int,
+        typer.Option(min=1, help="Times as many requests at once as slots; all prompts differ."),
+    ] = 2,
     repeats: Repeats = 3,
     seed: Seed = 0,
     out: Out = OUT,
@@ -106,7 +110,8 @@ def memory(
     """Peak and steady memory of daemons of every size, and of the trainer.
 
     Shared and private pages apart. Each daemon is started for this, measured idle, and measured
-    again after it has answered as many requests at a time as it has slots.
+    again after it has answered as many requests at a time as it has slots. More waves show what
+    a server keeps of the prompts that it has answered.
 
     \b
     Example: edge-agent benchmark memory --contexts 2048,8192 --slots 1,16
@@ -122,6 +127,7 @@ def memory(
         if contexts
         else (usual.context // 4, usual.context),
         slots=numbers(slots, "--slots") if slots else tuple(sorted({1, usual.slots})),
+        waves=waves,
         repeats=repeats,
         versus=versus,
     )

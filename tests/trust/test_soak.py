@@ -12,6 +12,7 @@ from soak_samples import POOLED, Sample, grown, left
 IDLE = {"running": 0, "kv_used": 20, "files": 30, "clients": 0, "threads": 9}
 
 
+@pytest.mark.timeout(600)  # two minutes and more where other work runs
 def test_clients_and_swaps_leave_nothing_and_lose_nothing(tmp_path: Path) -> None:
     soak, lines = Soak(tmp_path, seed=1), []
     assert soak.run(2, minute_s=5, pause_s=1, told=lines.append) == []
