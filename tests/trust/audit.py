@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import archives
 from archives import ROOT
 
+PATIENCE_S = 600.0
+"""For pip-audit's questions to the database."""
 _PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9.!+_-]+)")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -90,10 +92,13 @@ def audit() -> Audited:
     if importlib.util.find_spec("pip_audit") is None:
         raise NotAudited("pip-audit is not installed")
     command = [sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off"]
-    done = subprocess.run(
-        [*command, "--disable-pip", "--no-deps", "-r", str(ROOT / "constraints.txt")],
-        capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [*command, "--disable-pip", "--no-deps", "-r", str(ROOT / "constraints.txt")],
+            capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise NotAudited(f"pip-audit: no answer in {PATIENCE_S:g} s") from None
     try:
         packages = json.loads(done.stdout)["dependencies"]
     except ValueError:

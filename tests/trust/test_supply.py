@@ -71,6 +71,20 @@ def test_what_pip_audit_says_is_passed_on(
     assert says in capsys.readouterr().out
 
 
+def test_a_database_that_never_answers_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pip_audit.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("audit.problems", lambda *_: [])
+    monkeypatch.setattr("audit.PATIENCE_S", 0.5)
+    assert main() == 0
+    assert "no database of vulnerabilities was asked: pip-audit: no answer" in (
+        capsys.readouterr().out
+    )
+
+
 def pip_report(folder: Path, name: str, *urls: str) -> None:
     """As `pip install --report` writes it; every archive has the hash "aa"."""
     folder.mkdir(exist_ok=True)
