@@ -51,6 +51,14 @@ def m004_shift(db: "Database") -> None:
     db.execute("ALTER TABLE training_round ADD COLUMN shift TEXT")
 
 
+@migrations()
+def m005_merges(db: "Database") -> None:
+    """Inserts into the full-text indexes merge seldom: the writer merges while nothing waits."""
+    for index in ("query_fts", "choice_fts"):
+        for option, segments in (("automerge", 16), ("crisismerge", 64)):
+            db.execute(f"INSERT INTO {index} ({index}, rank) VALUES (?, ?)", [option, segments])  # noqa: S608
+
+
 _LOG = """
 CREATE TABLE arrival (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- 1, 2, 3, … without gaps

@@ -1,8 +1,8 @@
 """The full-text indexes of the log.
 
-Each transaction adds a segment, and segments have to be merged. While rows are inserted FTS5 does
-so itself, which in a long log can take longer than the insert; so the writer merges while nothing
-waits. https://www.sqlite.org/fts5.html#the_merge_command
+Each transaction adds a segment, and segments have to be merged. FTS5 does so itself while rows are
+inserted, which in a long log takes longer than the insert; so it is told to be slow about it, and
+the writer merges while nothing waits. https://www.sqlite.org/fts5.html#the_merge_command
 """
 
 from typing import TYPE_CHECKING

@@ -8,23 +8,11 @@ import pytest
 from log_records import a_decision, a_query, an_outcome
 
 from edge_agent.log import writer
-from edge_agent.log.database import immediate, open_database
 from edge_agent.log.search_index import INDEXES
 from edge_agent.log.store import Store
 
 ALIKE = 4
 """So many segments of one level are merged, fewer are left."""
-
-
-@pytest.fixture
-def scattered(database: Path) -> Path:
-    """A log whose inserts merge nothing."""
-    db = open_database(database)
-    with immediate(db):
-        for index in INDEXES:
-            db.execute(f"INSERT INTO {index} ({index}, rank) VALUES ('automerge', 0)")  # noqa: S608
-    db.close()
-    return database
 
 
 def segments(database: Path, index: str) -> int:
@@ -40,13 +28,13 @@ def save(store: Store, count: int) -> None:
         store.save(query, a_decision(), an_outcome(f"answer {number}")).result()
 
 
-def test_segments_are_merged_when_the_log_rests(scattered: Path) -> None:
-    store = Store(scattered)
+def test_segments_are_merged_when_the_log_rests(database: Path) -> None:
+    store = Store(database)
     save(store, 12)
     before = store.reader.search("question")
     assert len(before) == 12
     deadline = time.monotonic() + 60
-    while max(segments(scattered, index) for index in INDEXES) >= ALIKE:
+    while max(segments(database, index) for index in INDEXES) >= ALIKE:
         assert time.monotonic() < deadline, "nothing was merged"
         time.sleep(0.05)
     assert store.reader.search("question") == before
@@ -56,17 +44,17 @@ def test_segments_are_merged_when_the_log_rests(scattered: Path) -> None:
 
 
 def test_nothing_is_merged_while_writes_come(
-    scattered: Path, monkeypatch: pytest.MonkeyPatch
+    database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "_REST_S", 3600.0)
-    store = Store(scattered)
-    save(store, 12)
-    assert segments(scattered, "query_fts") == 12
+    store = Store(database)
+    save(store, 40)
+    assert [segments(database, index) for index in INDEXES] == [40, 40]
     store.close()
 
 
 def test_a_lock_while_it_rests_fails_no_later_write(
-    scattered: Path, monkeypatch: pytest.MonkeyPatch
+    database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge_agent.log.database.BUSY_TIMEOUT_S", 0.1)
     tried: list[None] = []
@@ -77,9 +65,9 @@ def test_a_lock_while_it_rests_fails_no_later_write(
         return real(db)  # type: ignore[arg-type]
 
     monkeypatch.setattr(writer, "tidy", tidy)
-    store = Store(scattered)
+    store = Store(database)
     save(store, 8)
-    with sqlite3.connect(scattered) as other:
+    with sqlite3.connect(database) as other:
         other.execute("BEGIN IMMEDIATE")
         deadline = time.monotonic() + 60
         while not tried:
