@@ -98,10 +98,16 @@ def _ablations(summary: Summary) -> list[str]:
 
 
 def failures(summary: Summary) -> list[str]:
-    """4. What is no better than chance, lost ground, or left its budget. From the main study."""
+    """4. What is no better than chance, lost ground, or left its budget.
+
+    From the main study; where it was not run, from the others, each variant once.
+    """
     lines = []
     width = summary.protocol.window
-    for row in summary.studies.get("main", ()):
+    main = summary.studies.get("main", ())
+    every = {row.variant: row for rows in summary.studies.values() for row in rows}
+    for row in main or every.values():
+        name = row.title if main else row.variant.label
         if row.variant.how.asks not in ("p_offload", "router", "confidence"):
             continue
         for j, family in enumerate(summary.protocol.families):
@@ -109,25 +115,26 @@ def failures(summary: Summary) -> list[str]:
             gain = sum(cell.joint - cell.random for cell in cells) / len(cells)
             if gain <= 0:
                 lines.append(
-                    f"- {row.title}, {family}: no better than random at the same rate "
+                    f"- {name}, {family}: no better than random at the same rate "
                     f"({gain:+.3f} after the last phase)"
                 )
             started = [outcome.cells[0][j].local for outcome in row.outcomes]
             lost = sum(c.local - s for c, s in zip(cells, started, strict=True)) / len(cells)
             if lost < -TOLERANCE:
-                lines.append(f"- {row.title}, {family}: local answers end {lost:+.3f} below start")
+                lines.append(f"- {name}, {family}: local answers end {lost:+.3f} below start")
         own = row.mean("own_rate")
         if row.variant.how.by_rate and own is not None:
-            error = own - summary.protocol.rate
+            changed = row.variant.changed_rate
+            error = own - (row.variant.rate if changed is None else changed)
             if abs(error) > TOLERANCE:
                 lines.append(
-                    f"- {row.title}: left alone it would ask for {own:.0%}, {error:+.2f} off τ; "
+                    f"- {name}: left alone it would ask for {own:.0%}, {error:+.2f} off τ; "
                     "the threshold makes up the difference"
                 )
         served = [e for e in row.errors("served", width) if abs(e) > TOLERANCE]
         if served:
             lines.append(
-                f"- {row.title}: {len(served)} windows of {width} served queries off τ by more "
+                f"- {name}: {len(served)} windows of {width} served queries off τ by more "
                 f"than {TOLERANCE:g} (worst {max(served, key=abs):+.3f})"
             )
     return lines or ["- Nothing of what is looked for here. That is no proof."]
