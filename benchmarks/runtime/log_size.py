@@ -147,7 +147,7 @@ def _insert(settings: Settings, rng: random.Random) -> dict[str, float]:
 
 
 def _sample(bench: "Workbench", size: int) -> dict[str, float]:
-    """Seconds to read a round's data, the last thousand queries of `size` being new."""
+    """Seconds to read a round's data, in all and for each query; the last thousand are new."""
     from edge_agent.training.journal import Position
     from trainer import corpus, items
 
