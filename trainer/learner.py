@@ -186,6 +186,7 @@ class Learner:
     def _run(
         self, groups: Sequence[Answers], indices: Sequence[int]
     ) -> list[tuple[int, AnswerLogProbs]]:
+        give_back_freed()  # what the last micro-batch left is in other sizes
         logp = answer_logprobs(
             self.lora.base,
             pack(groups, self.device),

@@ -1,7 +1,7 @@
 """LoRA on the frozen base: PEFT's adapters, run by the functions of `lean`."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.adapter_version import PEFT_CONFIG, PEFT_WEIGHTS
 from trainer.errors import TrainerError
-from trainer.lean import LoraLinear, slim
+from trainer.lean import Adapted, LoraLinear, slim
 from trainer.settings import LoraSettings
 
 _NAME = "default"
@@ -37,7 +37,7 @@ class LoraModel:
         self._recompute = False
         for module in self.model.modules():
             if isinstance(module, LoraLayer):
-                module.forward = _adapted(module)
+                _run_lean(module)
         slim(base)
         for layer in self.base.get_decoder().layers:
             layer.forward = self._maybe_recomputed(layer.forward)
@@ -108,17 +108,16 @@ class LoraModel:
         save_file(state, folder / PEFT_WEIGHTS, metadata={"format": "pt"})
 
 
-def _adapted(module: Any) -> Callable[[Tensor], Tensor]:
+def _run_lean(module: Any) -> None:
     base = module.get_base_layer()
     a, b = module.lora_A[_NAME], module.lora_B[_NAME]
+    adapted = Adapted(base.weight, base.bias, a.weight, b.weight, module.scaling[_NAME])
 
     def forward(x: Tensor) -> Tensor:
-        found: Tensor = LoraLinear.apply(  # type: ignore[no-untyped-call]
-            x, base.weight, base.bias, a.weight, b.weight, module.scaling[_NAME]
-        )
+        found: Tensor = LoraLinear.apply(x, *adapted)  # type: ignore[no-untyped-call]
         return found
 
-    return forward
+    module.adapted, module.forward = adapted, forward
 
 
 def _config(settings: LoraSettings) -> LoraConfig:

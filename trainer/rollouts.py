@@ -39,10 +39,15 @@ class Sampler:
         asyncio.run(self.engine.activate(served))
 
     def groups(self, prompts: Sequence[Sequence[int]], count: int, *, seed: int) -> list[Group]:
-        """`count` rollouts of each prompt, sharing its KV."""
+        """`count` rollouts of each prompt, sharing its KV.
+
+        Learner and sampler take turns: each begins without what only the other needs in memory.
+        """
+        drop_mapped_pages(self._gguf)  # both map it
         try:
             return self.engine.sample_groups(
                 prompts, count, max_tokens=self._max_tokens, seed=seed, window=self.window
             )
         finally:
-            drop_mapped_pages(self._gguf)  # the learner's turn: it maps the same file
+            self.engine.rest()
+            drop_mapped_pages(self._gguf)

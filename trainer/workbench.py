@@ -14,6 +14,7 @@ import psutil
 from edge_agent.budget.ledger import Ledger
 from edge_agent.config import EngineSettings, Settings, TrainSettings
 from edge_agent.engine.engine import Engine
+from edge_agent.engine.resident import keep_little_freed
 from edge_agent.engine.types import Group, ServedModel
 from edge_agent.formats.chat_template import ChatTemplate
 from edge_agent.training.journal import Journal
@@ -62,6 +63,7 @@ class Workbench:
 
     def __init__(self, settings: Settings) -> None:
         """Raises NotTrainable, ModelNotFound, GgufError, OffloadTokenError, StoreError."""
+        keep_little_freed()
         self.settings = settings
         self.train: TrainSettings = settings.train
         self.model = catalog.resolve(settings.model, settings.data_dir)

@@ -91,7 +91,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """A snapshot; cheap, from any thread."""
-        schedulers = [lane.scheduler for lane in self._lanes]
+        schedulers = [lane.scheduler for lane in self._lanes if not lane.resting]
         counters = self._counters
         return EngineStats(
             slots=self._settings.slots,
@@ -212,6 +212,14 @@ class Engine:
         """
         await asyncio.to_thread(self._activate, served)
 
+    def rest(self) -> None:
+        """Free KV memory and cached prefixes until the next request; weights and adapter stay.
+
+        For a process that draws and learns by turns. Nothing happens while there are requests.
+        Raises Unavailable.
+        """
+        self._mailbox.call(self._rest).result()
+
     def _activate(self, served: ServedModel) -> None:
         with self._activation:
             self._mailbox.check_open()
@@ -300,7 +308,7 @@ class Engine:
                         lane.scheduler.step()
                 self._close_drained()
                 self._outbox.flush()
-                if not any(lane.scheduler.busy for lane in self._lanes):
+                if not (self._lane.resting or any(lane.scheduler.busy for lane in self._lanes)):
                     self._lane.scheduler.rest()
         except BaseException as cause:
             _log.exception("the engine thread died")
@@ -324,10 +332,15 @@ class Engine:
         self._mailbox.obey()
 
     def _add(self, job: Job, *, displaces: bool) -> None:
-        scheduler = self._lane.scheduler
-        scheduler.add(job)
+        try:
+            if self._lane.resting:
+                self._lane.wake()
+            self._lane.scheduler.add(job)
+        except ModelError as error:
+            job.sink.close(error)
         with self._lock:
             self._posted -= Counter({job.request.client: 1})
+        scheduler = self._lane.scheduler
         waiting = len(scheduler.waiting)
         if displaces and waiting > self._room():
             scheduler.displace(self._queue_full(waiting))
@@ -339,6 +352,11 @@ class Engine:
     def _cancel(self, number: int) -> None:
         for lane in self._lanes:
             lane.scheduler.cancel(number)
+
+    def _rest(self) -> None:
+        if not self._lane.scheduler.jobs:
+            self._lane.rest()
+            give_back_freed()
 
     def _embed(self, prompt: list[int]) -> list[float]:
         return self._lane.embed(prompt)

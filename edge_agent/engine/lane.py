@@ -100,32 +100,51 @@ class Lane:
         self.version = served.version
         self.weights = weights
         self._adapter = adapter
+        self._settings = settings
+        self._counters = counters
         self._threads = settings.threads or psutil.cpu_count(logical=False) or os.cpu_count() or 1
-        self.context = LlamaContext(
-            weights.model,
+        self.resting = False
+        """Without memory for KV and cached prefixes, until `wake`."""
+        self.context, self.scheduler = self._open()
+        self._embedding: LlamaContext | None = None
+
+    def _open(self) -> tuple[LlamaContext, Scheduler]:
+        settings, model = self._settings, self.weights.model
+        context = LlamaContext(
+            model,
             cells=settings.context,
             batch=max(settings.batch, settings.slots + 32),
             sequences=_sequences(settings.slots),
             threads=self._threads,
-            adapter=adapter,
+            adapter=self._adapter,
         )
-        self.scheduler = Scheduler(
-            self.context,
-            weights.rules,
+        scheduler = Scheduler(
+            context,
+            self.weights.rules,
             slots=settings.slots,
             batch=settings.batch,
-            version=served.version,
-            counters=counters,
+            version=self.version,
+            counters=self._counters,
             prefill_context=lambda: LlamaContext(
-                weights.model,
+                model,
                 cells=settings.batch,
                 batch=settings.batch,
                 sequences=min(settings.slots, llama_cpp.llama_max_parallel_sequences()),
                 threads=self._threads,
-                adapter=adapter,
+                adapter=self._adapter,
             ),
         )
-        self._embedding: LlamaContext | None = None
+        return context, scheduler
+
+    def rest(self) -> None:
+        """Free the contexts and cached prefixes; no job may be left. Idempotent."""
+        self.resting = True
+        self._close_contexts()
+
+    def wake(self) -> None:
+        """Make the context again. Raises ModelError."""
+        self.context, self.scheduler = self._open()
+        self.resting = False
 
     def embed(self, prompt: list[int]) -> list[float]:
         """Mean of the last layer's hidden states over `prompt`, at unit length; (n_embd,)."""
@@ -154,14 +173,17 @@ class Lane:
 
     def close(self) -> None:
         """Free contexts, cached prefixes and adapter. Idempotent."""
+        self._close_contexts()
+        if self._adapter is not None:
+            free_adapter(self._adapter)
+            self._adapter = None
+
+    def _close_contexts(self) -> None:
         self.scheduler.close()
         if self._embedding is not None:
             self._embedding.close()
             self._embedding = None
         self.context.close()
-        if self._adapter is not None:
-            free_adapter(self._adapter)
-            self._adapter = None
 
 
 def _sequences(slots: int) -> int:

@@ -214,17 +214,19 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in learner.lora.state().items())
 
 
-def test_a_step_hands_its_memory_back_when_its_gradients_are_gone(
+def test_a_step_hands_its_memory_back_between_micro_batches_and_at_its_end(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner = learner_of(tiny)
-    left: list[object] = []
+    learner = learner_of(tiny, FAST.model_copy(update={"tokens_at_once": 1}))
+    episodes = [episode(learner), episode(learner)]
+    left: list[list[object]] = []
     monkeypatch.setattr(
         "trainer.learner.give_back_freed",
-        lambda: left.extend(value.grad for value in learner.lora.parameters.values()),
+        lambda: left.append([value.grad for value in learner.lora.parameters.values()]),
     )
-    learner.step([episode(learner)], dual=0.0)
-    assert left == [None] * len(learner.lora.parameters)
+    learner.step(episodes, dual=0.0)
+    assert len(left) == 3
+    assert left[-1] == [None] * len(learner.lora.parameters), "its gradients are gone by then"
 
 
 @pytest.mark.parametrize("continued", [False, True])

@@ -1,0 +1,65 @@
+"""Sampler and learner by turns: neither begins beside what the other held."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_models import OFFLOAD_TOKEN, write_tiny
+
+from edge_agent.config import EngineSettings
+from edge_agent.engine.engine import Engine
+from edge_agent.engine.types import ServedModel
+from edge_agent.errors import ContextLengthExceeded
+from trainer.learner import Learner
+from trainer.rollouts import Sampler
+from trainer.settings import LearnerSettings
+
+PROMPT = (10, 20, 30)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path / "tiny.gguf", "llama")
+
+
+@pytest.fixture
+def engine(tiny: Path) -> Iterator[Engine]:
+    settings = EngineSettings(threads=1, slots=4, context=256, batch=32)
+    engine = Engine(ServedModel(tiny), settings, offload_token=OFFLOAD_TOKEN)
+    engine.start()
+    yield engine
+    asyncio.run(engine.stop(0))
+
+
+def test_after_a_draw_the_engine_holds_no_kv_and_draws_on(
+    engine: Engine, tiny: Path, tmp_path: Path
+) -> None:
+    sampler = Sampler(engine, tiny, tmp_path, max_tokens=4)
+    sampler.load(Learner(tiny, LearnerSettings(), offload_token=OFFLOAD_TOKEN))
+    first = sampler.groups([PROMPT], 2, seed=1)
+    assert engine._lane.resting
+    assert sampler.groups([PROMPT], 2, seed=1) == first
+    assert {rollout.version for rollout in first[0].rollouts} == {"rollout-1"}
+
+
+def test_after_a_draw_that_failed_too(engine: Engine, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ContextLengthExceeded):
+        Sampler(engine, tiny, tmp_path, max_tokens=4).groups([PROMPT * 100], 2, seed=1)
+    assert engine._lane.resting
+
+
+def test_the_weights_are_not_resident_for_both(
+    engine: Engine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[object] = []
+    monkeypatch.setattr("trainer.rollouts.drop_mapped_pages", log.append)
+    draw = engine.sample_groups
+
+    def drawing(*arguments: object, **named: object) -> object:
+        log.append("draw")
+        return draw(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "sample_groups", drawing)
+    Sampler(engine, tiny, tmp_path, max_tokens=4).groups([PROMPT], 2, seed=1)
+    assert log == [tiny, "draw", tiny]
