@@ -85,6 +85,7 @@ class Workbench:
             ServedModel(self.weights), self._engine_settings(), offload_token=self.offload_token
         )
         self.engine.start()
+        self.engine.rest()  # until the first draw: a round begins with learning
         self.chat = ChatTemplate(
             self.model.entry.chat_template,
             self.engine.vocabulary,
