@@ -1,5 +1,6 @@
 """From rows of the log to items: which reference counts, and what is left out."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -113,12 +114,17 @@ def test_a_stretch_of_the_log_is_read_and_no_more(log: LogBuilder) -> None:
 def test_of_a_long_log_a_sample_is_read_and_always_the_same_one(
     log: LogBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(60):
+    for number in range(70):
         log.ask(f"question {number}", reference="r")
     monkeypatch.setattr(items, "MOST_READ", 20)
+    monkeypatch.setattr(items, "_TOGETHER", 4)
     first, again = load(log).items, load(log).items
     assert first == again
-    assert len({item.query_id for item in first}) == 20
-    assert [item.at for item in first] == sorted(item.at for item in first), "oldest first"
-    later = load(log, after=Position(seq=45)).items
+    asked = [int(item.question.removeprefix("question ")) for item in first]
+    assert asked == sorted(set(asked)), "oldest first, each once"
+    assert len(asked) in (18, 20), "the last neighbours are two"
+    parts = Counter(number // 4 for number in asked)
+    assert set(parts.values()) <= {4, 2}, "neighbours come together"
+    assert max(parts) - min(parts) > len(parts), "but from everywhere"
+    later = load(log, after=Position(seq=55)).items
     assert len(later) == 15, "a short stretch is read as a whole"
