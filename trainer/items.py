@@ -53,7 +53,7 @@ ORDER BY query.seq
 MOST_READ = 10_000
 """Rows of one stretch of the log; of a longer one about as many are drawn at random."""
 _TOGETHER = 20
-"""Neighbours that are drawn as one: rows that lie scattered take ten times as long from a disk."""
+"""Neighbours that are drawn as one: scattered rows take three times as long from a disk."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ class LearnerSettings(_Section):
     tokens_at_once: int = Field(
         384,
         ge=1,
-        description="Positions in one micro-batch; activations take about 0.6 MB each on SmolLM2. "
+        description="Positions in one micro-batch; activations take about 0.5 MB each on SmolLM2. "
         "A single longer group recomputes its activations instead of keeping them",
     )
     rows_at_once: int = Field(64, ge=1, description="Positions whose logits are held at once")
