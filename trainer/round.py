@@ -8,11 +8,14 @@ written after every step: a resumed round goes on as if nothing had happened.
 """
 
 import asyncio
+import gc
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from edge_agent.engine.resident import give_back_freed
 from edge_agent.engine.types import ServedModel
 from edge_agent.served import served_model
 from edge_agent.training.journal import Position
@@ -98,12 +101,10 @@ class Round:
             bench.work / f"round-{number:04d}", base_sha256=bench.model.base_sha256
         )
         try:
-            progress = Progress(
-                bench.learner(parent, self._between), _dual(bench, parent), checkpoints
-            )
-            WarmStart(bench, self.watcher, progress, number).run(data)
-            Reinforcement(bench, self.watcher, progress, number).run(data)
-            ended = self._finish(number, data, progress, parent)
+            dual = self._learn(number, data, parent, checkpoints)
+            gc.collect()  # a model's modules refer to each other
+            give_back_freed()
+            ended = self._finish(number, data, dual, parent)
         except KeyboardInterrupt:
             bench.journal.end(number, "interrupted", "stopped; `edge-agent train --resume` goes on")
             raise
@@ -113,15 +114,29 @@ class Round:
         checkpoints.clear()
         return ended
 
+    def _learn(
+        self, number: int, data: Corpus, parent: AdapterVersion | None, checkpoints: Checkpoints
+    ) -> float:
+        """Train, and leave the candidate in its folder; returns λ. What it took is free again."""
+        bench = self.bench
+        progress = Progress(bench.learner(parent, self._between), _dual(bench, parent), checkpoints)
+        WarmStart(bench, self.watcher, progress, number).run(data)
+        Reinforcement(bench, self.watcher, progress, number).run(data)
+        folder = self._candidate(number)
+        shutil.rmtree(folder, ignore_errors=True)
+        progress.learner.lora.save(folder)
+        return progress.dual.value
+
+    def _candidate(self, number: int) -> Path:
+        return self.bench.work / f"candidate-{number:04d}"
+
     def _finish(
-        self, number: int, data: Corpus, progress: Progress, parent: AdapterVersion | None
+        self, number: int, data: Corpus, dual: float, parent: AdapterVersion | None
     ) -> Ended:
         """Export, gate, and promote or reject."""
         bench, train = self.bench, self.bench.train
         self.watcher.phase("gate", 0)
-        folder = bench.work / f"candidate-{number:04d}"
-        shutil.rmtree(folder, ignore_errors=True)
-        progress.learner.lora.save(folder)
+        folder = self._candidate(number)
         files = export(folder, bench.model.path)
         verdict = judge(
             self._evaluate(served_model(bench.model.path, parent), data),
@@ -137,7 +152,7 @@ class Round:
             base_sha256=bench.model.base_sha256,
             parent=parent.version if parent else None,
             round=number,
-            metrics={"dual": progress.dual.value, "clusters": sorted(data.clusters)},
+            metrics={"dual": dual, "clusters": sorted(data.clusters)},
         ).version
         shutil.rmtree(folder)
         state: Literal["promoted", "rejected"] = "promoted" if verdict.promote else "rejected"
@@ -152,13 +167,15 @@ class Round:
         bench = self.bench
         asyncio.run(bench.engine.activate(served))
         self.watcher.say(f"measuring {served.version} on {len(data.held_out)} held-out queries")
-        return evaluate(
+        results = evaluate(
             bench.engine,
             data.held_out,
             bench.graders,
             max_tokens=bench.train.max_new_tokens,
             window=bench.settings.decision.window,
         )
+        bench.engine.rest()  # before the next version's weights are loaded
+        return results
 
 
 def _dual(bench: Workbench, parent: AdapterVersion | None) -> Dual:

@@ -1,0 +1,63 @@
+"""What learning takes is free again when the gate loads the versions that it compares."""
+
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from edge_agent.config import TrainSettings
+from trainer import round as rounds
+
+
+class FakeLora:
+    def save(self, folder: Path) -> None:
+        folder.mkdir()
+
+
+class FakeLearner:
+    """Refers to itself, as a model with replaced forwards does."""
+
+    def __init__(self) -> None:
+        self.lora = FakeLora()
+        self.me = self
+
+
+class NoPhase:
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def run(self, _: object) -> None:
+        pass
+
+
+def test_the_gate_begins_without_the_learner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[FakeLearner]] = []
+
+    def learner(*_: object) -> FakeLearner:
+        fresh = FakeLearner()
+        made.append(weakref.ref(fresh))
+        return fresh
+
+    bench = SimpleNamespace(
+        work=tmp_path,
+        model=SimpleNamespace(base_sha256="0" * 64),
+        train=TrainSettings(),
+        rate=0.3,
+        learner=learner,
+    )
+    alive: list[bool] = []
+    at_the_gate: list[object] = []
+
+    def finish(_: object, number: int, data: object, dual: float, parent: object) -> None:
+        alive.extend(each() is not None for each in made)
+        at_the_gate.extend([(tmp_path / f"candidate-{number:04d}").is_dir(), dual])
+
+    monkeypatch.setattr(rounds, "WarmStart", NoPhase)
+    monkeypatch.setattr(rounds, "Reinforcement", NoPhase)
+    monkeypatch.setattr(rounds.Round, "_finish", finish)
+    rounds.Round(bench, watcher=None)._run(1, data=None, parent=None)
+    assert alive == [False]
+    assert at_the_gate == [True, 0.5]
