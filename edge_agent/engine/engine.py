@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from edge_agent.config import EngineSettings
@@ -215,10 +216,11 @@ class Engine:
     def rest(self) -> None:
         """Free KV memory and cached prefixes until the next request; weights and adapter stay.
 
-        For a process that draws and learns by turns. Nothing happens while there are requests.
-        Raises Unavailable.
+        For a process that draws and learns by turns. Nothing happens while there are requests, or
+        once the engine has ended: it has freed everything.
         """
-        self._mailbox.call(self._rest).result()
+        with suppress(Unavailable):
+            self._mailbox.call(self._rest).result()
 
     def _activate(self, served: ServedModel) -> None:
         with self._activation:

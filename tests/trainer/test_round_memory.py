@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from edge_agent.config import TrainSettings
+from edge_agent.engine.types import ServedModel
 from trainer import round as rounds
 
 
@@ -61,3 +62,23 @@ def test_the_gate_begins_without_the_learner(
     rounds.Round(bench, watcher=None)._run(1, data=None, parent=None)
     assert alive == [False]
     assert at_the_gate == [True, 0.5]
+
+
+def test_a_version_is_measured_without_the_kv_of_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+
+    async def activate(served: ServedModel) -> None:
+        log.append(served.version)
+
+    engine = SimpleNamespace(activate=activate, rest=lambda: log.append("rest"))
+    settings = SimpleNamespace(decision=SimpleNamespace(window=1))
+    bench = SimpleNamespace(engine=engine, train=TrainSettings(), graders=None, settings=settings)
+    monkeypatch.setattr(rounds, "evaluate", lambda *_, **__: log.append("measured"))
+    watcher = SimpleNamespace(say=lambda _: None)
+    gate = rounds.Round(bench, watcher)
+    for version in ("base", "candidate"):
+        served = ServedModel(tmp_path, version=version)
+        gate._evaluate(served, SimpleNamespace(held_out=()))
+    assert log == ["base", "measured", "rest", "candidate", "measured", "rest"]

@@ -5,15 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny_gguf import write_tiny_gguf
 from tiny_models import OFFLOAD_TOKEN, write_tiny
 
-from edge_agent.config import EngineSettings
+from edge_agent.config import EngineSettings, Settings
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import ServedModel
-from edge_agent.errors import ContextLengthExceeded
+from edge_agent.errors import ContextLengthExceeded, EngineError
 from trainer.learner import Learner
 from trainer.rollouts import Sampler
 from trainer.settings import LearnerSettings
+from trainer.workbench import Workbench
 
 PROMPT = (10, 20, 30)
 
@@ -49,6 +51,17 @@ def test_after_a_draw_that_failed_too(engine: Engine, tiny: Path, tmp_path: Path
     assert engine._lane.resting
 
 
+def test_what_ended_the_engine_is_what_is_said(
+    engine: Engine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die() -> None:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(engine._lane.scheduler, "step", die)
+    with pytest.raises(EngineError, match="out of luck"):
+        Sampler(engine, tiny, tmp_path, max_tokens=4).groups([PROMPT], 2, seed=1)
+
+
 def test_the_weights_are_not_resident_for_both(
     engine: Engine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,3 +76,15 @@ def test_the_weights_are_not_resident_for_both(
     monkeypatch.setattr(engine, "sample_groups", drawing)
     Sampler(engine, tiny, tmp_path, max_tokens=4).groups([PROMPT], 2, seed=1)
     assert log == [tiny, "draw", tiny]
+
+
+def test_a_workbench_opens_without_kv_and_keeps_little_of_what_is_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounded: list[bool] = []
+    monkeypatch.setattr("trainer.workbench.keep_little_freed", lambda: bounded.append(True))
+    model = write_tiny_gguf(tmp_path / "tiny.gguf", context=512)
+    with Workbench(Settings(data_dir=tmp_path / "data", model=str(model))) as bench:
+        assert bench.engine._lane.resting
+        assert len(bench.sampler.groups([PROMPT], 2, seed=1)[0].rollouts) == 2
+    assert bounded == [True]
