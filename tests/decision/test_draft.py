@@ -138,7 +138,9 @@ async def test_a_draft_that_is_trusted_is_the_answer(
 async def test_the_log_probability_is_the_models_own_of_every_token(open_agent: Open) -> None:
     """At temperature 1, whatever the client samples at, the end of the answer included."""
     async with open_agent(drafting(SURE)) as agent:
-        sampling = SamplingParams(temperature=0.0, max_tokens=12, top_logprobs=0)
+        sampling = SamplingParams(
+            temperature=0.0, max_tokens=12, top_logprobs=0, repeat_penalty=1.5
+        )
         answer, deltas, _ = await answered(agent, sampling=sampling)
         shown = [entry.logprob for delta in deltas for entry in delta.logprobs]
         assert len(shown) == 12  # cut at max_tokens: no end token
@@ -147,6 +149,13 @@ async def test_the_log_probability_is_the_models_own_of_every_token(open_agent: 
         cold = dataclasses.replace(sampling, temperature=0.01)
         again, _, _ = await answered(agent, sampling=cold)
         assert again.decision.draft_logprob == pytest.approx(sum(shown), abs=1e-3)
+        whole = SamplingParams(temperature=0.0, max_tokens=300, top_logprobs=0)
+        answer, deltas, _ = await answered(agent, sampling=whole)
+        shown = [entry.logprob for delta in deltas for entry in delta.logprobs]
+        assert deltas[-1].finish_reason == "stop"
+        logprob = answer.decision.draft_logprob
+        assert logprob is not None
+        assert logprob < sum(shown)  # the end token, which no client is shown, is in it
 
 
 async def test_a_draft_that_is_not_trusted_is_replaced_and_logged(
@@ -198,6 +207,30 @@ async def test_a_cloud_that_breaks_off_is_continued_from_its_own_words(
         assert "summer" in text
         assert logged(agent, answer)["draft"].startswith(local)
         await idle(agent)
+
+
+async def test_the_draft_ends_once_the_client_sees_the_cloud(
+    open_agent: Open, cloud: ScriptedServer
+) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(writer: asyncio.StreamWriter) -> None:
+        writer.write(head() + chunk("Hello "))
+        await writer.drain()
+        await go_on.wait()
+        writer.write(chunk("world") + chunk(finish="stop"))
+        writer.close()
+
+    cloud.scripts = [slow]
+    async with open_agent(drafting(DOUBTFUL), hold_tokens=2) as agent:
+        endless = SamplingParams(temperature=0.0, max_tokens=900, ignore_eos=True)
+        answer = await agent.begin(ask(agent, stream=True, sampling=endless))
+        deltas = aiter(answer)
+        assert (await anext(deltas)).text == "Hello "
+        await idle(agent)
+        assert agent.engine.stats().generation_tokens_total < 800
+        go_on.set()
+        assert "".join([delta.text async for delta in deltas]).startswith("world")
 
 
 @pytest.mark.parametrize(("decision", "most"), [({"hold_tokens": 5}, 5), ({"hold_s": 0.15}, 60)])
