@@ -57,7 +57,8 @@ class Learner:
         self.settings = settings
         self.offload_token = offload_token
         self._between = between
-        base, self.layout = weights.load(gguf, getattr(torch, settings.dtype))
+        dtype = weights.faster_dtype(self.device) if settings.dtype == "auto" else settings.dtype
+        base, self.layout = weights.load(gguf, getattr(torch, dtype))
         torch.manual_seed(seed)
         self.lora = LoraModel(base.to(self.device), settings.lora, adapter)
         self.optimizer = torch.optim.AdamW(
@@ -76,7 +77,11 @@ class Learner:
         count = 0
         if self.settings.kl and self.promoted is not None:
             count = math.ceil(self.settings.kl_share * len(episodes))
-        anchors = [index for index, episode in enumerate(episodes) if episode.anchored][:count]
+        anchors = [
+            index
+            for index, episode in enumerate(episodes)
+            if episode.anchored and episode.teaches != "decision"
+        ][:count]
         groups, places = self._needed(episodes, dual, anchors)
         references: dict[int, Tensor] = {}
         if anchors and self.promoted is not None:
@@ -103,14 +108,16 @@ class Learner:
     ) -> tuple[list[Answers], list[list[int]]]:
         """What has to be computed, and where each episode's answers stand in it (-1: nowhere).
 
-        Equal answers are computed once; answers that all have advantage 0 not at all, but in the
-        episodes `anchors`, whose KL is wanted.
+        Equal answers are computed once; answers that teach nothing (all of advantage 0, or of a
+        prompt that teaches the decision alone) not at all, but in the episodes `anchors`, whose KL
+        is wanted.
         """
         exact = self.settings.estimator == "exact"
         groups, places = [], []
         for index, episode in enumerate(episodes):
             answers, where = distinct(episode.answers)
-            if exact and index not in anchors and episode.unanimous(dual):
+            idle = episode.teaches == "decision" or (exact and episode.unanimous(dual))
+            if idle and index not in anchors:
                 answers, where = [], [-1] * len(where)
             groups.append(Answers(episode.prompt_ids, answers))
             places.append(where)
