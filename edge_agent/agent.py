@@ -8,6 +8,7 @@ import contextlib
 import logging
 import random
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from edge_agent.answer import Answer, Services, begin
@@ -15,7 +16,10 @@ from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.paid_call import Assistance
 from edge_agent.cloud.client import CloudClient, find_api_key
 from edge_agent.config import Settings
+from edge_agent.decision import evidence
 from edge_agent.decision.decider import Decider
+from edge_agent.decision.evidence import Evidence
+from edge_agent.draft import Hold
 from edge_agent.engine.engine import Engine
 from edge_agent.errors import BudgetExhausted, CloudError, NotFound, StoreError, Unavailable
 from edge_agent.formats.chat_template import ChatTemplate
@@ -65,7 +69,10 @@ class Agent:
         if charged:
             _log.warning("%d cloud calls of a crashed process were charged in full", charged)
         self.activity = Activity.own(settings.data_dir / activity.FILE)
-        self.engine, self._active = self._open_engine()
+        self._metrics: dict[str, Mapping[str, Any]] = {}
+        """What the manifest of each version served so far holds: a query that one version began
+        ends with it, whatever is active by then."""
+        self.engine = self._open_engine()
         self.chat = ChatTemplate(
             self.model.entry.chat_template,
             self.engine.vocabulary,
@@ -85,25 +92,30 @@ class Agent:
         self.started_at = time.time()
         self._closing = False
 
-    def _open_engine(self) -> tuple[Engine, AdapterVersion | None]:
+    def _open_engine(self) -> Engine:
         """With the active version or, where llama.cpp cannot load it, the one served before it."""
         candidates = self.registry.candidates()
         while True:
             active = next(candidates)
             try:
-                return self._engine(active), active
+                return self._engine(active)
             except ModelError as error:
                 if active is None:
                     raise
                 _log.error("adapter %s cannot be served: %s", active.version, error)
 
     def _engine(self, active: AdapterVersion | None) -> Engine:
+        self._remember(active)
         return Engine(
             served_model(self.model.path, active),
             self.settings.engine,
             offload_token=self.offload_token_id,
             busy=self.activity.set,
         )
+
+    def _remember(self, version: AdapterVersion | None) -> None:
+        if version is not None:
+            self._metrics[version.version] = version.manifest.metrics
 
     def _open_cloud(self) -> CloudClient | None:
         cloud = self.settings.cloud
@@ -118,7 +130,9 @@ class Agent:
             store=self.store,
             assistance=self._assistance(),
             window=self.settings.decision.window,
+            hold=Hold(self.settings.decision.hold_s, self.settings.decision.hold_tokens),
             trained=lambda version: version != "base",
+            evidence=self.evidence,
             dual=self.dual,
             audit=self._audit,
         )
@@ -131,11 +145,17 @@ class Agent:
 
     def dual(self, version: str) -> float | None:
         """Dual variable λ of an adapter version, where it was trained here."""
-        active = self._active
-        if active is None or active.version != version:
-            return None
-        value = active.manifest.metrics.get("dual")
+        value = self._metrics.get(version, {}).get("dual")
         return float(value) if isinstance(value, int | float) else None
+
+    def evidence(self, version: str) -> Evidence:
+        """What training found out about the decisions of an adapter version."""
+        return evidence.of(self._metrics.get(version, {}))
+
+    def price(self, version: str) -> float | None:
+        """λ in force for an adapter version; where nothing is calibrated, that of its training."""
+        price = self.decider.standing(version, self.evidence(version)).price
+        return self.dual(version) if price is None else price
 
     async def start(self) -> None:
         """Start the engine's thread, the watch on the adapter registry, and the trainer's clock."""
@@ -195,13 +215,14 @@ class Agent:
             version = active.version if active else "base"
             if version in (self.engine.version, refused):
                 continue
+            self._remember(active)  # before: its first query may be decided at once
             try:
                 await self.engine.activate(served_model(self.model.path, active))
             except EdgeAgentError as error:
                 refused = version
                 _log.error("adapter %s not activated: %s", version, error)
             else:
-                self._active, refused = active, None
+                refused = None
                 _log.info("serving adapter %s", version)
 
     async def _guard(self) -> None:

@@ -2,6 +2,8 @@
 
 prompt ids ──▶ engine prefills, reads p_offload, parks the KV
                   │
+             (a draft is written and held back, where the decision is made from one: `draft`)
+                  │
               decision ──local──▶ resume: go on decoding from the same KV
                   │
                 cloud ──▶ reserve budget ──refused──▶ resume locally (reason: budget)
@@ -16,11 +18,13 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
 
 from edge_agent.budget.paid_call import Assistance, PaidCall
 from edge_agent.decision.decider import Decider
+from edge_agent.decision.evidence import Evidence
+from edge_agent.draft import Draft, Hold
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.generation import Generation
 from edge_agent.engine.types import DecisionPoint, GenerationRequest, TokenEvent
@@ -49,8 +53,12 @@ class Services:
     assistance: Assistance | None
     window: int
     """Decision window w in answer positions."""
+    hold: Hold
+    """How much of a streamed draft may be held back."""
     trained: Callable[[str], bool]
     """Whether an adapter version has been taught when to ask."""
+    evidence: Callable[[str], Evidence]
+    """What training found out about an adapter version's decisions."""
     dual: Callable[[str], float | None]
     """Dual variable λ of an adapter version."""
     audit: Callable[[Query], None]
@@ -86,6 +94,7 @@ class Answer:
         self._started = time.monotonic()
         self._generation: Generation | None = None
         self._point: DecisionPoint | None = None
+        self._draft: Draft | None = None
         self._call: PaidCall | None = None
         self._cloud_error: str | None = None
         self._transcript = Transcript(query.n)
@@ -97,6 +106,7 @@ class Answer:
             raise InvalidRequest(NO_CLOUD, param="model")
         services.store.require_writable(query)
         window = services.window if query.route is Route.AUTO else 1
+        drafts = self._drafts(services.engine.version)
         if query.prompt_ids:
             self._generation = services.engine.submit(
                 GenerationRequest(
@@ -107,10 +117,13 @@ class Answer:
                     decide=not self._stays_here or window > 1,
                     window=window,
                     client=query.client,
+                    confidence=drafts,
                 )
             )
         if query.route is not Route.CLOUD:
-            await self._reach_decision_point()
+            point = await self._reach_decision_point()
+            if drafts and self._drafts(point.version):
+                await self._hold_draft()
         self.decision = self._decide()
         if self.decision.route is Route.CLOUD:
             await self._ask_cloud()
@@ -129,6 +142,24 @@ class Answer:
             self._point = await self._generation.decision_point()
             self.adapter = self._point.version
         return self._point
+
+    def _drafts(self, version: str) -> bool:
+        """Whether a draft by `version` is written before it is decided."""
+        query, services = self.query, self._services
+        assistance = services.assistance
+        if query.route is not Route.AUTO or query.private or assistance is None:
+            return False
+        if query.n > 1 or services.window > 1 or assistance.cloud.state == "open":
+            return False
+        decides_after = services.decider.after(services.evidence(version))
+        return services.trained(version) and decides_after == "draft"
+
+    async def _hold_draft(self) -> None:
+        assert self._generation is not None
+        self._generation.resume()
+        self._draft = Draft(self._generation)
+        # Whoever does not stream sees nothing before the end anyway.
+        await self._draft.hold(self._services.hold if self.query.stream else None)
 
     def _decide(self) -> Decision:
         query, services = self.query, self._services
@@ -154,7 +185,11 @@ class Answer:
         except StoreError:
             return dataclasses.replace(seen, reason=Reason.NO_LEDGER)
         decision = services.decider.decide(
-            point, trained=services.trained(point.version), rate=rate
+            point,
+            trained=services.trained(point.version),
+            rate=rate,
+            evidence=services.evidence(point.version),
+            draft_logprob=self._draft.logprob if self._draft else None,
         )
         return dataclasses.replace(decision, dual=seen.dual)
 
@@ -174,9 +209,8 @@ class Answer:
             if forced:
                 raise
             self._stay_local(Reason.NO_PRICE if error.limit == "price" else Reason.BUDGET)
-            if error.limit == "rate" and (point := self._point) is not None:
-                trained = self._services.trained(point.version)
-                self._services.decider.refused(point, trained=trained)
+            if error.limit == "rate" and not forced:
+                self._services.decider.refused(self.decision, self.adapter)
             with contextlib.suppress(StoreError):
                 state = await asyncio.to_thread(assistance.ledger.state)
                 budget = {name: dataclasses.asdict(limit) for name, limit in state.items()}
@@ -200,6 +234,16 @@ class Answer:
         self.source = Source.FALLBACK
         self._cloud_error = error.message
         await self._reach_decision_point()
+        if self._draft is not None and any(self._transcript.texts):
+            await self._park_anew()
+
+    async def _park_anew(self) -> None:
+        """The draft does not go on from what the cloud has said: start from the prompt again."""
+        query = self.query
+        self._generation = self._services.engine.submit(
+            GenerationRequest(query.prompt_ids, query.sampling, decide=True, client=query.client)
+        )
+        await self._generation.decision_point()
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """The answer's pieces. The log row is committed before the iteration ends."""
@@ -224,6 +268,8 @@ class Answer:
         try:
             if self.query.stream:
                 async for delta in self._call:
+                    if delta.text or delta.tool_calls:
+                        self._drop_draft()
                     yield delta
                 return
             # Nothing was shown yet, so a broken answer can be thrown away whole.
@@ -237,11 +283,20 @@ class Answer:
         async for delta in self._local():
             yield delta
 
+    def _drop_draft(self) -> None:
+        """The cloud answers, and the client sees it: what the local model writes is of no use."""
+        if self._draft is not None:
+            self._release()
+
     async def _local(self) -> AsyncIterator[Delta]:
-        """Decode from the parked KV, after whatever the cloud already said."""
+        """The draft; else decode from the parked KV, after whatever the cloud already said."""
         generation = self._generation
         assert generation is not None
         said = self._transcript
+        if self._draft is not None and not any(said.texts):
+            async for delta in self._parsed(self._draft):
+                yield delta
+            return
         if any(said.texts) and self.query.n > 1:
             async for delta in self._continue_each():
                 yield delta
@@ -267,10 +322,10 @@ class Answer:
             finally:
                 generation.cancel()
 
-    async def _parsed(self, generation: Generation) -> AsyncIterator[Delta]:
+    async def _parsed(self, events: AsyncIterable[TokenEvent]) -> AsyncIterator[Delta]:
         """Events as deltas; with tools, the text is read for calls while it streams."""
         parser = self.query.tool_format.parser() if self.query.tool_format else None
-        async for event in generation:
+        async for event in events:
             for delta in parser.feed(event) if parser else (_delta(event),):
                 yield delta
 
@@ -325,6 +380,7 @@ class Answer:
             duration_s=time.monotonic() - self._started,
             error=error,
             disconnected=gone,
+            draft=self._draft.text if self._draft and not self._draft.released else None,
         )
 
 

@@ -140,8 +140,24 @@ class BudgetSettings(_Section):
 
 
 class DecisionSettings(_Section):
-    """How p_offload becomes a route."""
+    """When the cloud is asked."""
 
+    min_gain: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Ask the cloud only where this much more reward is expected: "
+        "0.1 = one more right answer in ten calls",
+    )
+    after: Literal["first_token", "draft", "auto"] = Field(
+        "auto",
+        description="Decide before the first token, or after a local draft that is kept or "
+        "replaced; auto: what the adapter's training showed to be worth more",
+    )
+    hold_s: float = Field(
+        2.0, gt=0, description="Longest time that a streamed draft is held back, in seconds"
+    )
+    hold_tokens: int = Field(64, ge=1, description="Most tokens of a streamed draft held back")
     window: int = Field(1, ge=1, description="Answer positions in which the model may ask")
     explore: float = Field(0.02, ge=0, le=0.5, description="Share of decisions flipped at random")
     audit: float = Field(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from edge_agent.decision.evidence import After
 from edge_agent.engine.types import FinishReason, SamplingParams, TokenEvent, TokenLogprob
 
 
@@ -39,6 +40,8 @@ class Reason(StrEnum):
     """Nothing is trained yet: a random draw at the rate τ."""
     THRESHOLD = "threshold"
     """p_offload against the controller's threshold."""
+    DRAFT = "draft"
+    """The confidence of the local draft against its threshold."""
     EXPLORE = "explore"
     """The exploration share flipped the decision."""
     BUDGET = "budget"
@@ -122,6 +125,16 @@ class Decision:
     p_offload: float | None = None
     p_first: float | None = None
     threshold: float | None = None
+    """What would have had to be exceeded to ask: a p_offload, or after a draft the log-probability
+    (nats) that the draft would have had to stay below."""
+    gain: float | None = None
+    """Expected reward of asking less that of the local answer; None where nothing is calibrated."""
+    price: float | None = None
+    """λ: the gain that a call had to exceed; None where it is not known."""
+    after: After | None = None
+    """What the decision was made from; None: not from a score."""
+    draft_logprob: float | None = None
+    """Of the draft as it stood, in nats at temperature 1; None without a draft."""
     propensity: float = 1.0
     """Probability with which this policy takes this route on this query."""
     wanted: Route | None = None
@@ -185,6 +198,8 @@ class Outcome:
     error: str | None = None
     """Why the answer is missing or incomplete; for FALLBACK, why the cloud failed."""
     disconnected: bool = False
+    draft: str | None = None
+    """What the local model had written where another text was served instead."""
 
 
 @dataclass(frozen=True, slots=True)

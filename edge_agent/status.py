@@ -41,7 +41,8 @@ def status(agent: "Agent") -> dict[str, Any]:
             "policy": "threshold" if trained else "cold_start",
             "note": None if trained else COLD_START_NOTE,
             "window": agent.settings.decision.window,
-            "threshold": agent.decider.threshold(version) if trained else None,
+            "min_gain": agent.settings.decision.min_gain,
+            **(_standing(agent, version) if trained else {"threshold": None}),
             "rate_target": _readable(lambda: agent.ledger.limits().rate),
         },
         "budget": _readable(lambda: _budget(agent)),
@@ -55,6 +56,10 @@ def status(agent: "Agent") -> dict[str, Any]:
             **dataclasses.asdict(agent.store.health.state()),
         },
     }
+
+
+def _standing(agent: "Agent", version: str) -> dict[str, Any]:
+    return dataclasses.asdict(agent.decider.standing(version, agent.evidence(version)))
 
 
 def _readable(read: Callable[[], T]) -> T | None:

@@ -1,12 +1,13 @@
 """`edge-agent status`: from the running daemon, else from what lies in the data directory."""
 
 import dataclasses
+import random
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_agent import __version__
 from edge_agent.client import DaemonClient, connect, find_daemon
@@ -14,6 +15,9 @@ from edge_agent.config import Settings
 from edge_agent.errors import EdgeAgentError
 from edge_agent.status import COLD_START_NOTE
 from edge_agent.training import report as training_report
+
+if TYPE_CHECKING:
+    from models.adapter_version import AdapterVersion
 
 _BAR = 20
 _SAMPLE_S = 0.5
@@ -64,7 +68,7 @@ def _from_disk(settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {
         "version": __version__,
         "model": {"name": settings.model},
-        "adapter": _active_adapter(settings),
+        "adapter": None,
         "cloud": {"url": settings.cloud.url, "model": settings.cloud.model}
         if settings.cloud.url
         else None,
@@ -75,20 +79,35 @@ def _from_disk(settings: Settings) -> dict[str, Any]:
         found["log"] = _log(settings)
         report = training_report.report(settings.database, waiting_for=None)
         found["training"] = training_report.summary(report)
-    trained = found["adapter"]["trained"]
+    active = _active_adapter(settings)
+    found["adapter"] = {
+        "version": active.version if active else "base",
+        "trained": active is not None,
+    }
     found["decision"] = {
-        "policy": "threshold" if trained else "cold_start",
-        "note": None if trained else COLD_START_NOTE,
+        "policy": "threshold" if active else "cold_start",
+        "note": None if active else COLD_START_NOTE,
+        "min_gain": settings.decision.min_gain,
+        **(_fresh_standing(settings, active) if active else {}),
         "rate_target": rate,
     }
     return found
 
 
-def _active_adapter(settings: Settings) -> dict[str, Any]:
+def _active_adapter(settings: Settings) -> "AdapterVersion | None":
     from models.adapters import AdapterRegistry
 
-    active = AdapterRegistry(settings.data_dir / "adapters").active()
-    return {"version": active.version if active else "base", "trained": active is not None}
+    return AdapterRegistry(settings.data_dir / "adapters").active()
+
+
+def _fresh_standing(settings: Settings, active: "AdapterVersion") -> dict[str, Any]:
+    """How the daemon would begin to decide."""
+    from edge_agent.decision import evidence
+    from edge_agent.decision.decider import Decider
+
+    decider = Decider(settings.decision, rng=random.Random())  # noqa: S311 - draws nothing
+    found = evidence.of(active.manifest.metrics)
+    return dataclasses.asdict(decider.standing(active.version, found))
 
 
 def _budget(settings: Settings) -> tuple[dict[str, Any], float | None]:
@@ -165,12 +184,18 @@ def _daemon(status: Mapping[str, Any]) -> str:
 
 def _decision(decision: Mapping[str, Any]) -> str:
     rate = decision.get("rate_target")
-    target = "no rate limit" if rate is None else f"rate τ = {rate:g}"
     if decision.get("policy") != "threshold":
-        return f"cold start, {target}"
-    threshold = decision.get("threshold")
-    shown = "" if threshold is None else f" p_offload > {threshold:.3g},"
-    return f"threshold:{shown} {target}"
+        return "cold start, " + ("no rate limit" if rate is None else f"rate τ = {rate:g}")
+    price, least = decision.get("price"), decision.get("min_gain") or 0.0
+    cap = "no cap" if rate is None else f"cap {100 * rate:.3g} %"
+    if price is not None:
+        when = f"where > {price:.2f} more reward is expected"
+        cap += ", which raises the price" if price > least else ""
+    else:
+        threshold = decision.get("threshold")
+        when = "by p_offload" if threshold is None else f"where p_offload > {threshold:.3g}"
+    after = "after the draft" if decision.get("after") == "draft" else "at the first token"
+    return f"asks {after} {when}; {cap}"
 
 
 def _cloud(cloud: Mapping[str, Any] | None) -> str:
@@ -204,7 +229,9 @@ def _today(today: Mapping[str, Any], rate: float | None) -> str:
     text = f"{total} queries: {', '.join(parts)}"
     if total:
         share = (today.get("cloud", 0) + today.get("fallback", 0)) / total
-        text += f" ({share:.0%} offloaded" + ("" if rate is None else f", τ = {rate:g}") + ")"
+        text += (
+            f" ({share:.0%} offloaded" + ("" if rate is None else f", cap {100 * rate:.3g} %") + ")"
+        )
     return text
 
 

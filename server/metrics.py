@@ -112,10 +112,12 @@ class _AgentCollector(Collector):
         )
         adapter.add_metric([version], 1)
         yield adapter
-        dual = self._agent.dual(version)
-        if dual is not None:
+        price = self._agent.price(version)
+        if price is not None:
             yield GaugeMetricFamily(
-                "edge_agent_dual_variable", "Dual variable λ of the adapter that serves", dual
+                "edge_agent_dual_variable",
+                "λ, the price of a call in units of reward, of the adapter that serves",
+                price,
             )
 
     def _engine(self) -> Iterator[Metric]:

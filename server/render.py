@@ -38,6 +38,9 @@ def extension(answer: "Answer") -> dict[str, Any]:
         "source": str(answer.source),
         "reason": str(decision.reason),
         "p_offload": decision.p_offload,
+        "gain": decision.gain,
+        "price": decision.price,
+        "after": decision.after,
         "adapter": answer.adapter,
     }
     if outcome is not None:

@@ -21,6 +21,8 @@ _STEPS = 100
 _RIDGE = 0.01
 """Pulls the slope towards 0, in units of observations: data that split cleanly have no maximum."""
 _EDGE = 1e-6
+_FARTHEST = 20.0
+"""Score of a draft less likely than any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,11 @@ def first_token_score(p_offload: float) -> float:
 def draft_score(logprob: float) -> float:
     """The score of a draft whose tokens have this log-probability together (nats, ≤ 0)."""
     return math.log(max(-logprob, _EDGE))
+
+
+def draft_logprob(score: float) -> float:
+    """The log-probability with this score, in nats; `draft_score`'s inverse, and always finite."""
+    return -math.exp(min(score, _FARTHEST))
 
 
 def sigmoid(x: float) -> float:

@@ -44,7 +44,7 @@ UNCALIBRATED = Evidence(None, None, "first_token")
 
 def of(metrics: Mapping[str, Any]) -> Evidence:
     """The evidence in a manifest's metrics; `UNCALIBRATED` where there is none that can be read."""
-    found = metrics.get(KEY)
+    found: Any = metrics.get(KEY)
     try:
         return Evidence(
             first_token=_calibration(found["first_token"]),

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from edge_agent.engine.decoding_rules import DecodingRules
 from edge_agent.engine.kv_cache import Sequence
-from edge_agent.engine.logprobs import token_logprob
+from edge_agent.engine.logprobs import log_sum_exp_without, token_logprob
 from edge_agent.engine.sampling import Row, Sampler
 from edge_agent.engine.text_stream import TextStream
 from edge_agent.engine.types import (
@@ -52,6 +52,7 @@ class Choice:
     """One answer in the making."""
 
     __slots__ = (
+        "_confidence",
         "_ids",
         "_logprobs",
         "_sampler",
@@ -76,6 +77,7 @@ class Choice:
         self._text = TextStream(job.request.sampling.stop)
         self._ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
+        self._confidence = 0.0
 
     @property
     def open_ended(self) -> bool:
@@ -102,20 +104,23 @@ class Choice:
         sampling = self.job.request.sampling
         if self._sampler is None:
             self._sampler = rules.sampler(sampling, self.index, self.job.prompt)
-        raw = None if sampling.top_logprobs is None else row.copy()
+        shown, measured = sampling.top_logprobs is not None, self.job.request.confidence
+        raw = row.copy() if shown or measured else None
         token = self._sampler.sample(row, unbanned=rules.offload_token if self._may_ask else None)
         if token is None:  # the grammar is complete and the end of the answer is banned
             self.finish("stop")
             return
         self.generated += 1
         self._ids.append(token)
+        if raw is not None and measured:
+            self._confidence += float(raw[token]) - log_sum_exp_without(raw, rules.offload_token)
         if self.job.rollout:
             self._logprobs.append(TokenLogprob("", token, self._sampler.logprob, b""))
         if token in rules.eog or token == rules.offload_token:
             self.finish("stop")
             return
         text = self._text.push(rules.vocabulary.piece(token))
-        if raw is not None and not self._text.stopped:
+        if raw is not None and shown and not self._text.stopped:
             self._logprobs.append(
                 token_logprob(
                     raw,
@@ -141,7 +146,10 @@ class Choice:
         self.close()
 
     def _report(self, text: str, reason: FinishReason | None) -> None:
-        event = TokenEvent(self.index, text, tuple(self._ids), tuple(self._logprobs), reason)
+        event = TokenEvent(
+            self.index, text, tuple(self._ids), tuple(self._logprobs), reason, self._confidence
+        )
+        self._confidence = 0.0
         self._ids.clear()
         self._logprobs.clear()
         if self.job.phase is Phase.WINDOW:

@@ -20,6 +20,15 @@ def probability(row: Row, token: int) -> float:
     return float(np.exp(float(row[token]) - log_sum_exp(row)))
 
 
+def log_sum_exp_without(row: Row, masked: int | None) -> float:
+    """`log_sum_exp` as if the logit of `masked` were −∞."""
+    if masked is None:
+        return log_sum_exp(row)
+    rest = row.copy()
+    rest[masked] = -np.inf
+    return log_sum_exp(rest)
+
+
 def token_logprob(
     row: Row, token: int, top: int, piece: Callable[[int], bytes], hidden: int | None
 ) -> TokenLogprob:

@@ -68,6 +68,8 @@ class GenerationRequest:
     """Decision window w in answer positions; 1 = decide from the prompt's logits alone."""
     client: str = ""
     """Who asks, for fairness between clients; "" = anonymous."""
+    confidence: bool = False
+    """Report `TokenEvent.confidence`; takes one pass over the logits a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,9 @@ class TokenEvent:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     """Set on the choice's last event only."""
+    confidence: float = 0.0
+    """Log-probability of `token_ids` together, an end token included: natural log, the model at
+    temperature 1 with the offload token masked. 0 where the request does not ask for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ def why(info: Mapping[str, Any]) -> str:
     """What was decided and why, in one line: "kept local: p_offload 0.04 below threshold 0.31".
 
     Reads the columns of `decision` and, where they are there, of `response`; keys that are
-    missing or None are left out of the sentence.
+    missing or None are left out of the sentence. After a draft: "asked the cloud: log-probability
+    of the draft -9.10 below threshold -4.20; asking was expected to gain 0.61, the price was 0.10".
     """
     route = "asked the cloud" if info.get("route") == Route.CLOUD else "kept local"
     sentence = f"{route}: {_cause(info)}"
@@ -51,7 +52,7 @@ def _cause(info: Mapping[str, Any]) -> str:
     reason = info.get("reason")
     if reason == Reason.COLD_START:
         return f"nothing is trained yet, {_drawn(info)}"
-    if reason == Reason.THRESHOLD:
+    if reason in (Reason.THRESHOLD, Reason.DRAFT):
         return _comparison(info)
     if reason == Reason.EXPLORE:
         return f"flipped to explore, {_drawn(info)}; {_comparison(info)}"
@@ -67,13 +68,26 @@ def _drawn(info: Mapping[str, Any]) -> str:
 
 
 def _comparison(info: Mapping[str, Any]) -> str:
-    p, threshold = info.get("p_offload"), info.get("threshold")
-    if p is None or threshold is None:
-        return "by p_offload and the threshold"
-    relation = "below" if p < threshold else "not below"
-    if f"{p:.2f}" == f"{threshold:.2f}":
-        return f"p_offload {p:.6g} {relation} threshold {threshold:.6g}"
-    return f"p_offload {p:.2f} {relation} threshold {threshold:.2f}"
+    after_draft = info.get("draft_logprob") is not None or info.get("reason") == Reason.DRAFT
+    name, seen = "p_offload", info.get("p_offload")
+    if after_draft:
+        name, seen = "log-probability of the draft", info.get("draft_logprob")
+    threshold = info.get("threshold")
+    if seen is None or threshold is None:
+        sentence = f"by the {name}" if after_draft else "by p_offload and the threshold"
+    else:
+        sentence = f"{name} {_against(seen, threshold)}"
+    gain, price = info.get("gain"), info.get("price")
+    if gain is not None and price is not None:
+        sentence += f"; asking was expected to gain {gain:.2f}, the price was {price:.2f}"
+    return sentence
+
+
+def _against(seen: float, threshold: float) -> str:
+    relation = "below" if seen < threshold else "above" if seen > threshold else "at"
+    if f"{seen:.2f}" == f"{threshold:.2f}":
+        return f"{seen:.6g} {relation} threshold {threshold:.6g}"
+    return f"{seen:.2f} {relation} threshold {threshold:.2f}"
 
 
 def _full_limits(budget: Mapping[str, Mapping[str, Any]] | None) -> str:

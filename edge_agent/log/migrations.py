@@ -59,6 +59,12 @@ def m005_merges(db: "Database") -> None:
             db.execute(f"INSERT INTO {index} ({index}, rank) VALUES (?, ?)", [option, segments])  # noqa: S608
 
 
+@migrations()
+def m006_drafts(db: "Database") -> None:
+    """What a decision expected to gain, and the draft it was made from."""
+    db.executescript(_DRAFTS)
+
+
 _LOG = """
 CREATE TABLE arrival (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- 1, 2, 3, … without gaps
@@ -293,4 +299,44 @@ CREATE TABLE training_step (
     grad_norm REAL
 );
 CREATE UNIQUE INDEX training_step_of ON training_step (round, phase, step);
+"""
+
+_DRAFTS = """
+ALTER TABLE decision ADD COLUMN gain REAL;          -- expected of asking, in units of reward
+ALTER TABLE decision ADD COLUMN price REAL;         -- λ: what asking had to gain
+ALTER TABLE decision ADD COLUMN decided_after TEXT; -- first_token | draft; NULL: not by a score
+ALTER TABLE decision ADD COLUMN draft_logprob REAL; -- of the local draft, nats at temperature 1
+ALTER TABLE decision ADD COLUMN draft TEXT;         -- its text, where another was served instead
+
+DROP VIEW log;
+CREATE VIEW log AS
+SELECT
+    query.seq,
+    query.id,
+    strftime('%Y-%m-%d %H:%M:%S', query.at, 'unixepoch') AS time_utc,
+    query.task,
+    substr(query.prompt, 1, 200) AS prompt,
+    (SELECT substr(text, 1, 200) FROM choice WHERE choice.seq = query.seq AND number = 0) AS answer,
+    decision.route,
+    response.source,
+    decision.reason,
+    decision.p_offload,
+    decision.threshold,
+    decision.gain,
+    decision.price,
+    decision.decided_after,
+    decision.draft_logprob,
+    decision.adapter,
+    response.prompt_tokens,
+    response.completion_tokens,
+    response.ttft_s,
+    response.duration_s,
+    response.cost_usd,
+    (SELECT rating FROM feedback WHERE query_id = query.id AND rating IS NOT NULL
+     ORDER BY feedback.id DESC LIMIT 1) AS rating,
+    query.private,
+    response.error
+FROM query
+JOIN decision ON decision.seq = query.seq
+JOIN response ON response.seq = query.seq;
 """

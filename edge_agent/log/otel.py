@@ -18,7 +18,19 @@ _REQUEST = {
     "frequency_penalty": "gen_ai.request.frequency_penalty",
     "stop": "gen_ai.request.stop_sequences",
 }
-_DECISION = ("route", "reason", "p_offload", "threshold", "propensity", "adapter", "dual")
+_DECISION = (
+    "route",
+    "reason",
+    "p_offload",
+    "threshold",
+    "gain",
+    "price",
+    "decided_after",
+    "draft_logprob",
+    "propensity",
+    "adapter",
+    "dual",
+)
 _RESPONSE = ("source", "cost_usd", "ttft_s", "duration_s", "disconnected")
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from edge_agent.decision.evidence import After
 from edge_agent.log.admin import log_enabled
 from edge_agent.log.database import boundary, open_database, snapshot
 from edge_agent.log.rows import Row, decoded
@@ -33,6 +34,8 @@ class RecentDecision:
     """What the client asked for; only AUTO was the policy's own choice."""
     over_rate: bool = False
     """The budget's rate rule refused the call."""
+    after: After = "first_token"
+    draft_logprob: float | None = None
 
 
 class LogReader:
@@ -123,6 +126,7 @@ class LogReader:
         with self._lock, boundary(self.path):
             found = self._rows(
                 "SELECT p_offload, decision.route, reason, wanted, adapter, query.route AS asked, "
+                "decided_after, draft_logprob, "
                 "coalesce(reason = 'budget' AND json_extract(budget, '$.rate.used') "
                 "+ json_extract(budget, '$.rate.reserved') "
                 ">= json_extract(budget, '$.rate.limit'), 0) AS over_rate "
@@ -139,6 +143,8 @@ class LogReader:
                 adapter=row["adapter"],
                 asked=Route(row["asked"]),
                 over_rate=bool(row["over_rate"]),
+                after=row["decided_after"] or "first_token",
+                draft_logprob=row["draft_logprob"],
             )
             for row in reversed(found)
         ]

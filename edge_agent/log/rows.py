@@ -44,7 +44,7 @@ def query_row(query: Query, seq: int) -> Row:
     }
 
 
-def decision_row(decision: Decision, seq: int, adapter: str) -> Row:
+def decision_row(decision: Decision, outcome: Outcome, seq: int) -> Row:
     """Row of table `decision`."""
     return {
         "seq": seq,
@@ -55,10 +55,15 @@ def decision_row(decision: Decision, seq: int, adapter: str) -> Row:
         "p_first": decision.p_first,
         "threshold": decision.threshold,
         "propensity": decision.propensity,
-        "adapter": adapter,
+        "adapter": outcome.adapter,
         "dual": decision.dual,
         "budget": _json(decision.budget),
         "audit": decision.audit,
+        "gain": decision.gain,
+        "price": decision.price,
+        "decided_after": decision.after,
+        "draft_logprob": decision.draft_logprob,
+        "draft": outcome.draft,
     }
 
 

@@ -32,6 +32,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "TEXT": (str,),
     "BLOB": (bytes,),
 }
+_ADDED: Mapping[str, int] = {"decision": 5, "training_round": 1}
+"""Columns that a later migration added; rows written before it end where they begin."""
 _MEND = """
 INSERT OR IGNORE INTO arrival SELECT seq, id, at, 1 FROM query;
 DELETE FROM query WHERE seq NOT IN (SELECT seq FROM decision)
@@ -113,7 +115,9 @@ def _read(file: PageFile, db: "Database", tables: Sequence[str]) -> dict[str, Fo
     types = {table: _types(db, table) for table in tables}
     for rows in file.orphans():
         for table in tables:
-            if not found[table].whole and all(_fits(r, types[table]) for r in rows.values()):
+            added = _ADDED.get(table, 0)
+            fits = (_fits(row, types[table], added=added) for row in rows.values())
+            if not found[table].whole and all(fits):
                 found[table].rows = rows | found[table].rows
                 break
     return found
@@ -139,12 +143,12 @@ def _types(db: "Database", table: str) -> tuple[str, ...]:
     return tuple("" if c.is_pk and c.type == "INTEGER" else c.type for c in columns)
 
 
-def _fits(row: Row, types: tuple[str, ...]) -> bool:
-    if len(row) != len(types):
+def _fits(row: Row, types: tuple[str, ...], *, added: int = 0) -> bool:
+    if not len(types) - added <= len(row) <= len(types):
         return False
     return all(
         value is None or isinstance(value, _TYPES.get(kind, ()))
-        for value, kind in zip(row, types, strict=True)
+        for value, kind in zip(row, types, strict=False)
     )
 
 

@@ -151,7 +151,7 @@ class Store:
             db.execute("DELETE FROM audit WHERE query_id = ?", [query.id])
             return
         _insert(db, "query", rows.query_row(query, seq))
-        _insert(db, "decision", rows.decision_row(decision, seq, outcome.adapter))
+        _insert(db, "decision", rows.decision_row(decision, outcome, seq))
         _insert(db, "response", rows.response_row(outcome, seq))
         for row in rows.choice_rows(outcome, seq):
             _insert(db, "choice", row)

@@ -41,7 +41,9 @@ def whole(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _section("Query", query, skip=("seq", "id", "at", "prompt", "messages"))
     for message in query["messages"] or [{"role": "prompt", "content": query["prompt"]}]:
         yield from _text(f"{message['role']}:", message.get("content"))
-    yield from _section("Decision", decision, skip=("seq",))
+    yield from _section("Decision", decision, skip=("seq", "draft"))
+    if decision["draft"]:
+        yield from _text("draft, not served:", decision["draft"])
     yield from _section("Response", response, skip=("seq", "choices"))
     for choice in response["choices"]:
         yield from _text(f"choice {choice['number']} ({choice['finish_reason']}):", choice["text"])

@@ -64,7 +64,26 @@ def test_a_trained_adapter_and_its_threshold(text):
         decision={"policy": "threshold", "threshold": 0.4, "rate_target": 0.3},
     )
     assert "v3 (trained)" in out
-    assert "p_offload > 0.4, rate τ = 0.3" in out
+    assert "asks at the first token where p_offload > 0.4; cap 30 %" in out
+
+
+@pytest.mark.parametrize(
+    ("decision", "line"),
+    [
+        (
+            {"after": "draft", "price": 0.1, "min_gain": 0.1, "rate_target": 0.3},
+            "asks after the draft where > 0.10 more reward is expected; cap 30 %\n",
+        ),
+        (
+            {"after": "first_token", "price": 0.24, "min_gain": 0.1, "rate_target": 0.05},
+            "asks at the first token where > 0.24 more reward is expected; "
+            "cap 5 %, which raises the price\n",
+        ),
+        ({"after": "draft", "price": 0.1, "min_gain": 0.1}, "reward is expected; no cap\n"),
+    ],
+)
+def test_how_a_calibrated_version_decides(text, decision, line):
+    assert line in text(decision={"policy": "threshold", "threshold": 0.4, **decision})
 
 
 def test_a_bar_per_limit_that_is_set(text):
@@ -74,7 +93,7 @@ def test_a_bar_per_limit_that_is_set(text):
 
 
 def test_todays_routes_against_the_rate(text):
-    assert "4 queries: 2 local, 1 cloud, 1 fallback (50% offloaded, τ = 0.3)" in text()
+    assert "4 queries: 2 local, 1 cloud, 1 fallback (50% offloaded, cap 30 %)" in text()
 
 
 def test_a_cloud_that_is_left_alone(text):

@@ -96,8 +96,8 @@ class ScriptedAgent:
             return {"object": "training", "waiting_for": None, "running": None, "rounds": []}
         return report(self.database, waiting_for="3 of 200 new usable queries", limit=limit)
 
-    def dual(self, _version: str) -> float | None:
-        """No adapter, no dual variable."""
+    def price(self, _version: str) -> float | None:
+        """No adapter, no price."""
         return None
 
     async def begin(self, query: Query) -> ScriptedAnswer:

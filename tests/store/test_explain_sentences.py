@@ -25,7 +25,32 @@ SENTENCES = [
     (
         "threshold",
         {"route": "cloud", "p_offload": 0.31, "threshold": 0.31},
-        "asked the cloud: p_offload 0.31 not below threshold 0.31",
+        "asked the cloud: p_offload 0.31 at threshold 0.31",
+    ),
+    (
+        "threshold",
+        {"p_offload": 0.04, "threshold": 0.31, "gain": -0.02, "price": 0.1},
+        "kept local: p_offload 0.04 below threshold 0.31; "
+        "asking was expected to gain -0.02, the price was 0.10",
+    ),
+    (
+        "draft",
+        {"route": "cloud", "p_offload": 0.04, "threshold": -4.2, "draft_logprob": -9.1},
+        "asked the cloud: log-probability of the draft -9.10 below threshold -4.20",
+    ),
+    (
+        "draft",
+        {"draft_logprob": -1.0, "threshold": -4.2, "gain": 0.01, "price": 0.1},
+        "kept local: log-probability of the draft -1.00 above threshold -4.20; "
+        "asking was expected to gain 0.01, the price was 0.10",
+    ),
+    # As a response has it, which does not say the log-probability:
+    ("draft", {"p_offload": 0.04}, "kept local: by the log-probability of the draft"),
+    (
+        "explore",
+        {"threshold": -4.2, "draft_logprob": -9.1, "propensity": 0.02},
+        "kept local: flipped to explore, by a random draw (probability 0.02); "
+        "log-probability of the draft -9.10 below threshold -4.20",
     ),
     (
         "threshold",

@@ -39,6 +39,10 @@ def test_everything_about_a_query_comes_back(store: Store) -> None:
         p_first=0.03,
         dual=0.5,
         budget={"rate": {"limit": 30, "used": 30}},
+        gain=0.25,
+        price=0.1,
+        after="draft",
+        draft_logprob=-7.5,
     )
     call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
     outcome = an_outcome(
@@ -51,6 +55,7 @@ def test_everything_about_a_query_comes_back(store: Store) -> None:
         error="stream cut",
         source=Source.FALLBACK,
         disconnected=True,
+        draft="Forty…",
     )
     store.save(query, decision, outcome).result()
     found = explained(store, f"chatcmpl-{query.id}")
@@ -88,6 +93,11 @@ def test_everything_about_a_query_comes_back(store: Store) -> None:
         "dual": 0.5,
         "budget": {"rate": {"limit": 30, "used": 30}},
         "audit": False,
+        "gain": 0.25,
+        "price": 0.1,
+        "decided_after": "draft",
+        "draft_logprob": -7.5,
+        "draft": "Forty…",
     }
     response = found["response"]
     assert (response["source"], response["error"]) == ("fallback", "stream cut")
@@ -209,6 +219,13 @@ def test_recent_decisions_of_one_adapter_newest_last(store: Store) -> None:
         RecentDecision(p, Route.LOCAL, Reason.BUDGET, Route.CLOUD, "v1", Route.AUTO)
         for p in (0.3, 0.4)
     ]
+
+
+def test_a_recent_decision_knows_its_draft(store: Store) -> None:
+    drafted = a_decision(reason=Reason.DRAFT, after="draft", draft_logprob=-7.5)
+    store.save(a_query(), drafted, an_outcome(adapter="v1")).result()
+    (found,) = store.recent_decisions(1, "v1")
+    assert (found.reason, found.after, found.draft_logprob) == (Reason.DRAFT, "draft", -7.5)
 
 
 @pytest.mark.parametrize(("used", "over_rate"), [(29, True), (28, False)])

@@ -7,18 +7,23 @@ from pathlib import Path
 
 import pytest
 from log_records import a_decision, a_query, an_outcome
+from sqlite_utils import Database
 from starting_line import run_together
 
 from edge_agent.errors import StoreError
 from edge_agent.log.migrations import migrations
+from edge_agent.log.reader import LogReader
 from edge_agent.log.store import Store
+from edge_agent.records import Reason
 
 OPEN = """
 import sys
 from pathlib import Path
 from edge_agent.budget.ledger import Ledger
 from edge_agent.config import BudgetSettings
+from edge_agent.log.reader import LogReader
 from edge_agent.log.store import Store
+from edge_agent.records import Reason
 print("ready", flush=True)
 sys.stdin.readline()
 store = Store(Path(sys.argv[1]))
@@ -74,6 +79,43 @@ def test_many_processes_may_open_a_new_database_at_once(database: Path) -> None:
     with sqlite3.connect(database) as db:
         applied = db.execute("SELECT name FROM _sqlite_migrations ORDER BY id").fetchall()
     assert applied == [(migration.name,) for migration in migrations._migrations]
+
+
+OLD_ROW = """
+INSERT INTO arrival VALUES (1, :id, 5.0, 1);
+INSERT INTO query (seq, id, at, kind, model, client, route, private, prompt, messages, request,
+    sampling, n, template, prompt_ids)
+    VALUES (1, :id, 5.0, 'chat', 'edge', '', 'auto', 0, 'Hi', '[]', '{}', '{}', 1, '', x'');
+INSERT INTO decision VALUES
+    (1, 'cloud', 'threshold', NULL, 0.7, 0.7, 0.5, 0.98, 'v0001', 0.5, '{}', 0);
+INSERT INTO response VALUES (1, 'cloud', 'big', 4, 3, 0, 4, 3, 0, 0.1, 0.2, 0.3, NULL, 0);
+INSERT INTO choice (seq, number, text) VALUES (1, 0, 'Hello.');
+"""
+
+
+def test_a_database_of_before_drafts_opens_and_goes_on(database: Path) -> None:
+    database.parent.mkdir()
+    old = Database(str(database))
+    migrations.apply(old, stop_before="m006_drafts")
+    for statement in filter(str.strip, OLD_ROW.split(";")):
+        old.conn.execute(statement, {"id": "01OLD"} if ":id" in statement else {})
+    old.conn.commit()
+    old.close()
+    store = Store(database)
+    found = store.explain("01OLD")
+    assert found is not None
+    new = ("gain", "price", "decided_after", "draft_logprob", "draft")
+    assert [found["decision"][name] for name in new] == [None] * 5
+    assert (found["decision"]["p_offload"], found["decision"]["audit"]) == (0.7, False)
+    (recent,) = store.recent_decisions(9, "v0001")
+    assert (recent.after, recent.draft_logprob) == ("first_token", None)
+    decision = a_decision(reason=Reason.DRAFT, after="draft", draft_logprob=-9.0, gain=0.6)
+    store.save(a_query(), decision, an_outcome(draft="Bye.")).result()
+    store.close()
+    with LogReader(database) as reader:
+        rows = reader.tail()
+    assert [row["draft_logprob"] for row in rows] == [None, -9.0]
+    assert [row["gain"] for row in rows] == [None, 0.6]
 
 
 def test_a_newer_database_is_refused_untouched(database: Path) -> None:

@@ -30,7 +30,7 @@ def log(store: Store, text: str, *, at: float = NOW, **fields: object) -> Query:
     """One query whose every text column holds `text`."""
     query = a_query(text, at=at, reference=text, task=text[:20], **fields)
     writes = [
-        store.save(query, a_decision(), an_outcome(text, error=text)),
+        store.save(query, a_decision(), an_outcome(text, error=text, draft=text)),
         store.save_feedback(Feedback(query.id, at, 1.0, text, text, text)),
         store.save_audit(Audit(query.id, at, "big", text, Usage(), None, None)),
     ]
