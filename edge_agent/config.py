@@ -195,7 +195,12 @@ class TrainSettings(_Section):
     )
     group_size: int = Field(8, ge=2, description="G: rollouts for one prompt (the paper: 8)")
     prompts_per_step: int = Field(8, ge=1, description="Prompts in one step")
-    steps: int = Field(100, ge=0, description="DA-GRPO steps of a round (the paper: 840, then 400)")
+    minutes: float = Field(
+        15, gt=0, description="Time that a round may spend on learning, measuring not included"
+    )
+    steps: int = Field(
+        100, ge=0, description="Most DA-GRPO steps of a round (the paper: 840, then 400)"
+    )
     max_new_tokens: int = Field(64, ge=1, description="Longest rollout, tokens")
     learning_rate: float = Field(
         5e-5, gt=0, description="For the adapter (the paper's 2e-6 is for models ten times larger)"
@@ -206,7 +211,11 @@ class TrainSettings(_Section):
         description="Highest, for supervised learning on the log's answers; "
         "half of it where a promoted adapter goes on",
     )
-    warm_start_epochs: float = Field(3, ge=0, description="Most passes over the log's answers")
+    warm_start_epochs: float = Field(
+        30,
+        ge=0,
+        description="Most passes over the log's answers; queries never taught end it sooner",
+    )
     rank: int = Field(16, ge=1, description="Rank of a new adapter")
     alpha: int = Field(32, ge=1, description="A new adapter changes weights by alpha / rank · B·A")
     modules: tuple[str, ...] = Field(
@@ -219,6 +228,13 @@ class TrainSettings(_Section):
     )
     held_out: float = Field(
         0.2, gt=0, lt=1, description="Share of the queries that only the gate sees"
+    )
+    unseen: float = Field(
+        0.15,
+        ge=0,
+        lt=1,
+        description="Share of the rest whose answers are never taught: what they earn teaches when "
+        "to ask, and when to stop",
     )
     tolerance: float = Field(
         0.05, ge=0, le=1, description="The most any kind of work may lose in the gate"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _LEAST_FRESH = 32
 _LEAST_HELD_OUT = 10
+_LEAST_UNSEEN = 12
+"""Of the new queries, where more than the fewest to train on are there."""
 _HELD_OUT_PER_CLUSTER = 200
 """The gate's queries of one kind of work: a paired mean of these is off by about 3 points."""
 
@@ -36,9 +38,13 @@ class Corpus:
     """What a round trains on, and what only its gate sees."""
 
     fresh: tuple[Item, ...]
-    """New since the last round."""
+    """New since the last round: their answers are taught."""
+    unseen: tuple[Item, ...]
+    """New and old, answered, never taught: what they earn is what a new query would."""
+    unanswered: tuple[Item, ...]
+    """New, and nobody answered: their drafts are as honest."""
     replay: Replay
-    """Items of earlier rounds, by kind of work."""
+    """Taught items of earlier rounds, by kind of work."""
     held_out: tuple[Item, ...]
     centroids: Clusters
     """Of the kinds of work that no client has named."""
@@ -46,7 +52,8 @@ class Corpus:
     @property
     def new_clusters(self) -> frozenset[str]:
         """Kinds of work that no earlier round has seen."""
-        return frozenset(item.cluster for item in self.fresh) - self.replay.clusters.keys()
+        new = (item.cluster for item in (*self.fresh, *self.unseen))
+        return frozenset(new) - self.replay.clusters.keys()
 
     @property
     def clusters(self) -> frozenset[str]:
@@ -91,7 +98,44 @@ def build(bench: "Workbench", *, since: Position, until: Position) -> Corpus:
     fresh, new_held_out = split(everything[len(old.items) :], held_out=share, seed=seed)
     held_out = _thinned([*old_held_out, *new_held_out], seed)
     _judge(len(fresh), len(held_out), new)
-    return Corpus(tuple(fresh), Replay(old_train, seed=seed), tuple(held_out), centroids)
+    old_taught, old_unseen = _set_apart(old_train, bench.train, least=0)
+    taught, unseen = _set_apart(fresh, bench.train, least=_LEAST_UNSEEN)
+    return Corpus(
+        tuple(taught),
+        tuple(_thinned([*old_unseen, *unseen], seed)),
+        tuple(_named(new.unanswered, bench, centroids)),
+        Replay(old_taught, seed=seed),
+        tuple(held_out),
+        centroids,
+    )
+
+
+def _set_apart(
+    found: Sequence[Item], train: TrainSettings, *, least: int
+) -> tuple[list[Item], list[Item]]:
+    """(taught, unseen): the same side in every round, but for what makes up `least` of the latter.
+
+    Nothing is set apart where `train.unseen` is 0.
+    """
+    salt = f"{train.seed}:unseen"
+    taught, unseen = split(found, held_out=train.unseen, seed=salt)
+    missing = min(least - len(unseen), len(taught) - _LEAST_FRESH) if train.unseen else 0
+    if missing > 0:
+        unseen += taught[-missing:]
+        taught = taught[:-missing]
+    return taught, unseen
+
+
+def _named(found: Sequence[Item], bench: "Workbench", centroids: Clusters) -> list[Item]:
+    """Every item with the name of its kind of work, as the others are named."""
+    embedder = bench.embedder() if centroids.sizes else None
+    names = nearest(
+        [item.question for item in found],
+        [item.cluster or None for item in found],
+        embedder,
+        centroids,
+    )
+    return [replace(item, cluster=name) for item, name in zip(found, names, strict=True)]
 
 
 def _judge(fresh: int, held_out: int, new: items.Found) -> None:

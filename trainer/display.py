@@ -19,7 +19,12 @@ from rich.progress import (
 from edge_agent.training.journal import StepRow
 from trainer.progress import Watcher
 
-_TITLES = {"warm_start": "warm start", "dagrpo": "DA-GRPO", "gate": "gate"}
+_TITLES = {
+    "warm_start": "warm start",
+    "dagrpo": "DA-GRPO",
+    "hindsight": "hindsight",
+    "gate": "gate",
+}
 
 
 @contextlib.contextmanager
@@ -88,6 +93,8 @@ def figures(row: StepRow) -> str:
     if row.phase == "warm_start":
         reward = "" if row.reward_local is None else f"  reward {row.reward_local:.2f}"
         return f"loss {row.loss or 0:.2f}{reward}"
+    if row.phase == "hindsight":
+        return f"loss {row.loss or 0:.2f}  p taught {row.p_offload or 0:.2f}"
     return (
         f"reward {row.reward_local or 0:.2f}  p {row.p_offload or 0:.2f}  "
         f"λ {row.dual or 0:.2f}  kl {row.kl or 0:.3f}"

@@ -27,9 +27,11 @@ class Example:
     """One supervised item: a prompt, the answer to give, and how often to ask instead."""
 
     prompt_ids: Ids
-    answer_ids: Ids
-    p_offload: float = 0.0
-    """Target probability of the offload token; the answer itself weighs 1 - p_offload."""
+    answer_ids: Ids = ()
+    """Empty: the decision alone is taught."""
+    p_offload: float | None = None
+    """Target probability of the offload token; the answer itself weighs 1 - p_offload. None: the
+    decision is not taught, and the answer weighs 1."""
 
 
 class Learner:
@@ -130,13 +132,21 @@ class Learner:
 
         The loss is the cross-entropy of the decision plus (1 - p) times the answer's own, given
         that it is local: the likelihood of answering so and asking at rate p. `asking` gives p in
-        place of the example's own, from its index and its answer's negative log-likelihood (nats).
+        place of the example's own, from its index and its answer's negative log-likelihood (nats);
+        an example that does not teach the decision is not asked about.
         """
-        groups = [Answers(example.prompt_ids, [example.answer_ids]) for example in examples]
+        groups = [
+            Answers(example.prompt_ids, [example.answer_ids] if example.answer_ids else [])
+            for example in examples
+        ]
 
         def loss(index: int, logp: AnswerLogProbs) -> Tensor:
             answer = logp.local_B_G_T.sum()
-            p = examples[index].p_offload if asking is None else asking(index, -answer.item())
+            p = examples[index].p_offload
+            if p is None:
+                return -answer
+            if asking is not None:
+                p = asking(index, -answer.item())
             return -(p * logp.log_p_B[0] + (1 - p) * (logp.log_not_p_B[0] + answer))
 
         return self._update(groups, loss)[0]

@@ -17,7 +17,9 @@ def fingerprint(question: str) -> str:
     return " ".join(re.findall(r"\w+|[^\w\s]", question.casefold()))
 
 
-def split(items: Sequence[Item], *, held_out: float, seed: int) -> tuple[list[Item], list[Item]]:
+def split(
+    items: Sequence[Item], *, held_out: float, seed: int | str
+) -> tuple[list[Item], list[Item]]:
     """(train, held-out) in the order given; `held_out` is the expected share of the latter."""
     sides: tuple[list[Item], list[Item]] = ([], [])
     for item in items:
@@ -25,7 +27,7 @@ def split(items: Sequence[Item], *, held_out: float, seed: int) -> tuple[list[It
     return sides
 
 
-def _draw(text: str, seed: int) -> float:
+def _draw(text: str, seed: int | str) -> float:
     """A number in [0, 1) that depends on its arguments only."""
     digest = hashlib.sha256(f"{seed}:{text}".encode("utf-8", "replace")).digest()
     return int.from_bytes(digest[:8]) / 2**64

@@ -1,1 +1,1 @@
-"""Voice commands of a smart home, as Home Assistant's own grammar has them: real work, two languages."""
+"""Voice commands of a smart home, from Home Assistant's own grammar, in two languages."""

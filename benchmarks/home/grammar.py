@@ -7,9 +7,8 @@ too: the one that Home Assistant would act on.
 """
 
 import json
-import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,8 @@ _LEFT_OUT = frozenset({"HassRespond", "HassNevermind", "HassBroadcast"})
 """Small talk, and a message that is the whole answer."""
 _LONGEST = 90
 """Characters of a command."""
+_TRIES = 40
+"""Walks for one command of an intent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +50,28 @@ class Grammar:
         if language not in HOUSES:
             raise ValueError(f"no house speaks {language!r}; there are {', '.join(HOUSES)}")
         self.language = language
-        self._intents = Intents.from_dict(get_intents(language))
+        self._intents = Intents.from_dict(get_intents(language) or {})
         self._lists = {**self._intents.slot_lists, **_slot_lists(HOUSES[language], TextSlotList)}
-        self._templates = _templates(self._intents)
-        self._weights = [
-            1 / math.sqrt(sum(other[0] == name for other in self._templates))
-            for name, _, _, _ in self._templates
-        ]
+        self._templates: dict[str, list[tuple[str, Any, Any]]] = _templates(self._intents)
 
     def draw(self, rng: random.Random) -> Command | None:
-        """One command; None where the walk led to words that nobody says or reads."""
-        _, key, sentence, data = rng.choices(self._templates, self._weights)[0]
-        rules = {**self._intents.expansion_rules, **data.expansion_rules}
-        lists = {**self._lists, **data.slot_lists}
-        try:
-            text = " ".join(_walk(sentence.expression, lists, rules, rng, self.language).split())
-        except KeyError:  # a list or rule that only Home Assistant itself has
-            return None
-        if not text or len(text) > _LONGEST:
-            return None
-        return self._read(text, key)
+        """One command, each intent as often as any other; None where its grammar gave none."""
+        intent = rng.choice(list(self._templates))
+        for _ in range(_TRIES):
+            key, sentence, data = rng.choice(self._templates[intent])
+            rules = {**self._intents.expansion_rules, **data.expansion_rules}
+            lists = {**self._lists, **data.slot_lists}
+            try:
+                words = _walk(sentence.expression, lists, rules, rng)
+            except KeyError:  # a list or rule that only a real Home Assistant fills
+                continue
+            text = " ".join(words.split())
+            if not text or len(text) > _LONGEST:
+                continue
+            command = self._read(text, key)
+            if command is not None and command.intent == intent:
+                return command
+        return None
 
     def _read(self, text: str, key: str) -> Command | None:
         from hassil.recognize import recognize_best
@@ -104,18 +107,18 @@ def _slot_lists(house: House, text_list: Any) -> dict[str, Any]:
     }
 
 
-def _templates(intents: Any) -> list[tuple[str, str, Any, Any]]:
-    """(intent, key, sentence, block) of every template whose meaning is in its own words."""
-    found = []
+def _templates(intents: Any) -> dict[str, list[tuple[str, Any, Any]]]:
+    """Intent → (key, sentence, block) of every template whose meaning is in its own words."""
+    found: dict[str, list[tuple[str, Any, Any]]] = {}
     for name, intent in intents.intents.items():
         for number, data in enumerate(intent.data):
-            context = {**data.requires_context}
             if name in _LEFT_OUT or any(
-                isinstance(wanted, Mapping) and wanted.get("slot") for wanted in context.values()
+                isinstance(wanted, Mapping) and wanted.get("slot")
+                for wanted in data.requires_context.values()
             ):
                 continue  # "here" means the room of the microphone
             for place, sentence in enumerate(data.sentences):
-                found.append((name, f"{name}/{number}/{place}", sentence, data))
+                found.setdefault(name, []).append((f"{name}/{number}/{place}", sentence, data))
     return found
 
 
@@ -124,13 +127,12 @@ def _walk(
     lists: Mapping[str, Any],
     rules: Mapping[str, Any],
     rng: random.Random,
-    language: str,
 ) -> str:
     """Words of one random path through a template. Raises KeyError for a list it does not have."""
     from hassil import expression as kinds
 
     def walk(part: Any) -> str:
-        return _walk(part, lists, rules, rng, language)
+        return _walk(part, lists, rules, rng)
 
     match expression:
         case kinds.TextChunk():
@@ -159,21 +161,3 @@ def _value(slot_list: Any, rng: random.Random, walk: Any) -> str:
             steps = (slot_list.stop - slot_list.start) // slot_list.step
             return str(slot_list.start + slot_list.step * rng.randint(0, steps))
     raise KeyError(slot_list.name)
-
-
-def distinct(grammar: Grammar, count: int, rng: random.Random, *, tries: int = 60) -> list[Command]:
-    """`count` commands with different words; fewer where `tries` draws for each find no more."""
-    found: dict[str, Command] = {}
-    for _ in range(tries * count):
-        command = grammar.draw(rng)
-        if command is not None:
-            found.setdefault(command.text.casefold(), command)
-        if len(found) == count:
-            break
-    return list(found.values())
-
-
-def intents_of(commands: Sequence[Command]) -> dict[str, int]:
-    """How often each intent is meant, the most frequent first."""
-    names = [command.intent for command in commands]
-    return {name: names.count(name) for name in sorted(set(names), key=lambda n: -names.count(n))}
