@@ -135,6 +135,7 @@ def _interrupt(_signal: int, _frame: Any) -> None:
 def _status(settings: "Settings", *, as_json: bool) -> None:
     from edge_agent.training import report
     from edge_agent.training.moves import describe
+    from models.command_options import indented
 
     found = report.report(settings.database, waiting_for=None)
     if as_json:
@@ -146,9 +147,9 @@ def _status(settings: "Settings", *, as_json: bool) -> None:
         adapter = row["adapter"] or row["parent"]
         typer.echo(
             f"round {row['id']}  {row['state']:<11}  {adapter:<6}  {row['items'] or 0} queries"
-            f"  {row['reason'] or ''}"
         )
-        for move in row["shift"] or ():
-            typer.echo(f"  {describe(move)}")
+        for line in (row["reason"], *map(describe, row["shift"] or ())):
+            if line:
+                typer.echo(indented(line, 4))
     if found["running"]:
         typer.echo(report.line(report.summary(found)))
