@@ -95,7 +95,7 @@ class Processes:
 
         Raises EdgeAgentError with the trainer's own words if it fails.
         """
-        with self.start("train", "--json", settings=settings) as process:
+        with self.start("train", "--idle", "--json", settings=settings) as process:
             assert process.stdout is not None
             last: dict[str, Any] = {}
             for line in process.stdout:
