@@ -62,20 +62,26 @@ class Corpus:
 
 
 def require_enough(
-    database: Path, train: TrainSettings, *, since: Position, until: Position
-) -> None:
-    """Raise TooLittle if `build` is sure to, without its model: in a moment, and before torch.
+    database: Path,
+    train: TrainSettings,
+    *,
+    template: str | None,
+    since: Position,
+    until: Position,
+) -> items.Found:
+    """What is new, without the model: in a moment, and before torch. Raises TooLittle as `build`.
 
-    Prompts of another chat template still count here.
+    `template` is the digest of the chat template in use; None takes prompts of any.
     """
 
     def load(after: Position, end: Position) -> items.Found:
-        return items.load(database, template=None, render=lambda _: (), after=after, until=end)
+        return items.load(database, template=template, render=lambda _: (), after=after, until=end)
 
     old, new = load(items.START, since), load(since, until)
     _, old_held_out = split(old.items, held_out=train.held_out, seed=train.seed)
     fresh, new_held_out = split(new.items, held_out=train.held_out, seed=train.seed)
     _judge(len(fresh), len(old_held_out) + len(new_held_out), new)
+    return new
 
 
 def build(bench: "Workbench", *, since: Position, until: Position) -> Corpus:
@@ -140,12 +146,18 @@ def _named(found: Sequence[Item], bench: "Workbench", centroids: Clusters) -> li
 
 def _judge(fresh: int, held_out: int, new: items.Found) -> None:
     if fresh < _LEAST_FRESH or held_out < _LEAST_HELD_OUT:
+        left_out = {
+            "have no answer to learn from": new.without_reference,
+            "are of another chat template": new.other_template,
+        }
+        found = [f"{count} more {why}" for why, count in left_out.items() if count]
+        buy = "buy answers with `edge-agent train --allow-cloud N`, "
         raise TooLittle(
-            f"too little to learn from: {fresh} new queries to train on (at least "
-            f"{_LEAST_FRESH}) and {held_out} to test on (at least {_LEAST_HELD_OUT}); "
-            f"{new.without_reference} new queries have no answer to grade against and "
-            f"{new.other_template} were rendered by another chat template. Serve more queries, "
-            "send references or feedback, or seed the log with `edge-agent logs import FILE.jsonl`"
+            f"too little to learn from: {fresh} new queries to train on (a round takes "
+            f"{_LEAST_FRESH}) and {held_out} to test on (the gate takes {_LEAST_HELD_OUT})"
+            f"{''.join(f'; {text}' for text in found)}. Serve more queries, give feedback, "
+            f"{buy if new.without_reference else ''}"
+            "or add examples with `edge-agent logs import FILE.jsonl`"
         )
 
 
@@ -160,6 +172,8 @@ def changes(bench: "Workbench", data: Corpus, *, since: Position, until: Positio
 def _clustered(found: Sequence[Item], bench: "Workbench", centroids: Clusters) -> list[Item]:
     """Every item with the name of its kind of work; `centroids` is filled."""
     unlabelled = sum(not item.cluster for item in found)
+    if unlabelled >= MIN_SIZE:
+        bench.told(f"sorting {unlabelled} queries without a label into kinds of work")
     names = assign(
         [item.question for item in found],
         [item.cluster or None for item in found],

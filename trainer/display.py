@@ -1,10 +1,14 @@
-"""How a round is shown: a live line per phase in the terminal, or one JSON object a line."""
+"""How a round is shown: a live line per phase in the terminal, or one JSON object a line.
+
+Imports no torch: it shows what happens before that is loaded, too.
+"""
 
 import contextlib
 import dataclasses
 import json
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -17,7 +21,9 @@ from rich.progress import (
 )
 
 from edge_agent.training.journal import StepRow
-from trainer.progress import Watcher
+
+if TYPE_CHECKING:
+    from trainer.progress import Watcher  # imports torch
 
 _TITLES = {
     "warm_start": "warm start",
@@ -28,7 +34,7 @@ _TITLES = {
 
 
 @contextlib.contextmanager
-def display(*, as_json: bool) -> Iterator[Watcher]:
+def display(*, as_json: bool) -> Iterator["Watcher"]:
     """The watcher for this terminal."""
     if as_json:
         yield JsonLines()
@@ -85,7 +91,7 @@ class Bars:
 
     def say(self, line: str) -> None:
         """A line above the bars."""
-        self._progress.console.print(line, highlight=False)
+        self._progress.console.print(line, highlight=False, markup=False)
 
 
 def figures(row: StepRow) -> str:

@@ -26,11 +26,11 @@ from trainer import corpus
 from trainer.checkpoint import Checkpoints
 from trainer.corpus import Corpus
 from trainer.dual import Dual
-from trainer.errors import TrainerError
 from trainer.evaluate import Result, evaluate
 from trainer.export import export
 from trainer.gate import Verdict, candidate, judge, serving
 from trainer.hindsight import Hindsight
+from trainer.outlook import interrupted
 from trainer.policy_value import Terms, evidence
 from trainer.progress import Progress, Watcher
 from trainer.records import Item
@@ -88,9 +88,7 @@ class Round:
 
     def resume(self) -> Ended:
         """Go on with the newest interrupted round. Raises TrainerError if there is none."""
-        row = self.bench.journal.last()
-        if row is None or row["state"] not in ("interrupted", "running"):
-            raise TrainerError("there is no interrupted round; start one with `edge-agent train`")
+        row = interrupted(self.bench.journal)
         self.bench.journal.resume(row["id"])
         before = self.bench.journal.position_before(row["id"])
         data = corpus.build(

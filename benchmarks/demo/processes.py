@@ -98,15 +98,16 @@ class Processes:
         event: Callable[[Mapping[str, Any]], None],
         *,
         resume: bool = False,
+        idle: bool = True,
     ) -> dict[str, Any]:
         """One round, start to end; `event` gets what it reports. Returns its last event.
 
-        `resume` goes on with an interrupted one.
+        `resume` goes on with an interrupted one; `idle`: as the daemon would run it.
 
         Raises EdgeAgentError with the trainer's own words if it fails.
         """
-        resumed = ["--resume"] if resume else []
-        with self.start("train", "--json", *resumed, settings=settings) as process:
+        arguments = ["--json", *(["--idle"] if idle else []), *(["--resume"] if resume else [])]
+        with self.start("train", *arguments, settings=settings) as process:
             assert process.stdout is not None
             last: dict[str, Any] = {}
             for line in process.stdout:

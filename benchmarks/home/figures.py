@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -140,7 +141,7 @@ def curves(
 
 def at_share(points: Sequence[tuple[float, float]], share: float) -> float:
     """The share of right answers of a curve where `share` of the commands are asked."""
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if x0 <= share <= x1:
             return y0 + (y1 - y0) * (share - x0) / (x1 - x0) if x1 > x0 else y1
     return points[-1][1]

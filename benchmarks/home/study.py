@@ -162,7 +162,7 @@ class Study:
             events.append(said)
             self._told.event(said)
 
-        end = processes.train(settings, event, resume=resume)
+        end = processes.train(settings, event, resume=resume, idle=False)
         if end["state"] == "promoted":
             self._wait_for(client, end["adapter"])
         steps = Counter(e["phase"] for e in events if e["event"] == "step")

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from log_builder import TEMPLATE, LogBuilder
 
@@ -30,7 +31,7 @@ def log(settings: Settings) -> Iterator[LogBuilder]:
         yield LogBuilder(store)
 
 
-def bench(settings: Settings, embedder: Any = None) -> Any:
+def bench(settings: Settings, embedder: Any = None, told: Any = None) -> Any:
     """What `build` needs of a workbench, with neither a model nor, as a rule, an embedder."""
 
     def unwanted() -> Any:
@@ -42,6 +43,7 @@ def bench(settings: Settings, embedder: Any = None) -> Any:
         chat=SimpleNamespace(digest=TEMPLATE),
         render=lambda messages: (1, len(messages)),
         embedder=(lambda: embedder) if embedder else unwanted,
+        told=told,
     )
 
 
@@ -98,13 +100,23 @@ def test_a_few_questions_without_a_label_need_no_embedder(
     assert {item.cluster for item in (*data.fresh, *data.held_out)} == {"t", OTHER}
 
 
+def test_looking_for_kinds_of_work_is_said(settings: Settings, log: LogBuilder) -> None:
+    imports(log, 60, "t")
+    until = imports(log, 8, None)
+    told: list[str] = []
+    embedder = SimpleNamespace(embed=lambda texts: np.eye(len(texts), 64, dtype=np.float32))
+    corpus.build(bench(settings, embedder, told.append), since=START, until=until)
+    assert told == ["sorting 8 queries without a label into kinds of work"]
+
+
 @pytest.mark.parametrize("count", [0, 20, 38, 40, 44, 60])
 def test_the_early_look_says_what_the_whole_one_would(
     settings: Settings, log: LogBuilder, count: int
 ) -> None:
     until = imports(log, count) if count else START
     log.ask("unknown")
-    until = Position(1, until.example)
+    log.ask("of another model", template="another", reference="x")
+    until = Position(2, until.example)
 
     def refusal(look: Any) -> str | None:
         try:
@@ -114,11 +126,13 @@ def test_the_early_look_says_what_the_whole_one_would(
         return None
 
     early = refusal(
-        lambda: corpus.require_enough(settings.database, settings.train, since=START, until=until)
+        lambda: corpus.require_enough(
+            settings.database, settings.train, template=TEMPLATE, since=START, until=until
+        )
     )
     assert early == refusal(lambda: corpus.build(bench(settings), since=START, until=until))
     assert (early is None) == (count == 60)
-    assert early is None or "1 new queries have no answer" in early
+    assert early is None or "1 more have no answer" in early
 
 
 def test_changes_of_the_work_carry_its_names(settings: Settings, log: LogBuilder) -> None:
