@@ -119,17 +119,11 @@ def build(bench: "Workbench", *, since: Position, until: Position) -> Corpus:
 def _set_apart(
     found: Sequence[Item], train: TrainSettings, *, least: int
 ) -> tuple[list[Item], list[Item]]:
-    """(taught, unseen): the same side in every round, but for what makes up `least` of the latter.
-
-    Nothing is set apart where `train.unseen` is 0.
-    """
+    """(taught, unseen). Which side a query falls on is the same in every round, but for those that
+    make up `least` of the latter; nothing is set apart where `train.unseen` is 0."""
+    room = min(least, len(found) - _LEAST_FRESH) if train.unseen else 0
     salt = f"{train.seed}:unseen"
-    taught, unseen = split(found, held_out=train.unseen, seed=salt)
-    missing = min(least - len(unseen), len(taught) - _LEAST_FRESH) if train.unseen else 0
-    if missing > 0:
-        unseen += taught[-missing:]
-        taught = taught[:-missing]
-    return taught, unseen
+    return split(found, held_out=train.unseen, seed=salt, least=max(0, room))
 
 
 def _named(found: Sequence[Item], bench: "Workbench", centroids: Clusters) -> list[Item]:

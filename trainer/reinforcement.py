@@ -72,7 +72,7 @@ class Reinforcement:
         )
         cloud = CloudValue((*data.fresh, *data.unseen), self._bench.graders)
         self._known = data.replay.clusters.keys()
-        if train.dual == "pid" and progress.steps == 0:
+        if train.dual == "pid" and progress.steps == 0 and self._why_stop() is None:
             source = deciding if unseen else taught
             first = [item for step in range(_PRICED_BATCHES) for item in source.batch(step)]
             self._bench.sampler.load(progress.learner)

@@ -6,6 +6,7 @@ a query that was held out stays held out in every later round.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Sequence
 
@@ -18,12 +19,19 @@ def fingerprint(question: str) -> str:
 
 
 def split(
-    items: Sequence[Item], *, held_out: float, seed: int | str
+    items: Sequence[Item], *, held_out: float, seed: int | str, least: int = 0
 ) -> tuple[list[Item], list[Item]]:
-    """(train, held-out) in the order given; `held_out` is the expected share of the latter."""
+    """(train, held-out) in the order given; `held_out` is the expected share of the latter.
+
+    Where chance holds out fewer than `least`, those that came closest join them.
+    """
+    draws = [_draw(fingerprint(item.question), seed) for item in items]
+    limit = held_out
+    if 0 < least <= len(draws):
+        limit = max(limit, math.nextafter(sorted(draws)[least - 1], math.inf))
     sides: tuple[list[Item], list[Item]] = ([], [])
-    for item in items:
-        sides[_draw(fingerprint(item.question), seed) < held_out].append(item)
+    for item, draw in zip(items, draws, strict=True):
+        sides[draw < limit].append(item)
     return sides
 
 

@@ -58,6 +58,7 @@ def test_old_work_is_replayed_and_new_work_is_fresh(settings: Settings, log: Log
     until = imports(log, 100, "new")
     data = corpus.build(bench(settings), since=since, until=until)
     assert {item.cluster for item in data.fresh} == {"new"}
+    assert {item.cluster for item in data.unseen} == {"old", "new"}
     assert data.replay.clusters.keys() == {"old"}
     assert (data.new_clusters, data.clusters) == ({"new"}, {"new", "old"})
     assert {item.cluster for item in data.held_out} == {"old", "new"}
@@ -75,9 +76,36 @@ def test_no_question_is_on_both_sides_also_when_it_comes_again(
         log.ask(f"  question {number}", reference="y", task="t")
     data = corpus.build(bench(settings), since=since, until=items.newest(settings.database))
     (old,) = data.replay.clusters.values()
-    trained = {fingerprint(item.question) for item in (*data.fresh, *old)}
-    assert trained.isdisjoint(fingerprint(item.question) for item in data.held_out)
-    assert len(data.fresh) + len(data.held_out) // 2 == 120
+    taught = {fingerprint(item.question) for item in (*data.fresh, *old)}
+    unseen, held_out = (
+        {fingerprint(item.question) for item in side} for side in (data.unseen, data.held_out)
+    )
+    assert not taught & unseen
+    assert not taught & held_out
+    assert not unseen & held_out
+    assert len(taught) + len(unseen) + len(held_out) == 120
+
+
+def test_a_few_answers_are_never_taught_even_where_there_are_few(
+    settings: Settings, log: LogBuilder
+) -> None:
+    until = imports(log, 70)
+    data = corpus.build(bench(settings), since=START, until=until)
+    assert len(data.unseen) >= 12
+    assert len(data.fresh) >= 32
+    train = settings.train.model_copy(update={"unseen": 0.0})
+    all_taught = bench(settings.model_copy(update={"train": train}))
+    assert corpus.build(all_taught, since=START, until=until).unseen == ()
+
+
+def test_queries_that_nobody_answered_are_kept_apart(settings: Settings, log: LogBuilder) -> None:
+    imports(log, 60)
+    log.ask("Nobody knows?", task="t")
+    data = corpus.build(bench(settings), since=START, until=items.newest(settings.database))
+    assert [item.question for item in data.unanswered] == ["Nobody knows?"]
+    assert data.unanswered[0].reference == ""
+    answered = (*data.fresh, *data.unseen, *data.held_out)
+    assert all(item.reference for item in answered)
 
 
 def test_the_gate_takes_at_most_two_hundred_of_each_kind(
