@@ -7,6 +7,8 @@ import pytest
 from engine_harness import OFFLOAD, Reference, ask, prompt_of
 
 from edge_agent.engine.engine import Engine
+from edge_agent.engine.logprobs import log_sum_exp_without
+from edge_agent.engine.types import GenerationRequest, SamplingParams
 
 
 async def test_log_probs_equal_the_reference_softmax(engine: Engine, reference: Reference) -> None:
@@ -61,3 +63,27 @@ async def test_bytes_of_tokens_add_up_to_the_text(smol_engine: Engine) -> None:
 
 def _eog(engine: Engine) -> set[int]:
     return {i for i in range(engine.vocabulary.size) if engine.vocabulary.is_eog(i)}
+
+
+async def test_confidence_is_the_sum_without_the_offload_token(
+    engine: Engine, reference: Reference
+) -> None:
+    prompt = prompt_of(73, 30)
+    sampling = SamplingParams(temperature=2.0, seed=1, max_tokens=20, logit_bias={40: 5.0})
+    request = GenerationRequest(tuple(prompt), sampling, confidence=True)
+    events = [event async for event in engine.submit(request)]
+    ids = [token for event in events for token in event.token_ids]
+    expected = 0.0
+    for t, token in enumerate(ids):
+        row = reference.log_softmax(prompt + ids[:t])
+        expected += row[token] - np.log1p(-np.exp(row[OFFLOAD]))
+    assert sum(event.confidence for event in events) == pytest.approx(expected, abs=0.05)
+    plain = engine.submit(GenerationRequest(tuple(prompt), sampling))
+    assert {event.confidence async for event in plain} == {0.0}
+
+
+def test_hand_worked_mass_without_one_token() -> None:
+    row = np.log(np.array([1.0, 2.0, 5.0], np.float32))
+    assert log_sum_exp_without(row, None) == pytest.approx(np.log(8))
+    assert log_sum_exp_without(row, 2) == pytest.approx(np.log(3))
+    assert row[2] == pytest.approx(np.log(5))

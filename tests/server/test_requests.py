@@ -5,10 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
-from scripted_agent import ScriptedAgent
+from scripted_agent import ScriptedAgent, ScriptedAnswer
 
 from edge_agent.engine.types import SamplingParams, TokenLogprob
-from edge_agent.records import Delta, Query, Route
+from edge_agent.records import Decision, Delta, Query, Reason, Route
 
 USER = {"role": "user", "content": "Hi"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
@@ -136,6 +136,25 @@ async def test_a_whole_answer_with_tools_refusal_and_logprobs(
     assert answer.headers["x-edge-agent-reason"] == "cold_start"
     assert answer.headers["x-edge-agent-p-offload"] == "0.25"
     assert answer.headers["x-edge-agent-cost-usd"] == "0"
+    assert "x-edge-agent-gain" not in answer.headers
+
+
+async def test_a_decision_after_a_draft_says_what_it_expected(
+    client: httpx.AsyncClient, agent: ScriptedAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decision = Decision(
+        Route.LOCAL, Reason.DRAFT, gain=0.02, price=0.1, after="draft", draft_logprob=-3.0
+    )
+    monkeypatch.setattr(ScriptedAnswer, "decision", decision)
+    monkeypatch.setattr(agent, "price", lambda _version: 0.1)
+    answer = await chat(client)
+    found = answer.json()["edge_agent"]
+    assert (found["gain"], found["price"], found["after"]) == (0.02, 0.1, "draft")
+    headers = (answer.headers[f"x-edge-agent-{name}"] for name in ("gain", "price", "after"))
+    assert tuple(headers) == ("0.02", "0.1", "draft")
+    metrics = (await client.get("/metrics")).text
+    assert 'edge_agent_decisions_total{reason="draft",route="local"} 1.0' in metrics
+    assert "edge_agent_dual_variable 0.1" in metrics
 
 
 @pytest.mark.parametrize("prompt", ["One two", ["One two"], [12, 34], [[12, 34]]])

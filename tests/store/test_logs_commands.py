@@ -95,6 +95,29 @@ def test_show(store: Store, queries: list[Query]) -> None:
     assert found["query"]["prompt_ids"] == list(queries[0].prompt_ids)
 
 
+def test_show_of_a_draft_that_was_replaced(store: Store) -> None:
+    query = a_query()
+    decision = a_decision(
+        route=Route.CLOUD,
+        reason=Reason.DRAFT,
+        threshold=-4.2,
+        gain=0.61,
+        price=0.1,
+        after="draft",
+        draft_logprob=-9.1,
+    )
+    store.save(query, decision, an_outcome(source=Source.CLOUD, draft="Forty-\x1bone.")).result()
+    text = logs("show", query.id)
+    assert (
+        "asked the cloud: log-probability of the draft -9.10 below threshold -4.20; "
+        "asking was expected to gain 0.61, the price was 0.10\n"
+    ) in text
+    assert "  draft, not served:\n    Forty-\N{REPLACEMENT CHARACTER}one.\n" in text
+    assert "log-probability of the draft -9.10" in logs("tail", "-n", "1")
+    assert json.loads(logs("export"))["decision"]["draft"] == "Forty-\x1bone."
+    assert "Forty" not in logs("export", "--otel")
+
+
 def test_show_of_an_unknown_id(queries: list[Query]) -> None:
     assert logs("show", "chatcmpl-x", succeeds=False).startswith("error: no response 'chatcmpl-x'")
 

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 from log_records import a_decision, a_query, an_outcome
+from sqlite_utils import Database
 
 from edge_agent.budget.ledger import Ledger
 from edge_agent.config import BudgetSettings, Price
 from edge_agent.errors import StoreError
 from edge_agent.log.database import open_database
 from edge_agent.log.importing import read, write
+from edge_agent.log.migrations import migrations
 from edge_agent.log.pages import PageFile
 from edge_agent.log.reader import LogReader
 from edge_agent.log.salvage import find_damage, salvage
@@ -119,6 +121,35 @@ def test_what_is_still_in_the_write_ahead_log_is_taken_over(database: Path, tmp_
     with LogReader(tmp_path / "cut.db") as reader:
         assert reader.explain(query.id) is None
         assert reader.tail(1)[0]["seq"] == 20
+
+
+def test_decisions_of_before_drafts_are_known_without_the_page_that_led_to_them(
+    database: Path, tmp_path: Path
+) -> None:
+    """They end before the columns that a later version added."""
+    database.parent.mkdir()
+    old = Database(str(database))
+    migrations.apply(old, stop_before="m006_drafts")
+    for seq in range(1, 301):
+        for sql in (
+            "INSERT INTO arrival VALUES (:seq, 'q' || :seq, 5.0, 1)",
+            "INSERT INTO query VALUES (:seq, 'q' || :seq, 5.0, 'chat', 'edge', '', NULL, 'auto', "
+            "0, 'Hi', '[]', NULL, '{}', '{}', 1, NULL, NULL, '', x'')",
+            "INSERT INTO decision VALUES (:seq, 'local', 'threshold', NULL, 0.1, 0.1, 0.5, 0.98, "
+            "'v0001', 0.5, '{}', 0)",
+            "INSERT INTO response VALUES "
+            "(:seq, 'local', NULL, 4, 3, 0, NULL, NULL, NULL, 0.0, 0.2, 0.3, NULL, 0)",
+        ):
+            old.conn.execute(sql, {"seq": seq})
+    old.conn.commit()
+    (root,) = old.execute("SELECT rootpage FROM sqlite_master WHERE name = 'decision'").fetchone()
+    old.close()
+    data = bytearray(database.read_bytes())
+    zero(data, (root - 1) * PAGE, random.Random(0))
+    database.write_bytes(data)
+    done = salvage(database, tmp_path / "new.db")
+    assert "decision" in done.damaged
+    assert done.rows["decision"] == 300
 
 
 Harm = Callable[[bytearray, int, random.Random], None]
