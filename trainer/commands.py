@@ -63,10 +63,11 @@ def _train(
 ) -> "Ended":
     import signal
 
-    from edge_agent.training.idle import end_with_parent, lower_priority
+    from edge_agent.training.idle import end_with_parent, lower_priority, wait_without_spinning
 
     if idle:
         lower_priority()
+    wait_without_spinning()
     end_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
     _require_packages()
