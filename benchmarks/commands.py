@@ -102,7 +102,7 @@ def demo(
 
         options = home.Options(
             plan=home.plan_of(minutes),
-            seeds=1,
+            seeds=(seed,),
             model=ctx.obj.load().settings.model,
             out=out,
             as_json=json_output,

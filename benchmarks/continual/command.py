@@ -97,7 +97,7 @@ def _home(
     run(
         Options(
             plan=Plan(),
-            seeds=seeds or 3,
+            seeds=tuple(range(seeds or 3)),
             model=model or ctx.obj.load().settings.model,
             out=out or Path("benchmarks/results/home"),
             report_only=report_only,

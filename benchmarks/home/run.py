@@ -24,7 +24,7 @@ class Options:
     """As given on the command line."""
 
     plan: Plan
-    seeds: int
+    seeds: tuple[int, ...]
     model: str
     out: Path
     report_only: bool = False
@@ -53,7 +53,7 @@ def run(options: Options) -> None:
             f"A daemon, its trainer and a stand-in for a cloud work in {options.out}; your own "
             f"data is not touched. At most {RATE:.0%} of any 100 commands may go to the cloud."
         )
-        for seed in range(options.seeds):
+        for seed in options.seeds:
             with terminal.training():
                 Study(options.out, options.plan, seed, model=options.model, told=terminal).run()
     path = write_report(options.out, options.plan)
