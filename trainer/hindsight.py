@@ -19,11 +19,10 @@ from edge_agent.training.journal import StepRow
 from trainer.corpus import Corpus
 from trainer.evaluate import CloudValue, Draft, drafts
 from trainer.learner import Example
+from trainer.phase import Phase
 from trainer.policy_value import LEAST_KNOWN
-from trainer.progress import Progress, Watcher
 from trainer.records import Item
 from trainer.warm_start import example, factor, highest_rate
-from trainer.workbench import Workbench
 
 _PASSES = 5
 _PROMPTS_PER_STEP = 16
@@ -37,19 +36,12 @@ _OWN_CURVE = 40
 """Queries of known truth from which a kind of work has a curve of its own."""
 
 
-class Hindsight:
+class Hindsight(Phase):
     """The last phase of one round."""
-
-    def __init__(self, bench: Workbench, watcher: Watcher, progress: Progress, number: int) -> None:
-        """`number` is the round's."""
-        self._bench = bench
-        self._watcher = watcher
-        self._progress = progress
-        self._number = number
 
     def run(self, data: Corpus) -> None:
         """Teach p_offload; nothing where too little is known to calibrate on."""
-        progress = self._progress
+        progress = self.progress
         if len(data.unseen) < LEAST_KNOWN:
             return
         items = self._chosen(data)
@@ -57,14 +49,14 @@ class Hindsight:
             progress.foreseen = self._foresee(items, data)
             progress.save()
         steps = -(-_PASSES * len(items) // _PROMPTS_PER_STEP)
-        self._watcher.phase("hindsight", steps)
-        top = _RATE * highest_rate(self._bench.train.warm_start_learning_rate, continued=False)
+        self.watcher.phase("hindsight", steps)
+        top = _RATE * highest_rate(self.bench.train.warm_start_learning_rate, continued=False)
         began, first = progress.seconds, progress.hindsight_steps
         for step in range(first, steps):
             done = step - first
-            left_s = self._bench.train.minutes * 60 - progress.seconds
+            left_s = self.bench.train.minutes * 60 - progress.seconds
             if done and left_s < (progress.seconds - began) / done:
-                self._watcher.say(f"hindsight ends after {step} steps: the time is over")
+                self.watcher.say(f"hindsight ends after {step} steps: the time is over")
                 break
             progress.learner.use_learning_rate(top * factor(step, 0, steps))
             self._step(step, items, data)
@@ -73,15 +65,15 @@ class Hindsight:
     def _chosen(self, data: Corpus) -> list[Item]:
         """All queries of known truth, and as many unanswered ones as fit; the same always."""
         room = max(0, _MOST_QUERIES - len(data.unseen))
-        rng = random.Random(f"{self._bench.train.seed}:hindsight")  # noqa: S311
+        rng = random.Random(f"{self.bench.train.seed}:hindsight")  # noqa: S311
         unanswered = rng.sample(data.unanswered, min(room, len(data.unanswered)))
         return [*data.unseen, *unanswered]
 
     def _foresee(self, items: Sequence[Item], data: Corpus) -> dict[str, float]:
         """The target of each query: what asking is expected to gain, or is known to have gained."""
-        bench = self._bench
-        bench.sampler.load(self._progress.learner)
-        self._watcher.say(f"drafting {len(items)} answers that were never taught")
+        bench = self.bench
+        bench.sampler.load(self.progress.learner)
+        self.watcher.say(f"drafting {len(items)} answers that were never taught")
         try:
             found = drafts(
                 bench.engine,
@@ -106,7 +98,7 @@ class Hindsight:
                 gain = (gain + values[place] - rewards[place]) / 2
             targets[item.query_id] = min(_HIGHEST_TARGET, max(_LEAST_TARGET, gain))
         asked = fmean(target > bench.settings.decision.min_gain for target in targets.values())
-        self._watcher.say(
+        self.watcher.say(
             f"{fmean(rewards):.0%} of {len(rewards)} drafts of known truth are right; asking is "
             f"expected to pay on {asked:.0%} of {len(items)} queries"
         )
@@ -114,7 +106,7 @@ class Hindsight:
 
     def _step(self, step: int, items: Sequence[Item], data: Corpus) -> None:
         began = time.monotonic()
-        bench, progress = self._bench, self._progress
+        bench, progress = self.bench, self.progress
         rng = random.Random(f"{bench.train.seed}:hindsight:{step}")  # noqa: S311
         chosen = rng.sample(items, min(_PROMPTS_PER_STEP, len(items)))
         lessons = [
@@ -133,9 +125,7 @@ class Hindsight:
             loss=loss,
             p_offload=fmean(lesson.p_offload or 0.0 for lesson in lessons),
         )
-        bench.journal.record(self._number, row)
-        self._watcher.step(row)
-        progress.save()
+        self.close_step(row)
 
 
 def _curves(

@@ -15,7 +15,7 @@ from trainer.corpus import Corpus
 from trainer.dagrpo import Teaches
 from trainer.evaluate import CloudValue
 from trainer.objective import Episode, StepFigures
-from trainer.progress import Progress, Watcher
+from trainer.phase import Phase
 from trainer.records import Item
 from trainer.replay import Batches, Replay
 from trainer.workbench import Workbench
@@ -42,23 +42,15 @@ def rise(step: int) -> float:
     return min(1.0, (step + 1) / _RISING_STEPS)
 
 
-class Reinforcement:
+class Reinforcement(Phase):
     """The steps of one round."""
-
-    def __init__(self, bench: Workbench, watcher: Watcher, progress: Progress, number: int) -> None:
-        """`number` is the round's."""
-        self._bench = bench
-        self._watcher = watcher
-        self._progress = progress
-        self._number = number
-        self._known: Collection[str] = ()
 
     def run(self, data: Corpus) -> None:
         """Steps until they gain nothing more, time is up, or `train.steps` are done."""
-        train, progress = self._bench.train, self._progress
+        train, progress = self.bench.train, self.progress
         if progress.reinforced or train.steps == 0:
             return
-        self._watcher.phase("dagrpo", train.steps)
+        self.watcher.phase("dagrpo", train.steps)
         unseen = round(_UNSEEN_SHARE * train.prompts_per_step) if data.unseen else 0
         taught = Batches(
             data.fresh,
@@ -70,26 +62,26 @@ class Reinforcement:
         deciding = Batches(
             data.unseen or data.fresh, Replay((), seed=0), size=unseen, share=0, seed=train.seed + 2
         )
-        cloud = CloudValue((*data.fresh, *data.unseen), self._bench.graders)
-        self._known = data.replay.clusters.keys()
+        cloud = CloudValue((*data.fresh, *data.unseen), self.bench.graders)
+        known = data.replay.clusters.keys()
         if train.dual == "pid" and progress.steps == 0 and self._why_stop() is None:
             source = deciding if unseen else taught
             first = [item for step in range(_PRICED_BATCHES) for item in source.batch(step)]
-            self._bench.sampler.load(progress.learner)
-            progress.dual.begin(gains(self._bench, first, cloud, seed=train.seed))
+            self.bench.sampler.load(progress.learner)
+            progress.dual.begin(gains(self.bench, first, cloud, seed=train.seed))
         for step in range(progress.steps, train.steps):
             why = self._why_stop()
             if why is not None:
-                self._watcher.say(f"DA-GRPO ends after {step} steps: {why}")
+                self.watcher.say(f"DA-GRPO ends after {step} steps: {why}")
                 break
             progress.learner.use_learning_rate(train.learning_rate * rise(step))
-            self._step(step, taught.batch(step), deciding.batch(step), cloud)
+            self._step(step, taught.batch(step), deciding.batch(step), cloud, known)
         progress.learner.forget_moments()
         progress.reinforced = True
         progress.save()
 
     def _why_stop(self) -> str | None:
-        progress, minutes = self._progress, self._bench.train.minutes
+        progress, minutes = self.progress, self.bench.train.minutes
         if progress.seconds >= SHARE_OF_TIME * minutes * 60:
             return f"its share of {minutes:g} minutes is over"
         worths = progress.worths
@@ -101,10 +93,15 @@ class Reinforcement:
         return None
 
     def _step(
-        self, step: int, taught: Sequence[Item], deciding: Sequence[Item], cloud: CloudValue
+        self,
+        step: int,
+        taught: Sequence[Item],
+        deciding: Sequence[Item],
+        cloud: CloudValue,
+        known: Collection[str],
     ) -> None:
         began = time.monotonic()
-        bench, progress, train = self._bench, self._progress, self._bench.train
+        bench, progress, train = self.bench, self.progress, self.bench.train
         bench.sampler.load(progress.learner)
         items = [*taught, *deciding]
         groups = bench.sampler.groups(
@@ -114,7 +111,7 @@ class Reinforcement:
         lessons: list[Teaches] = ["answer" if deciding else "both"] * len(taught)
         lessons += ["decision"] * len(deciding)
         episodes = [
-            self._episode(item, group, cloud.of(item), rng, teaches)
+            self._episode(item, group, cloud.of(item), rng, teaches, anchored=item.cluster in known)
             for item, group, teaches in zip(items, groups, lessons, strict=True)
         ]
         figures = progress.learner.step(episodes, progress.dual.value)
@@ -123,22 +120,27 @@ class Reinforcement:
         price = bench.settings.decision.min_gain
         progress.worths.append(fmean(worth(e, price) for e in episodes[-len(deciding) :]))
         row = _row(step, figures, progress.dual.value, time.monotonic() - began)
-        bench.journal.record(self._number, row)
-        self._watcher.step(row)
-        progress.save()
+        self.close_step(row)
 
     def _episode(
-        self, item: Item, group: Group, reward_off: float, rng: random.Random, teaches: Teaches
+        self,
+        item: Item,
+        group: Group,
+        reward_off: float,
+        rng: random.Random,
+        teaches: Teaches,
+        *,
+        anchored: bool,
     ) -> Episode:
-        rewards = self._bench.rewards(item, group)
-        sampled = self._bench.train.estimator == "sampled"
+        rewards = self.bench.rewards(item, group)
+        sampled = self.bench.train.estimator == "sampled"
         return episode(
             group,
             rewards,
             reward_off,
             asking=rng if sampled and teaches != "answer" else None,
-            offload_token=self._bench.offload_token,
-            anchored=item.cluster in self._known,
+            offload_token=self.bench.offload_token,
+            anchored=anchored,
             teaches=teaches,
         )
 

@@ -21,10 +21,9 @@ from trainer.corpus import Corpus
 from trainer.learner import Example
 from trainer.looks import Look
 from trainer.packing import Answers
-from trainer.progress import Progress, Watcher
+from trainer.phase import Phase
 from trainer.records import Item
 from trainer.replay import Batches
-from trainer.workbench import Workbench
 
 EXAMPLES_PER_STEP = 16
 _RISING_STEPS = 8
@@ -43,24 +42,17 @@ SHARE_OF_TIME = 0.6
 """Of a round's minutes; reinforcement and the decision have the rest."""
 
 
-class WarmStart:
+class WarmStart(Phase):
     """The supervised phase of one round."""
-
-    def __init__(self, bench: Workbench, watcher: Watcher, progress: Progress, number: int) -> None:
-        """`number` is the round's."""
-        self._bench = bench
-        self._watcher = watcher
-        self._progress = progress
-        self._number = number
 
     def run(self, data: Corpus) -> None:
         """Learn the new answers, with a share of old ones among them."""
-        progress, train = self._progress, self._bench.train
+        progress, train = self.progress, self.bench.train
         most = math.ceil(train.warm_start_epochs * len(data.fresh) / EXAMPLES_PER_STEP)
         if progress.warm_done or most == 0:
             progress.warm_done = True
             return
-        self._watcher.phase("warm_start", most)
+        self.watcher.phase("warm_start", most)
         batches = Batches(
             data.fresh, data.replay, size=EXAMPLES_PER_STEP, share=train.replay, seed=train.seed
         )
@@ -78,7 +70,7 @@ class WarmStart:
 
     def _cool_down(self, most: int) -> None:
         """Begin the last steps, if there is a reason to."""
-        progress, minutes = self._progress, self._bench.train.minutes
+        progress, minutes = self.progress, self.bench.train.minutes
         if progress.cooling_from is not None:
             return
         why = progress.looks.why_stop
@@ -90,24 +82,24 @@ class WarmStart:
         if why is not None:
             progress.cooling_from = progress.warm_steps
             steps = self._ends(most) - progress.warm_steps
-            self._watcher.say(
+            self.watcher.say(
                 f"warm start ends after {progress.warm_steps} steps and {steps} more at a falling "
                 f"learning rate: {why}"
             )
 
     def _ends(self, most: int) -> int:
         """The step at which cooling down is over."""
-        began = self._progress.cooling_from or 0
+        began = self.progress.cooling_from or 0
         steps = max(_LEAST_COOLING, round(_COOLING_SHARE * began))
         return min(max(most, began + 1), began + steps)
 
     def _over(self, most: int) -> bool:
-        began = self._progress.cooling_from
-        return began is not None and self._progress.warm_steps >= self._ends(most)
+        began = self.progress.cooling_from
+        return began is not None and self.progress.warm_steps >= self._ends(most)
 
     def _step(self, step: int, items: Sequence[Item], data: Corpus) -> None:
         began = time.monotonic()
-        bench, progress = self._bench, self._progress
+        bench, progress = self.bench, self.progress
         encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
         fresh = {item.query_id for item in data.fresh}
         first_pass = step * EXAMPLES_PER_STEP < len(data.fresh)
@@ -132,13 +124,11 @@ class WarmStart:
             tokens=sum(len(example.answer_ids) for example in examples),
             reward_local=reward,
         )
-        bench.journal.record(self._number, row)
-        self._watcher.step(row)
-        progress.save()
+        self.close_step(row)
 
     def _look(self, data: Corpus, step: int) -> Look:
         """A few rollouts and the right answer's likelihood for each of a few unseen queries."""
-        bench, learner = self._bench, self._progress.learner
+        bench, learner = self.bench, self.progress.learner
         pool = data.unseen or data.fresh
         items = pool[:: max(1, len(pool) // _LOOK_PROMPTS)]
         bench.sampler.load(learner)
