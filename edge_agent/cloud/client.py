@@ -79,6 +79,11 @@ class CloudClient:
         """What `model` costs; None if the configuration does not say."""
         return self._settings.prices.get(model)
 
+    @property
+    def max_hidden_tokens(self) -> int | None:
+        """What the configuration reserves for thinking beyond an answer's limit."""
+        return self._settings.max_hidden_tokens
+
     async def open(
         self, body: Mapping[str, Any], *, endpoint: str = "chat/completions", max_tokens: int
     ) -> CloudAnswer:
