@@ -107,7 +107,10 @@ class Agent:
 
     def _open_cloud(self) -> CloudClient | None:
         cloud = self.settings.cloud
-        return CloudClient(cloud, api_key=find_api_key(cloud)) if cloud.url else None
+        if not cloud.url:
+            return None
+        database = self.settings.database
+        return CloudClient(cloud, api_key=find_api_key(cloud), database=database)
 
     @property
     def services(self) -> Services:

@@ -42,10 +42,12 @@ class Malformed(ValueError):
 class UpstreamError(Exception):
     """The server sent an error object where an answer was due."""
 
-    def __init__(self, message: str, status: int | None) -> None:
+    def __init__(self, message: str, status: int | None, said: str = "") -> None:
         super().__init__(message)
         self.status = status
         """HTTP-like code of the error object, where it has one."""
+        self.said = said
+        """The whole object, as JSON."""
 
 
 def has_content(delta: Delta) -> bool:
@@ -57,8 +59,9 @@ def has_content(delta: Delta) -> bool:
 def error_message(body: bytes) -> str:
     """What an error answer says, in OpenAI's shape or another; never raises."""
     try:
-        error = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        found = json.loads(body)
+        error = found.get("error") or found.get("detail") or found["message"]
+    except (ValueError, KeyError, AttributeError, RecursionError):
         return body.decode("utf-8", "replace") or "no message"
     return str(upstream_error(error))
 
@@ -69,7 +72,8 @@ def upstream_error(error: Any) -> UpstreamError:
         return UpstreamError(str(error), None)
     code = str(error.get("code"))
     status = int(code) if len(code) == 3 and code.isdecimal() and code[0] in "45" else None
-    return UpstreamError(str(error.get("message") or error.get("type") or "no message"), status)
+    message = str(error.get("message") or error.get("type") or "no message")
+    return UpstreamError(message, status, json.dumps(error))
 
 
 def _count(value: Any, most: int = _MOST_INDEX) -> int | None:
