@@ -234,8 +234,10 @@ class Agent:
         except CloudError as error:
             failure = error.message
         else:
-            with contextlib.suppress(CloudError):
+            try:
                 text = "".join([delta.text async for delta in call if delta.index == 0])
+            except CloudError as error:
+                failure = error.message
             usage, cost = call.usage or Usage(), call.cost_usd
         audit = Audit(query.id, time.time(), assistance.model, text, usage, cost, failure)
         with contextlib.suppress(StoreError):

@@ -50,6 +50,7 @@ def test_it_is_said_once_and_known_to_every_process(
     for answer in (2010, 3000, 90_000):
         ledger.settle(reserve(ledger), Usage(100, answer))
     assert len(caplog.records) == 1
+    ledger.settle(reserve(ledger), Usage(100, 2010))
     assert reserve(ledger_with()).beyond.tokens == 89_980
 
 

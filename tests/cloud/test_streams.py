@@ -150,3 +150,14 @@ async def test_two_calls_stay_two(
     ]
     assert len({call["id"] for call in calls}) == 2
     assert all(call["id"] for call in calls)
+
+
+async def test_another_id_is_another_call(server: ScriptedServer, connect: Connect) -> None:
+    parts = [part("", index=0, id="x", name="now"), part(B, index=0, id="y", name="f")]
+    second = delta("tool_calls", tool_calls=parts[1:])
+    server.scripts = [head() + delta(tool_calls=parts[:1]) + second]
+    (calls,) = (await read(connect()))[0].tool_calls
+    assert [call["function"] for call in calls] == [
+        {"name": "now", "arguments": ""},
+        {"name": "f", "arguments": B},
+    ]
