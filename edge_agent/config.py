@@ -82,6 +82,9 @@ class Price(_Section):
 
     input: float = Field(ge=0)
     cached_input: float | None = Field(None, ge=0, description="None: as input")
+    cache_write: float | None = Field(
+        None, ge=0, description="Where writing to the cache is billed; None: twice input"
+    )
     output: float = Field(ge=0)
 
 
@@ -110,9 +113,16 @@ class CloudSettings(_Section):
     max_tokens: int = Field(
         4096, ge=1, description="Reserved for an answer whose request sets no max_tokens"
     )
+    max_hidden_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="Reserved for thinking that is billed beyond max_tokens; none: nothing, and "
+        "65536 once the model has billed some",
+    )
     prices: dict[str, Price] = Field(
         default_factory=dict,
-        description="USD per million tokens by cloud model: input, cached_input, output",
+        description="USD per million tokens by cloud model: input, cached_input, cache_write, "
+        "output",
     )
 
     @model_validator(mode="after")
