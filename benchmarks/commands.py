@@ -1,9 +1,11 @@
 """Commands of the benchmarks. Heavy imports are inside, so that `edge-agent --help` is fast."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+Work = Literal["exercises", "home"]
 
 
 def reference_cloud(
@@ -73,6 +75,9 @@ def demo(
     ] = 15,
     seed: Annotated[int, typer.Option(min=0, help="Of the questions and of the cloud.")] = 0,
     out: Annotated[Path, typer.Option(help="Directory of the pictures.")] = Path("edge-agent-demo"),
+    work: Annotated[
+        Work, typer.Option(help="exercises: generated; home: voice commands of a smart home.")
+    ] = "exercises",
     keep: Annotated[bool, typer.Option("--keep", help="Keep the log and the adapters.")] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print one JSON document; the story goes to stderr.")
@@ -84,10 +89,26 @@ def demo(
     would, trains, hot-swaps, changes to other work, trains again, and measures on questions that
     training never saw. Ctrl-C ends everything it started.
 
+    With --work home the app sends voice commands, English and then German, without label,
+    reference or feedback; what it leaves in --out is kept, and a broken-off demo goes on there.
+
     \b
     Example: edge-agent demo
+    Example: edge-agent demo --work home
     Example: edge-agent demo --minutes 5 --json > demo.json
     """
+    if work == "home":
+        from benchmarks.home import run as home
+
+        options = home.Options(
+            plan=home.plan_of(minutes),
+            seeds=(seed,),
+            model=ctx.obj.load().settings.model,
+            out=out,
+            as_json=json_output,
+        )
+        home.run(options)
+        return
     from benchmarks.demo.run import Options, run
 
     run(

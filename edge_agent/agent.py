@@ -119,7 +119,10 @@ class Agent:
 
     def _open_cloud(self) -> CloudClient | None:
         cloud = self.settings.cloud
-        return CloudClient(cloud, api_key=find_api_key(cloud)) if cloud.url else None
+        if not cloud.url:
+            return None
+        database = self.settings.database
+        return CloudClient(cloud, api_key=find_api_key(cloud), database=database)
 
     @property
     def services(self) -> Services:
@@ -252,8 +255,10 @@ class Agent:
         except CloudError as error:
             failure = error.message
         else:
-            with contextlib.suppress(CloudError):
+            try:
                 text = "".join([delta.text async for delta in call if delta.index == 0])
+            except CloudError as error:
+                failure = error.message
             usage, cost = call.usage or Usage(), call.cost_usd
         audit = Audit(query.id, time.time(), assistance.model, text, usage, cost, failure)
         with contextlib.suppress(StoreError):

@@ -82,6 +82,9 @@ class Price(_Section):
 
     input: float = Field(ge=0)
     cached_input: float | None = Field(None, ge=0, description="None: as input")
+    cache_write: float | None = Field(
+        None, ge=0, description="Where writing to the cache is billed; None: twice input"
+    )
     output: float = Field(ge=0)
 
 
@@ -110,9 +113,16 @@ class CloudSettings(_Section):
     max_tokens: int = Field(
         4096, ge=1, description="Reserved for an answer whose request sets no max_tokens"
     )
+    max_hidden_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="Reserved for thinking that is billed beyond max_tokens; none: nothing, and "
+        "65536 once the model has billed some",
+    )
     prices: dict[str, Price] = Field(
         default_factory=dict,
-        description="USD per million tokens by cloud model: input, cached_input, output",
+        description="USD per million tokens by cloud model: input, cached_input, cache_write, "
+        "output",
     )
 
     @model_validator(mode="after")
@@ -195,7 +205,12 @@ class TrainSettings(_Section):
     )
     group_size: int = Field(8, ge=2, description="G: rollouts for one prompt (the paper: 8)")
     prompts_per_step: int = Field(8, ge=1, description="Prompts in one step")
-    steps: int = Field(100, ge=0, description="DA-GRPO steps of a round (the paper: 840, then 400)")
+    minutes: float = Field(
+        15, gt=0, description="Time that a round may spend on learning, measuring not included"
+    )
+    steps: int = Field(
+        100, ge=0, description="Most DA-GRPO steps of a round (the paper: 840, then 400)"
+    )
     max_new_tokens: int = Field(64, ge=1, description="Longest rollout, tokens")
     learning_rate: float = Field(
         5e-5, gt=0, description="For the adapter (the paper's 2e-6 is for models ten times larger)"
@@ -206,7 +221,11 @@ class TrainSettings(_Section):
         description="Highest, for supervised learning on the log's answers; "
         "half of it where a promoted adapter goes on",
     )
-    warm_start_epochs: float = Field(3, ge=0, description="Most passes over the log's answers")
+    warm_start_epochs: float = Field(
+        30,
+        ge=0,
+        description="Most passes over the log's answers; queries never taught end it sooner",
+    )
     rank: int = Field(16, ge=1, description="Rank of a new adapter")
     alpha: int = Field(32, ge=1, description="A new adapter changes weights by alpha / rank · B·A")
     modules: tuple[str, ...] = Field(
@@ -219,6 +238,13 @@ class TrainSettings(_Section):
     )
     held_out: float = Field(
         0.2, gt=0, lt=1, description="Share of the queries that only the gate sees"
+    )
+    unseen: float = Field(
+        0.15,
+        ge=0,
+        lt=1,
+        description="Share of the rest whose answers are never taught: what they earn teaches when "
+        "to ask, and when to stop",
     )
     tolerance: float = Field(
         0.05, ge=0, le=1, description="The most any kind of work may lose in the gate"

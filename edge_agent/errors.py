@@ -123,11 +123,17 @@ class CloudError(EdgeAgentError):
 
 
 class CloudRefused(CloudError):
-    """A 4xx (or a redirect) that a retry cannot mend. `for_all`: nor could another query."""
+    """A 4xx (or a redirect) that a retry cannot mend. `for_all`: nor could another query.
 
-    def __init__(self, message: str, *, sent: bool, for_all: bool = False) -> None:
+    `said` is all that the cloud said, to be read for the field that it refuses.
+    """
+
+    def __init__(
+        self, message: str, *, sent: bool, for_all: bool = False, said: str | None = None
+    ) -> None:
         super().__init__(message, sent=sent)
         self.for_all = for_all
+        self.said = said
 
 
 class CloudBusy(CloudError):

@@ -154,6 +154,13 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    """Of the prompt's, those read from the server's cache."""
+    cache_write_tokens: int = 0
+    """Of the prompt's, those a cloud bills for writing to its cache."""
+    cost_usd: float | None = None
+    """What a cloud itself says that it charges; None: it does not say."""
+    partial: bool = False
+    """Not everything was counted: the truth may be more."""
 
     @property
     def total_tokens(self) -> int:
@@ -167,6 +174,8 @@ class Delta:
 
     index: int = 0
     text: str = ""
+    reasoning: str = ""
+    """What a cloud's model thinks aloud before it answers."""
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     """OpenAI's streaming form: each with `index`, and id/type/function parts."""
     logprobs: tuple[TokenLogprob, ...] = ()

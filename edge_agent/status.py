@@ -77,5 +77,11 @@ def _budget(agent: "Agent") -> dict[str, dict[str, Any]]:
 def _cloud(agent: "Agent") -> dict[str, Any] | None:
     if agent.cloud is None:
         return None
-    settings = agent.settings.cloud
-    return {"url": settings.url, "model": settings.model, "state": agent.cloud.state}
+    settings, cloud = agent.settings.cloud, agent.cloud
+    return {
+        "url": settings.url,
+        "model": settings.model,
+        "state": cloud.state,
+        "last_failure": cloud.last_failure,
+        "mended": cloud.lessons.sentences(),
+    }

@@ -145,7 +145,12 @@ def lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield _row("decision", _decision(decision))
     if decision.get("note"):
         yield from (_row("", text) for text in textwrap.wrap(decision["note"], 78))
-    yield _row("cloud", _cloud(status.get("cloud")))
+    cloud = status.get("cloud") or {}
+    yield _row("cloud", _cloud(cloud))
+    if cloud.get("last_failure"):
+        yield _row("", f"its last call failed: {cloud['last_failure']}")
+    if cloud.get("mended"):
+        yield _row("", f"what it refused: {'; '.join(cloud['mended'])}")
     limits = status.get("budget") or {}
     for name, limit in limits.items():
         if limit.get("limit") is not None:

@@ -23,7 +23,7 @@ _BASE = "base"
 
 @adapters_app.command("list")
 def list_(ctx: typer.Context, as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """List the adapter versions; the active one is marked.
+    """List the adapter versions, each with the reason of its status; the active one is marked.
 
     \b
     Example: edge-agent adapters list
@@ -38,7 +38,7 @@ def list_(ctx: typer.Context, as_json: AsJson = False, data_dir: DataDir = None)
         typer.echo("no adapters yet: the base model is served")
         return
     print_table(
-        ("", "version", "status", "round>", "parent", "base model", "made", "why"),
+        ("", "version", "status", "round>", "parent", "base model", "made"),
         [
             (
                 "*" if active and item.version == active.version else "",
@@ -48,10 +48,10 @@ def list_(ctx: typer.Context, as_json: AsJson = False, data_dir: DataDir = None)
                 item.manifest.parent or _BASE,
                 item.manifest.base_model,
                 time.strftime("%d %b %Y %H:%M", time.localtime(item.manifest.created_at)),
-                item.manifest.reason or "",
             )
             for item in versions
         ],
+        notes=[item.manifest.reason or "" for item in versions],
     )
     typer.echo(f"active: {active.version if active else 'the base model'}")
 
@@ -85,14 +85,20 @@ def show(
 
 
 @adapters_app.command()
-def activate(ctx: typer.Context, version: Version, data_dir: DataDir = None) -> None:
+def activate(
+    ctx: typer.Context,
+    version: Version,
+    force: Annotated[bool, typer.Option("--force", help="Even if it was rejected.")] = False,
+    data_dir: DataDir = None,
+) -> None:
     """Serve a version ("base": the model without one); a running daemon swaps by itself.
 
     \b
     Example: edge-agent adapters activate v0003
+    Example: edge-agent adapters activate v0003 --force
     """
     registry = _registry(ctx, data_dir)
-    found = registry.activate(None if version == _BASE else version)
+    found = registry.activate(None if version == _BASE else version, force=force)
     if found is not None and found.manifest.status == "candidate":
         registry.set_status(version, "promoted", reason="activated by the user")
     typer.echo(f"active: {found.version if found else 'the base model'}")

@@ -18,6 +18,8 @@ LORA = "adapter.gguf"
 MERGED = "merged.gguf"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
+FORCED_AT = "forced_at"
+"""The metric that says when the user activated a rejected version, Unix seconds."""
 
 Status = Literal["candidate", "promoted", "rejected"]
 

@@ -25,6 +25,7 @@ from models.adapter_folders import VersionFolders
 from models.adapter_pointer import Pointer, read_pointer, write_pointer
 from models.adapter_version import (
     FILE,
+    FORCED_AT,
     LORA,
     MANIFEST,
     MERGED,
@@ -171,25 +172,20 @@ class AdapterRegistry:
     ) -> AdapterVersion:
         """Record what the gate (or the user) decided; `metrics` are added to those it has."""
         with locked(self._lock_file()):
-            found = self.get(version)
-            manifest = replace(
-                found.manifest,
-                status=status,
-                reason=reason,
-                metrics={**found.manifest.metrics, **(metrics or {})},
-            )
-            write_manifest(found.path / MANIFEST, manifest)
-        return replace(found, manifest=manifest)
+            return _marked(self.get(version), status, reason, metrics or {})
 
-    def activate(self, version: str | None) -> AdapterVersion | None:
+    def activate(self, version: str | None, *, force: bool = False) -> AdapterVersion | None:
         """Point at `version` (None: the base model); a running daemon takes it up by itself.
 
-        Raises AdapterError if it is unknown, damaged, foreign or was rejected.
+        `force` promotes a rejected version first. Raises AdapterError if it is unknown, damaged
+        or foreign, and without `force` if it was rejected.
         """
-        found = self._servable(version) if version is not None else None
+        found = None
+        if version is not None:
+            self.verify(version)  # hashes large files, so without the lock
         with locked(self._lock_file()):
             if version is not None:
-                self.get(version)  # it may have been removed meanwhile
+                found = self._accepted(self.get(version), force=force)
             pointer = self._pointer()
             moved = pointer.moved(version)
             if moved is not pointer:
@@ -276,9 +272,20 @@ class AdapterRegistry:
     def _servable(self, version: str) -> AdapterVersion:
         found = self.verify(version)
         if found.manifest.status == "rejected":
-            why = f": {found.manifest.reason}" if found.manifest.reason else ""
-            raise AdapterError(f"adapter {version} was rejected{why}")
+            raise AdapterError(f"adapter {version} {_rejection(found)}")
         return found
+
+    def _accepted(self, found: AdapterVersion, *, force: bool) -> AdapterVersion:
+        """`found`, promoted by `force` if it was rejected. The caller holds the lock."""
+        if found.manifest.status != "rejected":
+            return found
+        if not force:
+            raise AdapterError(
+                f"adapter {found.version} {_rejection(found)}; `edge-agent adapters activate "
+                f"{found.version} --force` serves it all the same"
+            )
+        reason = f"activated by the user; it {_rejection(found)}"
+        return _marked(found, "promoted", reason, {FORCED_AT: self._clock()})
 
     def _publish(self, folder: Path, manifest: Manifest) -> AdapterVersion:
         self._folders.sweep()
@@ -306,3 +313,22 @@ class AdapterRegistry:
         if message not in self._warned:
             self._warned.add(message)
             _log.warning("%s", message)
+
+
+def _rejection(found: AdapterVersion) -> str:
+    why = f": {found.manifest.reason}" if found.manifest.reason else ""
+    return f"was rejected{why}"
+
+
+def _marked(
+    found: AdapterVersion, status: Status, reason: str | None, metrics: Mapping[str, Any]
+) -> AdapterVersion:
+    """`found` with another status, written to its manifest. The caller holds the lock."""
+    manifest = replace(
+        found.manifest,
+        status=status,
+        reason=reason,
+        metrics={**found.manifest.metrics, **metrics},
+    )
+    write_manifest(found.path / MANIFEST, manifest)
+    return replace(found, manifest=manifest)

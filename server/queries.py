@@ -221,7 +221,7 @@ def _stops(request: ChatRequest | CompletionRequest) -> tuple[str, ...]:
 def _tool_format(
     request: ChatRequest, tools: tuple[Mapping[str, Any], ...], agent: "Agent"
 ) -> ToolFormat | None:
-    if request.tool_choice is not None and not tools:
+    if request.tool_choice not in (None, "auto", "none") and not tools:
         raise InvalidRequest("tool_choice needs tools", param="tool_choice")
     if not tools:
         return None

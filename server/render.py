@@ -121,11 +121,13 @@ class Whole:
         self._said = Transcript(count)
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(count)]
         self._refusals: list[str | None] = [None] * count
+        self._reasoning = [""] * count
 
     def add(self, delta: Delta) -> None:
         """Take in one delta."""
         self._said.add(delta)
         self._logprobs[delta.index].extend(delta.logprobs)
+        self._reasoning[delta.index] += delta.reasoning
         if delta.refusal is not None:
             self._refusals[delta.index] = (self._refusals[delta.index] or "") + delta.refusal
 
@@ -157,6 +159,8 @@ class Whole:
             "content": None if not text and (calls or refusal) else text,
             "refusal": refusal,
         }
+        if self._reasoning[index]:
+            message["reasoning_content"] = self._reasoning[index]
         if calls:
             message["tool_calls"] = calls
         wanted = self._answer.query.sampling.top_logprobs is not None
@@ -244,7 +248,8 @@ class Chunks:
 
     def _content(self, delta: Delta) -> str | None:
         """The choice object of what `delta` says."""
-        if not (delta.text or delta.tool_calls or delta.logprobs or delta.refusal is not None):
+        said = delta.text or delta.reasoning or delta.tool_calls or delta.logprobs
+        if not said and delta.refusal is None:
             return None
         index, logprobs = delta.index, "null"
         if not self._chat:
@@ -264,11 +269,13 @@ class Chunks:
 
     @staticmethod
     def _message(delta: Delta) -> str:
-        if not delta.tool_calls and delta.refusal is None:
+        if not delta.tool_calls and not delta.reasoning and delta.refusal is None:
             return f'{{"content":{json.dumps(delta.text)}}}'
         message: dict[str, str | list[Mapping[str, Any]]] = {}
         if delta.text:
             message["content"] = delta.text
+        if delta.reasoning:
+            message["reasoning_content"] = delta.reasoning
         if delta.tool_calls:
             message["tool_calls"] = list(delta.tool_calls)
         if delta.refusal is not None:

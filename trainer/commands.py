@@ -9,6 +9,7 @@ import typer
 if TYPE_CHECKING:
     from edge_agent.config import Settings
     from edge_agent.training.journal import Position
+    from trainer.progress import Watcher
     from trainer.round import Ended
 
 
@@ -22,12 +23,16 @@ def train(  # noqa: PLR0917
     ] = 0,
     model: Annotated[str | None, typer.Option(help="Catalog name or path of a GGUF.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Data directory.")] = None,
+    idle: Annotated[
+        bool, typer.Option("--idle", help="Compute only when nothing else wants to.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Train an adapter on the log, and promote it if it passes the gate.
 
-    Runs at idle priority beside the daemon, which swaps a promoted adapter in by itself. Ctrl-C
-    stops it; `--resume` goes on where it stopped.
+    Takes its fair share of the processor and lets the daemon's live requests go first; with
+    `--idle` it takes only what nothing else wants, as the daemon's own rounds do. The daemon
+    swaps a promoted adapter in by itself. Ctrl-C stops it; `--resume` goes on where it stopped.
 
     The answers it learns from are in the log: no cloud call is made, unless `--allow-cloud`
     buys references for queries that have none, inside the budget. They stay in the log.
@@ -43,7 +48,7 @@ def train(  # noqa: PLR0917
         return
     if resume and allow_cloud:
         raise typer.BadParameter("--allow-cloud buys before a round begins, not for --resume")
-    ended = _train(settings, resume=resume, allow_cloud=allow_cloud, as_json=as_json)
+    ended = _train(settings, resume=resume, allow_cloud=allow_cloud, idle=idle, as_json=as_json)
     verdict = ended.verdict
     word = "promoted" if verdict.promote else "rejected"
     if as_json:
@@ -53,58 +58,88 @@ def train(  # noqa: PLR0917
         typer.echo(f"round {ended.number}: adapter {ended.version} {word}: {verdict.reason}")
 
 
-def _train(settings: "Settings", *, resume: bool, allow_cloud: int, as_json: bool) -> "Ended":
+def _train(
+    settings: "Settings", *, resume: bool, allow_cloud: int, idle: bool, as_json: bool
+) -> "Ended":
     import signal
 
-    from edge_agent.training.idle import end_with_parent, lower_priority
+    from edge_agent.training.idle import end_with_parent, lower_priority, wait_without_spinning
 
-    lower_priority()
+    if idle:
+        lower_priority()
+    wait_without_spinning()
     end_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
-    until = _prepare(settings, resume=resume, allow_cloud=allow_cloud, as_json=as_json)
-    # Torch and peft take seconds to import: only now is it known that they are needed.
+    _require_packages()
+    if allow_cloud:
+        _buy(settings, allow_cloud, as_json=as_json)
     from trainer.display import display
-    from trainer.round import Round
-    from trainer.workbench import Workbench
 
-    with display(as_json=as_json) as watcher, Workbench(settings) as bench:
-        training = Round(bench, watcher, between=_yielding(settings))
-        if resume:
-            return training.resume()
-        return training.start(until)
+    with display(as_json=as_json) as watcher:
+        watcher.say("reading the log")
+        until = _look(settings, watcher, resume=resume, as_json=as_json)
+        watcher.say("loading torch")
+        # Torch and peft take seconds to import: only now is it known that they are needed.
+        from trainer.round import Round
+        from trainer.workbench import Workbench
+
+        with Workbench(settings, told=watcher.say) as bench:
+            training = Round(bench, watcher, between=_yielding(settings))
+            return training.resume() if resume else training.start(until)
 
 
-def _prepare(settings: "Settings", *, resume: bool, allow_cloud: int, as_json: bool) -> "Position":
-    """The end of the log. Raises what a look at it and at this machine can already refuse."""
-    from contextlib import closing
-
+def _require_packages() -> None:
     from edge_agent.training.background import missing
-    from edge_agent.training.journal import Journal
-    from trainer import corpus, items
     from trainer.errors import NotTrainable
 
     absent = missing()
     if absent is not None:
         raise NotTrainable(f"training needs the package {absent}: pip install 'edge-agent[train]'")
+
+
+def _look(settings: "Settings", watcher: "Watcher", *, resume: bool, as_json: bool) -> "Position":
+    """Say what the round learns from and where it goes on; returns the end of the log.
+
+    Raises what the log and the journal can already refuse.
+    """
+    from contextlib import closing
+
+    from edge_agent.training.journal import Journal
+    from trainer import items
+    from trainer.outlook import outlook, standing
+
     with closing(Journal(settings.database)) as journal:
         journal.require_idle()
-        since = journal.position_before(None)
-    if allow_cloud:
-        _buy(settings, allow_cloud, since=since, as_json=as_json)
-    until = items.newest(settings.database)
-    if not resume:
-        corpus.require_enough(settings.database, settings.train, since=since, until=until)
+        until = items.newest(settings.database)
+        data = outlook(settings, journal, until=until, resume=resume)
+        stands = standing(journal, planned=settings.train.steps) if resume else None
+    for event, found in (("data", data), ("resume", stands)):
+        if found is None:
+            continue
+        if as_json:
+            _print_json({"event": event, **found.as_dict()})
+        else:
+            watcher.say(str(found))
     return until
 
 
-def _buy(settings: "Settings", at_most: int, *, since: "Position", as_json: bool) -> None:
+def _print_json(line: dict[str, Any]) -> None:
+    typer.echo(json.dumps(line, ensure_ascii=False))
+
+
+def _buy(settings: "Settings", at_most: int, *, as_json: bool) -> None:
     import dataclasses
+    from contextlib import closing
 
     from rich.console import Console
     from rich.progress import Progress
 
+    from edge_agent.training.journal import Journal
     from trainer.purchase import buy
 
+    with closing(Journal(settings.database)) as journal:
+        journal.require_idle()
+        since = journal.position_before(None)
     with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
         task = progress.add_task("references", total=at_most)
         bought = buy(
@@ -114,8 +149,7 @@ def _buy(settings: "Settings", at_most: int, *, since: "Position", as_json: bool
             told=lambda done, total: progress.update(task, completed=done, total=total),
         )
     if as_json:
-        line = {"event": "purchase", **dataclasses.asdict(bought)}
-        typer.echo(json.dumps(line, ensure_ascii=False))
+        _print_json({"event": "purchase", **dataclasses.asdict(bought)})
     else:
         typer.echo(str(bought))
 
@@ -135,6 +169,7 @@ def _interrupt(_signal: int, _frame: Any) -> None:
 def _status(settings: "Settings", *, as_json: bool) -> None:
     from edge_agent.training import report
     from edge_agent.training.moves import describe
+    from models.command_options import indented
 
     found = report.report(settings.database, waiting_for=None)
     if as_json:
@@ -146,9 +181,9 @@ def _status(settings: "Settings", *, as_json: bool) -> None:
         adapter = row["adapter"] or row["parent"]
         typer.echo(
             f"round {row['id']}  {row['state']:<11}  {adapter:<6}  {row['items'] or 0} queries"
-            f"  {row['reason'] or ''}"
         )
-        for move in row["shift"] or ():
-            typer.echo(f"  {describe(move)}")
+        for line in (row["reason"], *map(describe, row["shift"] or ())):
+            if line:
+                typer.echo(indented(line, 4))
     if found["running"]:
         typer.echo(report.line(report.summary(found)))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _LEAST_FRESH = 32
 _LEAST_HELD_OUT = 10
+_LEAST_UNSEEN = 12
+"""Of the new queries, where more than the fewest to train on are there."""
 _HELD_OUT_PER_CLUSTER = 200
 """The gate's queries of one kind of work: a paired mean of these is off by about 3 points."""
 
@@ -36,9 +38,13 @@ class Corpus:
     """What a round trains on, and what only its gate sees."""
 
     fresh: tuple[Item, ...]
-    """New since the last round."""
+    """New since the last round: their answers are taught."""
+    unseen: tuple[Item, ...]
+    """New and old, answered, never taught: what they earn is what a new query would."""
+    unanswered: tuple[Item, ...]
+    """New, and nobody answered: their drafts are as honest."""
     replay: Replay
-    """Items of earlier rounds, by kind of work."""
+    """Taught items of earlier rounds, by kind of work."""
     held_out: tuple[Item, ...]
     centroids: Clusters
     """Of the kinds of work that no client has named."""
@@ -46,7 +52,8 @@ class Corpus:
     @property
     def new_clusters(self) -> frozenset[str]:
         """Kinds of work that no earlier round has seen."""
-        return frozenset(item.cluster for item in self.fresh) - self.replay.clusters.keys()
+        new = (item.cluster for item in (*self.fresh, *self.unseen))
+        return frozenset(new) - self.replay.clusters.keys()
 
     @property
     def clusters(self) -> frozenset[str]:
@@ -55,20 +62,26 @@ class Corpus:
 
 
 def require_enough(
-    database: Path, train: TrainSettings, *, since: Position, until: Position
-) -> None:
-    """Raise TooLittle if `build` is sure to, without its model: in a moment, and before torch.
+    database: Path,
+    train: TrainSettings,
+    *,
+    template: str | None,
+    since: Position,
+    until: Position,
+) -> items.Found:
+    """What is new, without the model: in a moment, and before torch. Raises TooLittle as `build`.
 
-    Prompts of another chat template still count here.
+    `template` is the digest of the chat template in use; None takes prompts of any.
     """
 
     def load(after: Position, end: Position) -> items.Found:
-        return items.load(database, template=None, render=lambda _: (), after=after, until=end)
+        return items.load(database, template=template, render=lambda _: (), after=after, until=end)
 
     old, new = load(items.START, since), load(since, until)
     _, old_held_out = split(old.items, held_out=train.held_out, seed=train.seed)
     fresh, new_held_out = split(new.items, held_out=train.held_out, seed=train.seed)
     _judge(len(fresh), len(old_held_out) + len(new_held_out), new)
+    return new
 
 
 def build(bench: "Workbench", *, since: Position, until: Position) -> Corpus:
@@ -91,17 +104,54 @@ def build(bench: "Workbench", *, since: Position, until: Position) -> Corpus:
     fresh, new_held_out = split(everything[len(old.items) :], held_out=share, seed=seed)
     held_out = _thinned([*old_held_out, *new_held_out], seed)
     _judge(len(fresh), len(held_out), new)
-    return Corpus(tuple(fresh), Replay(old_train, seed=seed), tuple(held_out), centroids)
+    old_taught, old_unseen = _set_apart(old_train, bench.train, least=0)
+    taught, unseen = _set_apart(fresh, bench.train, least=_LEAST_UNSEEN)
+    return Corpus(
+        tuple(taught),
+        tuple(_thinned([*old_unseen, *unseen], seed)),
+        tuple(_named(new.unanswered, bench, centroids)),
+        Replay(old_taught, seed=seed),
+        tuple(held_out),
+        centroids,
+    )
+
+
+def _set_apart(
+    found: Sequence[Item], train: TrainSettings, *, least: int
+) -> tuple[list[Item], list[Item]]:
+    """(taught, unseen). Which side a query falls on is the same in every round, but for those that
+    make up `least` of the latter; nothing is set apart where `train.unseen` is 0."""
+    room = min(least, len(found) - _LEAST_FRESH) if train.unseen else 0
+    salt = f"{train.seed}:unseen"
+    return split(found, held_out=train.unseen, seed=salt, least=max(0, room))
+
+
+def _named(found: Sequence[Item], bench: "Workbench", centroids: Clusters) -> list[Item]:
+    """Every item with the name of its kind of work, as the others are named."""
+    embedder = bench.embedder() if centroids.sizes else None
+    names = nearest(
+        [item.question for item in found],
+        [item.cluster or None for item in found],
+        embedder,
+        centroids,
+    )
+    return [replace(item, cluster=name) for item, name in zip(found, names, strict=True)]
 
 
 def _judge(fresh: int, held_out: int, new: items.Found) -> None:
     if fresh < _LEAST_FRESH or held_out < _LEAST_HELD_OUT:
+        left_out = {
+            "have no answer to learn from": new.without_reference,
+            "are of another chat template": new.other_template,
+        }
+        found = [f"{count} more {why}" for why, count in left_out.items() if count]
+        buy = "buy answers with `edge-agent train --allow-cloud N`, "
         raise TooLittle(
-            f"too little to learn from: {fresh} new queries to train on (at least "
-            f"{_LEAST_FRESH}) and {held_out} to test on (at least {_LEAST_HELD_OUT}); "
-            f"{new.without_reference} new queries have no answer to grade against and "
-            f"{new.other_template} were rendered by another chat template. Serve more queries, "
-            "send references or feedback, or seed the log with `edge-agent logs import FILE.jsonl`"
+            f"too little to learn from: {fresh} new queries to train on (a round takes "
+            f"{_LEAST_FRESH}) and {held_out} to test on (the gate takes {_LEAST_HELD_OUT})"
+            f"{''.join(f'; {text}' for text in found)}. Serve more queries, give feedback, "
+            f"{buy if new.without_reference else ''}"
+            "or add examples with `edge-agent logs import FILE.jsonl`"
         )
 
 
@@ -116,6 +166,8 @@ def changes(bench: "Workbench", data: Corpus, *, since: Position, until: Positio
 def _clustered(found: Sequence[Item], bench: "Workbench", centroids: Clusters) -> list[Item]:
     """Every item with the name of its kind of work; `centroids` is filled."""
     unlabelled = sum(not item.cluster for item in found)
+    if unlabelled >= MIN_SIZE:
+        bench.told(f"sorting {unlabelled} queries without a label into kinds of work")
     names = assign(
         [item.question for item in found],
         [item.cluster or None for item in found],

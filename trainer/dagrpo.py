@@ -1,30 +1,29 @@
 """DA-GRPO (Chen, Fang, Wang, Brinton, arXiv 2602.00166) as pure functions on tensors.
 
 A prompt has G rollouts y_i of task reward r_i and cloud use c_i in {0, 1}; tau is the budgeted
-rate, lambda >= 0 (`dual`) its price. Suffixes name the last dimensions (G rollouts, T positions);
-leading ones are batch. The paper's full text was not at hand: equations (1)-(5) come from its
-abstract and public summaries, the numbers are ours, and every constant (G = 8, tau = 0.3,
-eta = 1e-2, lambda_0 = 0.5, lr 2e-6, reward tiers 1.0 local / 0.8 cloud) is second-hand.
-  (1) A^r_i = r_i - mean r, (2) A^c_i = c_i - mean c     no std: it would hide the reward's scale
-  (3) A_i = A^r_i - lambda A^c_i
+rate, lambda >= 0 (`dual`) its price. Suffixes name the last dimensions (G rollouts, T positions).
+Second-hand, from abstract and summaries: (1)-(5), numbered by us, and every constant of the paper.
+  (1) A^r_i = r_i - mean r, (2) A^c_i = c_i - mean c, (3) A_i = A^r_i - lambda A^c_i      no std
   (4) grad J ~ G/(G-1) mean_i A_i grad log pi(y_i|x)     `sampled_loss`
-  (5) lambda <- max(0, lambda + eta (J_c - tau))         `dual_ascent`
-Ours, and why:
-  (6) `exact_loss`: J = p (R_off - lambda) + (1-p) V_local with p = pi(offload|x). Both branches'
-      values are known, so p moves by its exact gradient and all rollouts explore locally: no
-      sampling noise, and no unanimous groups, in which (2) is 0 and lambda has no grip.
+  (5) lambda <- max(0, lambda + eta (J_c - tau))         `dual_ascent`; from here on ours:
+  (6) `exact_loss`: J = p (R_off - lambda) + (1-p) V_local with p = pi(offload|x). Both values are
+      known: p moves by its exact gradient, without noise; no unanimous group takes lambda's grip.
   (7) Leave-one-out baselines; they equal (4)'s G/(G-1) times the centred value.
-  (8) PPO's clip and truncated importance weights min(pi_torch/mu_llama.cpp, cap), per token,
-      because rollouts are drawn by the quantized engine, gradients by torch.
+  (8) PPO's clip; importance weights min(pi_torch/mu_llama.cpp, cap), as the engine draws rollouts.
   (9) Sums over tokens, not means: a mean per answer favours long wrong ones (Dr. GRPO).
   (10) `pid_update` (Stooke, Achiam, Abbeel 2020, Alg. 2): lambda = (P + I + D)+; (5) is I alone.
   (11) k3 KL to the promoted adapter against forgetting; entropy on the decision against p = 0, 1.
+  (12) A prompt teaches its answer or the decision. The paper sees each once; a device repeats its
+      few answers until V_local is 1 on all of them, and (6) then teaches "never ask".
+  (13) lambda >= floor, the least gain worth a call: tau caps, it does not pull.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+Teaches = Literal["both", "answer", "decision"]  # (12)
 
 
 def task_advantage(rewards_G: Tensor) -> Tensor:  # (1)
@@ -78,12 +77,13 @@ def sampled_loss(
 
 
 def exact_loss(
-    p: Tensor, r_off: Tensor, values_G: Tensor, dual: float, logp: LogProbs, *, clip: float = 0.2
+    p: Tensor, r_off: Tensor, values_G: Tensor, dual: float, logp: LogProbs, *,
+    clip: float = 0.2, teaches: Teaches = "both",
 ) -> Tensor:  # fmt: skip
-    """(6) per prompt; all G rollouts are local, of value r_i (w > 1: r_i - lambda c_i)."""
+    """(6), (12) per prompt; all G rollouts are local, of value r_i (w > 1: r_i - lambda c_i)."""
     decision = p * (r_off - dual - values_G.mean(-1))
-    local = policy_objective(leave_one_out(values_G), logp, clip).mean(-1)
-    return -decision - (1 - p).detach() * local
+    answer = (1 - p).detach() * policy_objective(leave_one_out(values_G), logp, clip).mean(-1)
+    return -decision * (teaches != "answer") - answer * (teaches != "decision")
 
 
 def kl_k3(logp_G_T: Tensor, promoted_logp_G_T: Tensor) -> Tensor:
@@ -97,8 +97,8 @@ def decision_entropy(log_p: Tensor, log_not_p: Tensor) -> Tensor:
     return -(log_p.exp() * log_p + log_not_p.exp() * log_not_p)
 
 
-def dual_ascent(dual: float, cost: float, budget: float, rate: float) -> float:  # (5)
-    return max(0.0, dual + rate * (cost - budget))
+def dual_ascent(dual: float, cost: float, budget: float, eta: float, floor: float = 0.0) -> float:
+    return max(floor, dual + eta * (cost - budget))  # (5), (13)
 
 
 class DualState(NamedTuple):
@@ -109,11 +109,12 @@ class DualState(NamedTuple):
 
 def pid_update(
     state: DualState, cost: float, budget: float, *,
-    kp: float, ki: float, kd: float, smoothing: float = 0.0, limit: float = float("inf"),
+    kp: float, ki: float, kd: float, smoothing: float = 0.0,
+    floor: float = 0.0, limit: float = float("inf"),
 ) -> DualState:  # fmt: skip
-    """(10). `smoothing` averages J_c for P and D. Anti-windup: I stays in [0, limit]."""
+    """(10), (13). `smoothing` averages J_c for P and D. Anti-windup: I stays in [floor, limit]."""
     before = cost if state.cost is None else state.cost
     now = smoothing * before + (1 - smoothing) * cost
-    integral = min(limit, max(0.0, state.integral + ki * (cost - budget)))
+    integral = min(limit, max(floor, state.integral + ki * (cost - budget)))
     total = kp * (now - budget) + integral + kd * max(0.0, now - before)
-    return DualState(min(limit, max(0.0, total)), integral, now)
+    return DualState(min(limit, max(floor, total)), integral, now)

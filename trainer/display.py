@@ -1,10 +1,14 @@
-"""How a round is shown: a live line per phase in the terminal, or one JSON object a line."""
+"""How a round is shown: a live line per phase in the terminal, or one JSON object a line.
+
+Imports no torch: it shows what happens before that is loaded, too.
+"""
 
 import contextlib
 import dataclasses
 import json
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -17,13 +21,20 @@ from rich.progress import (
 )
 
 from edge_agent.training.journal import StepRow
-from trainer.progress import Watcher
 
-_TITLES = {"warm_start": "warm start", "dagrpo": "DA-GRPO", "gate": "gate"}
+if TYPE_CHECKING:
+    from trainer.progress import Watcher  # imports torch
+
+_TITLES = {
+    "warm_start": "warm start",
+    "dagrpo": "DA-GRPO",
+    "hindsight": "hindsight",
+    "gate": "gate",
+}
 
 
 @contextlib.contextmanager
-def display(*, as_json: bool) -> Iterator[Watcher]:
+def display(*, as_json: bool) -> Iterator["Watcher"]:
     """The watcher for this terminal."""
     if as_json:
         yield JsonLines()
@@ -80,7 +91,7 @@ class Bars:
 
     def say(self, line: str) -> None:
         """A line above the bars."""
-        self._progress.console.print(line, highlight=False)
+        self._progress.console.print(line, highlight=False, markup=False)
 
 
 def figures(row: StepRow) -> str:
@@ -88,6 +99,8 @@ def figures(row: StepRow) -> str:
     if row.phase == "warm_start":
         reward = "" if row.reward_local is None else f"  reward {row.reward_local:.2f}"
         return f"loss {row.loss or 0:.2f}{reward}"
+    if row.phase == "hindsight":
+        return f"loss {row.loss or 0:.2f}  p taught {row.p_offload or 0:.2f}"
     return (
         f"reward {row.reward_local or 0:.2f}  p {row.p_offload or 0:.2f}  "
         f"λ {row.dual or 0:.2f}  kl {row.kl or 0:.3f}"

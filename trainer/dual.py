@@ -10,14 +10,12 @@ _PAPER_RATE = 1e-2
 """η_λ of the paper (second-hand)."""
 _KP, _KI, _KD, _SMOOTHING = 0.5, 0.05, 0.0, 0.9
 """The rate of a batch of 8 prompts is noisy: P acts on its running mean over some 10 steps."""
-_LIMIT = 0.75
-"""Highest price. What only the cloud can answer gains 0.85 to 0.95 by asking; a price near that
-pushes even those decisions home: from λ₀ = 1, which is where the margin lay with 40 % of the
-prompts out of reach and τ = 0.3, p fell from 0.4 to 0.02 in 16 steps and the reward from 0.9 to
-0.5–0.75 (`benchmarks/LOG.md`, 2026-11-23). Where a lower price asks for more than τ, serving's
-threshold asks for the τ that want it most."""
-_LEAST_FIRST = 0.25
-"""Lowest price to begin at: what is answered here must not begin by asking for nothing."""
+_LIMIT = 1.0
+"""Highest price: no call gains more. A lower limit leaves λ without a grip where all that is asked
+gains more than it; that is how a round of real work went to the cloud with every query."""
+_HIGHEST_FIRST = 0.75
+"""Highest price to begin at: at λ₀ = 1 even what only the cloud can answer is pushed home before
+λ has moved (`benchmarks/LOG.md`, 2026-11-23)."""
 
 _BESIDE = 0.1
 """How far beside the margin the first price looks, as a share of the prompts."""
@@ -26,11 +24,15 @@ _BESIDE = 0.1
 class Dual:
     """The dual variable λ and the state of its controller."""
 
-    def __init__(self, kind: Literal["pid", "ascent"], *, start: float, rate: float) -> None:
-        """`start` is λ where the last round left it; `rate` is τ."""
+    def __init__(
+        self, kind: Literal["pid", "ascent"], *, start: float, rate: float, floor: float = 0.0
+    ) -> None:
+        """`start` is λ where the last round left it; `rate` is τ; λ never falls below `floor`."""
         self._kind = kind
+        self._floor = floor
         self.rate = rate
-        """τ; it may change between steps."""
+        """τ, the cap on the rate; it may change between steps."""
+        start = max(start, floor)
         self._state = dagrpo.DualState(start, start)
 
     @property
@@ -47,9 +49,10 @@ class Dual:
         """Start where the budget's price is now: what asking gains at the margin.
 
         `gains` are R_off - V_local of some prompts. With decisions free to be the best ones, the
-        dual function λ·τ + E[max(0, gain - λ)] is least at their (1 - τ)-quantile. Where gains come
-        in two heaps that is the edge of one of them, at which a heap is indifferent to asking:
-        the middle of the quantiles on both sides keeps clear of it, and so do the bounds.
+        dual function λ·τ + E[max(0, gain - λ)] is least at their (1 - τ)-quantile, and at the floor
+        where fewer than τ gain more than that. Where gains come in two heaps the quantile is the
+        edge of one of them, at which a heap is indifferent to asking: the middle of the quantiles
+        on both sides keeps clear of it.
         """
         ordered = sorted(gains)
 
@@ -61,7 +64,7 @@ class Dual:
         middle = (
             quantile(1 - self.rate - _BESIDE) + quantile(min(1.0, 1 - self.rate + _BESIDE))
         ) / 2
-        price = min(_LIMIT, max(_LEAST_FIRST, middle))
+        price = min(_HIGHEST_FIRST, max(self._floor, middle))
         self._state = dagrpo.DualState(price, price)
 
     def restore(self, state: list[float | None]) -> None:
@@ -72,7 +75,7 @@ class Dual:
     def update(self, cost: float) -> None:
         """One step of J_c = `cost`."""
         if self._kind == "ascent":
-            dual = dagrpo.dual_ascent(self.value, cost, self.rate, _PAPER_RATE)
+            dual = dagrpo.dual_ascent(self.value, cost, self.rate, _PAPER_RATE, self._floor)
             self._state = dagrpo.DualState(dual, dual, cost)
         else:
             self._state = dagrpo.pid_update(
@@ -83,5 +86,6 @@ class Dual:
                 ki=_KI,
                 kd=_KD,
                 smoothing=_SMOOTHING,
+                floor=self._floor,
                 limit=_LIMIT,
             )

@@ -7,7 +7,6 @@ the same KV. Nothing of the trainer's torch model is involved.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import GenerationRequest, SamplingParams
@@ -27,8 +26,15 @@ class Result:
     reward_offload: float
     ended: bool
     """The answer came to its end by itself within the token limit."""
-    confidence: float = 0.0
-    """Mean log-prob of the answer's tokens, nats; the offload token is masked."""
+    logprob: float = 0.0
+    """Of the answer's tokens together, nats; the offload token is masked."""
+    tokens: int = 1
+    """Of the answer."""
+
+    @property
+    def confidence(self) -> float:
+        """Mean log-prob of the answer's tokens, nats."""
+        return self.logprob / max(1, self.tokens)
 
 
 class CloudValue:
@@ -53,27 +59,48 @@ def evaluate(
     engine: Engine, items: Sequence[Item], graders: Graders, *, max_tokens: int, window: int = 1
 ) -> list[Result]:
     """Results in the order of `items`; `window` is the decision window w."""
-    answers = asyncio.run(_ask_all(engine, items, max_tokens, window))
+    found = drafts(engine, items, max_tokens=max_tokens, window=window)
     cloud = CloudValue(items, graders)
     return [
         Result(
             item=item,
-            p_offload=p_offload,
-            reward_local=graders.score(item, text),
+            p_offload=draft.p_offload,
+            reward_local=graders.score(item, draft.text),
             reward_offload=cloud.of(item),
-            ended=ended,
-            confidence=confidence,
+            ended=draft.ended,
+            logprob=draft.logprob,
+            tokens=draft.tokens,
         )
-        for item, (p_offload, text, ended, confidence) in zip(items, answers, strict=True)
+        for item, draft in zip(items, found, strict=True)
     ]
 
 
-async def _ask_all(
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A greedy answer and what the model thinks of it."""
+
+    p_offload: float
+    text: str
+    ended: bool
+    """By itself, within the token limit."""
+    logprob: float
+    """Of its tokens together, nats."""
+    tokens: int
+
+
+def drafts(
+    engine: Engine, items: Sequence[Item], *, max_tokens: int, window: int = 1
+) -> list[Draft]:
+    """Greedy answers in the order of `items`."""
+    return asyncio.run(_draft_all(engine, items, max_tokens, window))
+
+
+async def _draft_all(
     engine: Engine, items: Sequence[Item], max_tokens: int, window: int
-) -> list[tuple[float, str, bool, float]]:
+) -> list[Draft]:
     gate = asyncio.Semaphore(_AT_ONCE)
 
-    async def ask(item: Item) -> tuple[float, str, bool, float]:
+    async def draft(item: Item) -> Draft:
         async with gate:
             sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, top_logprobs=0)
             generation = engine.submit(
@@ -82,9 +109,13 @@ async def _ask_all(
             point = await generation.decision_point()
             generation.resume()
             events = [event async for event in generation]
-            text = "".join(event.text for event in events)
             logprobs = [token.logprob for event in events for token in event.logprobs]
-            ended = events[-1].finish_reason == "stop"
-            return point.p_offload, text, ended, fmean(logprobs) if logprobs else 0.0
+            return Draft(
+                point.p_offload,
+                "".join(event.text for event in events),
+                events[-1].finish_reason == "stop",
+                sum(logprobs),
+                len(logprobs),
+            )
 
-    return list(await asyncio.gather(*map(ask, items)))
+    return list(await asyncio.gather(*map(draft, items)))

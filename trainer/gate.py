@@ -1,10 +1,9 @@
 """The gate: a candidate serves only if held-out queries say that it is better, and harms nothing.
 
-Both versions are measured as they would be served. The value of a version on a query is what
-its policy gets there: the cloud's reward if it asks, else its own answer's. Asking is decided
-at the threshold that meets τ on these queries, as the daemon's controller does; an untrained
-version asks at random. One kind of work is compared at the share τ of its own queries, before and
-after: that it leaves the cloud to a harder kind is no harm, that it does its own work worse is.
+Both versions are measured as they would be served. A version is worth the reward its policy gets
+less the price of each call, at or under τ (`policy_value`): one that needs the cloud less is
+better. An untrained version asks at random. Each kind of work is compared within itself, before
+and after: leaving the cloud to a harder kind harms nothing, doing the own work worse does.
 """
 
 import math
@@ -12,22 +11,38 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
+from edge_agent.decision.evidence import Evidence
 from trainer.evaluate import Result
+from trainer.policy_value import (
+    Terms,
+    asking,
+    auc,
+    cross_fitted,
+    expected_gains,
+    score,
+    values,
+    values_at_random,
+)
 
 _RESAMPLES = 2000
-_RATE_TOLERANCE = 0.25
-"""How far the policy's own mean p may lie from τ; the daemon's threshold makes up the rest."""
 _FORMAT_TOLERANCE = 0.05
+_LEAST_QUERIES = 20
+"""Held-out queries below which a kind of work is judged together with other small ones."""
+_SURE = 0.9
+"""How sure a loss has to be before a kind of work vetoes."""
+SMALL_KINDS = "small kinds together"
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterFigures:
-    """One kind of work before and after; rewards are means over `queries` held-out queries."""
+    """One kind of work before and after; means over `queries` held-out queries."""
 
     queries: int
     joint_before: float
+    """Reward less the price of what was asked."""
     joint_after: float
     local_before: float
     local_after: float
@@ -42,109 +57,146 @@ class Verdict:
     promote: bool
     reason: str
     gain: float
-    """Mean paired difference of the joint reward over all held-out queries."""
+    """Mean paired difference of the value (reward less price) over all held-out queries."""
     low: float
     high: float
     """95 % bootstrap interval of `gain`."""
     rate: float
-    """Mean p_offload of the candidate."""
+    """Share of the held-out queries that the candidate asks the cloud about."""
     clusters: Mapping[str, ClusterFigures]
+    auc_first_token: float | None = None
+    """How well p_offload tells the candidate's wrong answers from its right ones; None: all or
+    none were right."""
+    auc_draft: float | None = None
+    calibration_error: float | None = None
+    """|expected − actual reward of the local answers|, mean over all held-out queries together."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
 
 
-def judge(
-    before: Sequence[Result],
-    after: Sequence[Result],
-    *,
-    rate: float,
-    tolerance: float,
-    trained_before: bool,
-    seed: int,
-) -> Verdict:
+@dataclass(frozen=True)
+class Side:
+    """One version on the held-out queries."""
+
+    results: Sequence[Result]
+    gains: Sequence[float] | None
+    """Expected gain of asking, by query; None: the version is untrained and asks at random."""
+
+    def values(self, places: Sequence[int], terms: Terms) -> list[float]:
+        """Value of the queries at `places`, were they all there is."""
+        results = [self.results[place] for place in places]
+        if self.gains is None:
+            return values_at_random(results, terms)
+        return values(results, [self.gains[place] for place in places], terms)
+
+
+def serving(results: Sequence[Result], evidence: Evidence | None) -> Side:
+    """The version that serves now, with the evidence it was promoted with; None: untrained."""
+    if evidence is None:
+        return Side(results, None)
+    return Side(results, expected_gains(results, evidence, evidence.after))
+
+
+def candidate(results: Sequence[Result], also: Sequence[Result], evidence: Evidence) -> Side:
+    """A new version: no query is judged by a calibration that has seen it.
+
+    `also` as for `policy_value.evidence`.
+    """
+    further = also if evidence.after == "draft" else ()
+    gains = cross_fitted(results, further, evidence.after)
+    if gains is None:
+        gains = expected_gains(results, evidence, evidence.after)
+    return Side(results, gains)
+
+
+def judge(before: Side, after: Side, *, terms: Terms, tolerance: float, seed: int) -> Verdict:
     """Compare two versions on the same queries, pair by pair.
 
-    `rate` is τ; `tolerance` the most that any cluster may lose.
+    `tolerance` is the most that any kind of work may lose.
     """
-    joint_before = joint_rewards(before, rate, trained=trained_before)
-    joint_after = joint_rewards(after, rate, trained=True)
-    gains = [b - a for a, b in zip(joint_before, joint_after, strict=True)]
+    every = range(len(after.results))
+    gains = _differences(before, after, every, terms)
     low, high = bootstrap_interval(gains, seed)
-    mean_p = _mean([result.p_offload for result in after])
+    kinds = _kinds(after.results)
     clusters = {
-        name: _figures(
-            [before[place] for place in places],
-            [after[place] for place in places],
-            rate,
-            trained_before=trained_before,
-        )
-        for name, places in sorted(_places(after).items())
+        name: _figures(before, after, places, terms) for name, places in sorted(kinds.items())
     }
-    reason = _objection(before, after, clusters, mean_p, rate, tolerance)
-    gain = _mean(gains)
+    wanted = after.gains or [0.0] * len(every)
+    asked = fmean(asking(wanted, terms))
+    gain = fmean(gains)
+    losses = {
+        name: _differences(before, after, places, terms) for name, places in _judged(kinds).items()
+    }
+    reason = _objection(before.results, after.results, losses, tolerance, seed)
     if reason is None and gain <= 0:
-        reason = f"no better than what serves now ({gain:+.3f} joint reward)"
+        reason = f"no better than what serves now ({gain:+.3f} reward less price)"
     if reason is None and low < -tolerance:
         reason = f"not certain enough: the gain may be as low as {low:+.3f}"
     promote = reason is None
-    reason = reason or f"joint reward {gain:+.3f} on {len(after)} held-out queries"
-    return Verdict(promote, reason, gain, low, high, mean_p, clusters)
+    reason = reason or (
+        f"{gain:+.3f} reward less price on {len(after.results)} held-out queries, "
+        f"{asked:.0%} of them asked"
+    )
+    results = after.results
+    return Verdict(
+        promote,
+        reason,
+        gain,
+        low,
+        high,
+        asked,
+        clusters,
+        auc_first_token=auc([score(r, "first_token") for r in results], results),
+        auc_draft=auc([score(r, "draft") for r in results], results),
+        calibration_error=_calibration_error(after),
+    )
 
 
-def _objection(  # noqa: PLR0917
+def _objection(
     before: Sequence[Result],
     after: Sequence[Result],
-    clusters: Mapping[str, ClusterFigures],
-    mean_p: float,
-    rate: float,
+    gains_by_kind: Mapping[str, Sequence[float]],
     tolerance: float,
+    seed: int,
 ) -> str | None:
     if not all(math.isfinite(result.p_offload) for result in after):
         return "it computes values that are not finite"
-    for name, figures in clusters.items():
-        loss = figures.joint_before - figures.joint_after
-        if loss > tolerance:
-            return f"{name} loses {loss:.3f} joint reward, more than {tolerance:g}"
-    if abs(mean_p - rate) > _RATE_TOLERANCE:
-        return f"it wants the cloud for {mean_p:.0%} of the queries, the budget is {rate:.0%}"
-    ended = _mean([r.ended for r in after]) - _mean([r.ended for r in before])
+    for name, gains in sorted(gains_by_kind.items()):
+        loss = -fmean(gains)
+        if loss > tolerance and chance_of_loss(gains, seed) >= _SURE:
+            return (
+                f"{name} loses {loss:.3f} on {len(gains)} held-out queries, more than {tolerance:g}"
+            )
+    ended = fmean(r.ended for r in after) - fmean(r.ended for r in before)
     if ended < -_FORMAT_TOLERANCE:
         return f"{-ended:.0%} more of its answers do not come to an end"
     return None
 
 
-def joint_rewards(results: Sequence[Result], rate: float, *, trained: bool) -> list[float]:
-    """Reward of each query under a policy that asks for a share `rate` of them."""
-    if not trained:
-        return [rate * r.reward_offload + (1 - rate) * r.reward_local for r in results]
-    asks = asking(results, rate)
-    return [
-        r.reward_offload if ask else r.reward_local for r, ask in zip(results, asks, strict=True)
-    ]
-
-
-def asking(results: Sequence[Result], rate: float) -> list[bool]:
-    """Which queries are asked when the ⌊rate·n⌋ with the largest p_offload are."""
-    return highest([result.p_offload for result in results], rate)
-
-
-def highest(scores: Sequence[float], rate: float) -> list[bool]:
-    """Which of n scores are among the ⌊rate·n⌋ largest; of equal ones the earlier."""
-    order = sorted(range(len(scores)), key=lambda i: -scores[i])
-    asked = set(order[: math.floor(rate * len(scores))])
-    return [i in asked for i in range(len(scores))]
-
-
-def bootstrap_interval(values: Sequence[float], seed: int) -> tuple[float, float]:
+def bootstrap_interval(differences: Sequence[float], seed: int) -> tuple[float, float]:
     """95 % percentile interval of the mean of paired differences."""
-    rng = random.Random(seed)  # noqa: S311
-    means = sorted(_mean(rng.choices(values, k=len(values))) for _ in range(_RESAMPLES))
+    means = _resampled(differences, seed)
     return means[int(0.025 * _RESAMPLES)], means[int(0.975 * _RESAMPLES)]
 
 
-def _places(results: Sequence[Result]) -> dict[str, list[int]]:
+def chance_of_loss(differences: Sequence[float], seed: int) -> float:
+    """Share of the bootstrap's means below 0."""
+    return fmean(mean < 0 for mean in _resampled(differences, seed))
+
+
+def _resampled(differences: Sequence[float], seed: int) -> list[float]:
+    rng = random.Random(seed)  # noqa: S311
+    return sorted(fmean(rng.choices(differences, k=len(differences))) for _ in range(_RESAMPLES))
+
+
+def _differences(before: Side, after: Side, places: Sequence[int], terms: Terms) -> list[float]:
+    pairs = zip(before.values(places, terms), after.values(places, terms), strict=True)
+    return [new - old for old, new in pairs]
+
+
+def _kinds(results: Sequence[Result]) -> dict[str, list[int]]:
     """Where each kind of work stands."""
     places: dict[str, list[int]] = defaultdict(list)
     for place, result in enumerate(results):
@@ -152,19 +204,28 @@ def _places(results: Sequence[Result]) -> dict[str, list[int]]:
     return places
 
 
-def _figures(
-    before: Sequence[Result], after: Sequence[Result], rate: float, *, trained_before: bool
-) -> ClusterFigures:
+def _judged(kinds: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """What may veto: kinds with enough queries, and all small ones as one if they have enough."""
+    large = {name: places for name, places in kinds.items() if len(places) >= _LEAST_QUERIES}
+    small = sorted(place for name, places in kinds.items() if name not in large for place in places)
+    return large | ({SMALL_KINDS: small} if len(small) >= _LEAST_QUERIES else {})
+
+
+def _figures(before: Side, after: Side, places: Sequence[int], terms: Terms) -> ClusterFigures:
+    old, new = ([side.results[place] for place in places] for side in (before, after))
     return ClusterFigures(
-        queries=len(after),
-        joint_before=_mean(joint_rewards(before, rate, trained=trained_before)),
-        joint_after=_mean(joint_rewards(after, rate, trained=True)),
-        local_before=_mean([result.reward_local for result in before]),
-        local_after=_mean([result.reward_local for result in after]),
-        p_offload_before=_mean([result.p_offload for result in before]),
-        p_offload_after=_mean([result.p_offload for result in after]),
+        queries=len(places),
+        joint_before=fmean(before.values(places, terms)),
+        joint_after=fmean(after.values(places, terms)),
+        local_before=fmean(result.reward_local for result in old),
+        local_after=fmean(result.reward_local for result in new),
+        p_offload_before=fmean(result.p_offload for result in old),
+        p_offload_after=fmean(result.p_offload for result in new),
     )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _calibration_error(side: Side) -> float | None:
+    if side.gains is None:
+        return None
+    expected = fmean(r.reward_offload - g for r, g in zip(side.results, side.gains, strict=True))
+    return abs(expected - fmean(r.reward_local for r in side.results))

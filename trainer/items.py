@@ -8,6 +8,7 @@ today's are left out and counted: their ids would teach a format that is no long
 
 import json
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ ORDER BY query.seq
 """  # noqa: S608
 MOST_READ = 10_000
 """Rows of one stretch of the log; of a longer one about as many are drawn at random."""
+MOST_UNANSWERED = 1000
 _TOGETHER = 20
 """Neighbours that are drawn as one: scattered rows take three times as long from a disk."""
 
@@ -66,6 +68,8 @@ class Found:
     """Queries that nobody gave an answer to grade against."""
     other_template: int
     """Queries whose prompt another chat template rendered."""
+    unanswered: tuple[Item, ...] = ()
+    """The newest of those without a reference; at most `MOST_UNANSWERED`."""
 
 
 def newest(database: Path) -> Position:
@@ -99,41 +103,44 @@ def load(
             examples = (_example_item(row, render) for row in _examples(db, after, until))
             items = [item for item in examples if len(item.prompt_ids) <= LONGEST_PROMPT]
             without_reference = other_template = 0
+            unanswered: deque[Item] = deque(maxlen=MOST_UNANSWERED)
             for row in _stretch(db, _QUERIES, "query.seq", after.seq, until.seq):
                 item = _query_item(row)
-                if item is None:
+                ours = template in (None, row["template"])
+                if item.reference_source == "nobody":
                     without_reference += 1
-                elif template not in (None, row["template"]):
-                    other_template += 1
-                else:
+                    if ours:
+                        unanswered.append(item)
+                elif ours:
                     items.append(item)
+                else:
+                    other_template += 1
         finally:
             db.close()
-    return Found(tuple(items), without_reference, other_template)
+    return Found(tuple(items), without_reference, other_template, tuple(unanswered))
 
 
-def _query_item(row: Mapping[str, Any]) -> Item | None:
+def _query_item(row: Mapping[str, Any]) -> Item:
     candidates: tuple[tuple[str | None, ReferenceSource], ...] = (
         (row["reference"], "client"),
         (row["corrected"], "feedback"),
         (row["cloud_text"], "cloud"),
     )
-    for reference, source in candidates:
-        if reference and reference.strip():
-            return Item(
-                query_id=row["id"],
-                at=row["at"],
-                prompt_ids=tuple(unpack(row["prompt_ids"])),
-                question=row["prompt"] or "",
-                cluster=row["task"] or _NO_CLUSTER,
-                reference=reference,
-                reference_source=source,
-                grader=None if row["grader"] is None else json.loads(row["grader"]),
-                cloud_text=row["cloud_text"],
-                rating=row["rating"],
-                served_text=row["served_text"],
-            )
-    return None
+    known = ((text, source) for text, source in candidates if text and text.strip())
+    reference, source = next(known, ("", "nobody"))
+    return Item(
+        query_id=row["id"],
+        at=row["at"],
+        prompt_ids=tuple(unpack(row["prompt_ids"])),
+        question=row["prompt"] or "",
+        cluster=row["task"] or _NO_CLUSTER,
+        reference=reference,
+        reference_source=source,
+        grader=None if row["grader"] is None else json.loads(row["grader"]),
+        cloud_text=row["cloud_text"],
+        rating=row["rating"],
+        served_text=row["served_text"],
+    )
 
 
 def _examples(db: "Database", after: Position, until: Position) -> Iterator[Mapping[str, Any]]:

@@ -27,9 +27,11 @@ class Example:
     """One supervised item: a prompt, the answer to give, and how often to ask instead."""
 
     prompt_ids: Ids
-    answer_ids: Ids
-    p_offload: float = 0.0
-    """Target probability of the offload token; the answer itself weighs 1 - p_offload."""
+    answer_ids: Ids = ()
+    """Empty: the decision alone is taught."""
+    p_offload: float | None = None
+    """Target probability of the offload token; the answer itself weighs 1 - p_offload. None: the
+    decision is not taught, and the answer weighs 1."""
 
 
 class Learner:
@@ -57,7 +59,8 @@ class Learner:
         self.settings = settings
         self.offload_token = offload_token
         self._between = between
-        base, self.layout = weights.load(gguf, getattr(torch, settings.dtype))
+        dtype = weights.faster_dtype(self.device) if settings.dtype == "auto" else settings.dtype
+        base, self.layout = weights.load(gguf, getattr(torch, dtype))
         torch.manual_seed(seed)
         self.lora = LoraModel(base.to(self.device), settings.lora, adapter)
         self.optimizer = torch.optim.AdamW(
@@ -76,7 +79,11 @@ class Learner:
         count = 0
         if self.settings.kl and self.promoted is not None:
             count = math.ceil(self.settings.kl_share * len(episodes))
-        anchors = [index for index, episode in enumerate(episodes) if episode.anchored][:count]
+        anchors = [
+            index
+            for index, episode in enumerate(episodes)
+            if episode.anchored and episode.teaches != "decision"
+        ][:count]
         groups, places = self._needed(episodes, dual, anchors)
         references: dict[int, Tensor] = {}
         if anchors and self.promoted is not None:
@@ -103,14 +110,16 @@ class Learner:
     ) -> tuple[list[Answers], list[list[int]]]:
         """What has to be computed, and where each episode's answers stand in it (-1: nowhere).
 
-        Equal answers are computed once; answers that all have advantage 0 not at all, but in the
-        episodes `anchors`, whose KL is wanted.
+        Equal answers are computed once; answers that teach nothing (all of advantage 0, or of a
+        prompt that teaches the decision alone) not at all, but in the episodes `anchors`, whose KL
+        is wanted.
         """
         exact = self.settings.estimator == "exact"
         groups, places = [], []
         for index, episode in enumerate(episodes):
             answers, where = distinct(episode.answers)
-            if exact and index not in anchors and episode.unanimous(dual):
+            idle = episode.teaches == "decision" or (exact and episode.unanimous(dual))
+            if idle and index not in anchors:
                 answers, where = [], [-1] * len(where)
             groups.append(Answers(episode.prompt_ids, answers))
             places.append(where)
@@ -123,13 +132,21 @@ class Learner:
 
         The loss is the cross-entropy of the decision plus (1 - p) times the answer's own, given
         that it is local: the likelihood of answering so and asking at rate p. `asking` gives p in
-        place of the example's own, from its index and its answer's negative log-likelihood (nats).
+        place of the example's own, from its index and its answer's negative log-likelihood (nats);
+        an example that does not teach the decision is not asked about.
         """
-        groups = [Answers(example.prompt_ids, [example.answer_ids]) for example in examples]
+        groups = [
+            Answers(example.prompt_ids, [example.answer_ids] if example.answer_ids else [])
+            for example in examples
+        ]
 
         def loss(index: int, logp: AnswerLogProbs) -> Tensor:
             answer = logp.local_B_G_T.sum()
-            p = examples[index].p_offload if asking is None else asking(index, -answer.item())
+            p = examples[index].p_offload
+            if p is None:
+                return -answer
+            if asking is not None:
+                p = asking(index, -answer.item())
             return -(p * logp.log_p_B[0] + (1 - p) * (logp.log_not_p_B[0] + answer))
 
         return self._update(groups, loss)[0]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ class Episode:
     """1.0 where an answer asked later in the window; empty = nowhere (so always for w = 1)."""
     anchored: bool = True
     """The promoted adapter knows this kind of work: the KL to it may be asked of this prompt."""
+    teaches: dagrpo.Teaches = "both"
+    """What the prompt moves; see `dagrpo` (12)."""
 
     def __post_init__(self) -> None:
         group = len(self.answers)
@@ -65,10 +68,10 @@ class StepFigures:
     """Mean task reward of the local answers; NaN if there were none."""
     reward_offload: float
     p_offload: float
-    """Mean probability of asking."""
+    """Mean probability of asking, over the prompts that teach the decision."""
     cost: float
-    """J_c as the estimator sees it: mean p + (1 - p) c (`exact`; c is 0 for w = 1), or mean c
-    (`sampled`)."""
+    """J_c of the same prompts as the estimator sees it: mean p + (1 - p) c (`exact`; c is 0 for
+    w = 1), or mean c (`sampled`)."""
     kl: float
     """Mean k3 per token to the promoted adapter; 0 if it was not measured."""
     entropy: float
@@ -117,7 +120,9 @@ class Objective:
         clip = self.settings.clip
         if self.settings.estimator == "exact":
             r_off = rewards_G.new_tensor(episode.reward_off)
-            loss = dagrpo.exact_loss(p, r_off, values_G, self.dual, rollouts, clip=clip)
+            loss = dagrpo.exact_loss(
+                p, r_off, values_G, self.dual, rollouts, clip=clip, teaches=episode.teaches
+            )
         else:
             loss = dagrpo.sampled_loss(rewards_G, costs_G, self.dual, rollouts, clip=clip)
         entropy = dagrpo.decision_entropy(logp.log_p_B[0], logp.log_not_p_B[0])
@@ -140,9 +145,10 @@ class Objective:
                 "positions": mask_G_T.sum().item(),
                 "tokens": logp.mask_B_G_T.sum().item(),
                 "unanimous": float(values_G.max() == values_G.min()),
+                "decides": float(episode.teaches != "answer"),
             }
         )
-        return loss - self.settings.entropy * entropy
+        return loss if episode.teaches == "answer" else loss - self.settings.entropy * entropy
 
     def _rollouts(
         self, episode: Episode, logp: AnswerLogProbs
@@ -170,27 +176,29 @@ class Objective:
             rest = torch.cat([local, local.new_zeros(asked, local.shape[1])])
             return torch.cat([first[:, None], rest], dim=1)
 
-        one = mask.new_ones(())
+        decides = mask.new_tensor(float(episode.teaches != "answer"))
+        answers = mask * float(episode.teaches != "decision")
         return (
             torch.cat([rewards, mask.new_full((asked,), episode.reward_off)]),
             torch.cat([costs, mask.new_ones(asked)]),
             with_decision(now, logp.log_not_p_B[0], logp.log_p_B[0]),
             with_decision(behaviour, torch.log1p(-p), p.log()),
-            with_decision(mask, one, one),
+            with_decision(answers, decides, decides),
         )
 
     def figures(self, episodes: Sequence[Episode], loss: float, grad_norm: float) -> StepFigures:
         """Means over the batch that `loss` has seen."""
         total = {key: sum(item[key] for item in self.seen) for key in self.seen[0]}
         count = len(self.seen)
+        deciding = [item for item in self.seen if item["decides"]] or self.seen
         log_ratios = torch.cat(self.log_ratios)
         rewards = [reward for episode in episodes for reward in episode.rewards]
         return StepFigures(
             loss=loss,
             reward_local=sum(rewards) / len(rewards) if rewards else float("nan"),
             reward_offload=sum(episode.reward_off for episode in episodes) / count,
-            p_offload=total["p_offload"] / count,
-            cost=total["cost"] / count,
+            p_offload=fmean(item["p_offload"] for item in deciding),
+            cost=fmean(item["cost"] for item in deciding),
             kl=_mean_of_finite([item["kl"] for item in self.seen]),
             entropy=total["entropy"] / count,
             abs_delta_logp=total["drift"] / max(total["positions"], 1.0),

@@ -75,7 +75,7 @@ def draw(report: Report, folder: Path, *, kind: Literal["png", "svg"] | str = "p
         for axis, key, title in zip(
             gate,
             ("joint", "local", "p_offload"),
-            ("Gate: joint reward", "Gate: local reward", "Gate: p_offload (dashed: τ)"),
+            ("Gate: reward less price", "Gate: local reward", "Gate: p_offload (dashed: τ)"),
             strict=True,
         ):
             _bars(axis, report, key)

@@ -1,11 +1,13 @@
 """Where a round stands: what a checkpoint holds, and who is told of each step."""
 
+import time
 from typing import Any, Protocol
 
 from edge_agent.training.journal import StepRow
 from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.dual import Dual
 from trainer.learner import Learner
+from trainer.looks import Looks
 
 
 class Watcher(Protocol):
@@ -32,14 +34,25 @@ class Progress:
         self.learner = learner
         self.dual = dual
         self._checkpoints = checkpoints
+        self._before_s = 0.0
+        self._began = time.monotonic()
         self.warm_steps = 0
         self.warm_done = False
-        self.probes: list[float] = []
-        """Rewards at the warm start's looks so far."""
+        self.looks = Looks()
+        """The warm start's looks at unseen queries so far."""
+        self.cooling_from: int | None = None
+        """The warm start's step from which the learning rate falls."""
         self.answer_nlls: dict[str, list[float]] = {}
         """How likely the warm start's last answers of each kind of work were, nats."""
         self.steps = 0
         """DA-GRPO steps done."""
+        self.worths: list[float] = []
+        """Worth of the policy on unseen queries in each DA-GRPO step."""
+        self.reinforced = False
+        """The DA-GRPO phase has ended, by itself or for want of time."""
+        self.foreseen: dict[str, float] = {}
+        """Query → the probability of asking that hindsight teaches."""
+        self.hindsight_steps = 0
         saved = checkpoints.load()
         if saved is not None:
             self._restore(saved)
@@ -49,20 +62,45 @@ class Progress:
         state = {
             "warm_steps": self.warm_steps,
             "warm_done": self.warm_done,
-            "probes": self.probes,
+            "looks": self.looks.state(),
+            "cooling_from": self.cooling_from,
             "answer_nlls": self.answer_nlls,
             "steps": self.steps,
+            "worths": self.worths,
+            "reinforced": self.reinforced,
             "dual": self.dual.state,
+            "foreseen": self.foreseen,
+            "hindsight_steps": self.hindsight_steps,
+            "seconds": self.seconds,
         }
-        number = self.warm_steps + self.steps + self.warm_done
+        number = (
+            self.warm_steps
+            + self.warm_done
+            + self.steps
+            + self.reinforced
+            + bool(self.foreseen)
+            + self.hindsight_steps
+        )
         self._checkpoints.save(Checkpoint(number, self.learner.tensors(), state))
 
+    @property
+    def seconds(self) -> float:
+        """Time the round has taken so far, in all processes that worked on it."""
+        return self._before_s + time.monotonic() - self._began
+
     def _restore(self, saved: Checkpoint) -> None:
+        """A round of version 0.1 has neither looks nor hindsight; it goes on without them."""
         state: dict[str, Any] = dict(saved.state)
         self.learner.load_tensors(saved.tensors)
         self.warm_steps = state["warm_steps"]
         self.warm_done = state["warm_done"]
-        self.probes = state["probes"]
+        self.looks = Looks.restored(state.get("looks", ()))
+        self.cooling_from = state.get("cooling_from")
         self.answer_nlls = state["answer_nlls"]
         self.steps = state["steps"]
+        self.worths = state.get("worths", [])
+        self.reinforced = state.get("reinforced", False)
         self.dual.restore(state["dual"])
+        self.foreseen = state.get("foreseen", {})
+        self.hindsight_steps = state.get("hindsight_steps", 0)
+        self._before_s = state.get("seconds", 0.0)

@@ -104,7 +104,8 @@ class _Purchase:
     async def run(self, found: list[Query]) -> Bought:
         answers, failures, stopped = 0, 0, None
         costs: list[float | None] = []
-        async with CloudClient(self._settings, api_key=find_api_key(self._settings)) as cloud:
+        key, database = find_api_key(self._settings), self._ledger.path
+        async with CloudClient(self._settings, api_key=key, database=database) as cloud:
             assistance = Assistance(cloud, self._ledger, cloud.model, self._settings.max_tokens)
             for query in found:
                 try:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-ReferenceSource = Literal["client", "feedback", "cloud", "import"]
+ReferenceSource = Literal["client", "feedback", "cloud", "import", "nobody"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Item:
     cluster: str
     """The client's task label, else the cluster its embedding fell into."""
     reference: str
-    """What answers are graded against."""
+    """What answers are graded against; "" where nobody answered."""
     reference_source: ReferenceSource
     grader: Mapping[str, Any] | None = None
     """Grader spec as the client sent it; None: inferred from the reference."""

@@ -129,6 +129,11 @@ def summary(report: Report) -> dict[str, Any]:
             "steps": len(report.phase("dagrpo")),
             **{figure: _ends(report, "dagrpo", figure) for figure in FIGURES},
         },
+        "hindsight": {
+            "steps": len(report.phase("hindsight")),
+            "loss": _ends(report, "hindsight", "loss"),
+            "p_offload": _ends(report, "hindsight", "p_offload"),
+        },
         "gate": report.gate,
     }
 
@@ -160,7 +165,8 @@ def _facts(report: Report) -> str:
     return (
         f"{began}{lasted} · {row['items'] or 0} queries to train on, {row['held_out'] or 0} held "
         f"out · warm start {len(report.phase('warm_start'))} steps, DA-GRPO "
-        f"{len(report.phase('dagrpo'))} steps · τ = {report.rate:g}"
+        f"{len(report.phase('dagrpo'))} steps, hindsight {len(report.phase('hindsight'))} steps "
+        f"· τ = {report.rate:g}"
     )
 
 
@@ -175,6 +181,8 @@ def _step_table(report: Report) -> Any:
         ("warm start: loss, nats per prompt", "warm_start", "loss"),
         ("warm start: reward of sampled answers", "warm_start", "reward_local"),
         *((f"DA-GRPO: {title}", "dagrpo", figure) for figure, title in FIGURES.items()),
+        ("hindsight: loss, nats per prompt", "hindsight", "loss"),
+        ("hindsight: p_offload taught", "hindsight", "p_offload"),
     ]
     for title, phase, figure in lines:
         ends = report.ends(phase, figure)
@@ -188,7 +196,7 @@ def _cluster_table(report: Report) -> Any:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("Gate, by kind of work")
-    for column in ("queries", "joint reward", "local reward", "p_offload"):
+    for column in ("queries", "reward less price", "local reward", "p_offload"):
         table.add_column(column, justify="right")
     for name, figures in report.clusters.items():
         changes = (

@@ -1,6 +1,6 @@
 """One round of training, start to end; it can be interrupted anywhere and resumed.
 
-    snapshot of the log ─▶ corpus ─▶ warm start (new kinds of work) ─▶ DA-GRPO steps
+    snapshot of the log ─▶ corpus ─▶ warm start ─▶ DA-GRPO steps ─▶ hindsight
                                    ─▶ export ─▶ gate ─▶ promote or reject
 
 Everything random is a pure function of the seed and the step's number, and a checkpoint is
@@ -10,11 +10,12 @@ written after every step: a resumed round goes on as if nothing had happened.
 import asyncio
 import gc
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edge_agent.decision.evidence import KEY, of
 from edge_agent.engine.resident import give_back_freed
 from edge_agent.engine.types import ServedModel
 from edge_agent.served import served_model
@@ -25,11 +26,14 @@ from trainer import corpus
 from trainer.checkpoint import Checkpoints
 from trainer.corpus import Corpus
 from trainer.dual import Dual
-from trainer.errors import TrainerError
 from trainer.evaluate import Result, evaluate
 from trainer.export import export
-from trainer.gate import Verdict, judge
+from trainer.gate import Verdict, candidate, judge, serving
+from trainer.hindsight import Hindsight
+from trainer.outlook import interrupted
+from trainer.policy_value import Terms, evidence
 from trainer.progress import Progress, Watcher
+from trainer.records import Item
 from trainer.reinforcement import Reinforcement
 from trainer.warm_start import WarmStart
 from trainer.workbench import Workbench
@@ -84,9 +88,7 @@ class Round:
 
     def resume(self) -> Ended:
         """Go on with the newest interrupted round. Raises TrainerError if there is none."""
-        row = self.bench.journal.last()
-        if row is None or row["state"] not in ("interrupted", "running"):
-            raise TrainerError("there is no interrupted round; start one with `edge-agent train`")
+        row = interrupted(self.bench.journal)
         self.bench.journal.resume(row["id"])
         before = self.bench.journal.position_before(row["id"])
         data = corpus.build(
@@ -122,6 +124,7 @@ class Round:
         progress = Progress(bench.learner(parent, self._between), _dual(bench, parent), checkpoints)
         WarmStart(bench, self.watcher, progress, number).run(data)
         Reinforcement(bench, self.watcher, progress, number).run(data)
+        Hindsight(bench, self.watcher, progress, number).run(data)
         folder = self._candidate(number)
         shutil.rmtree(folder, ignore_errors=True)
         progress.learner.lora.save(folder)
@@ -138,12 +141,18 @@ class Round:
         self.watcher.phase("gate", 0)
         folder = self._candidate(number)
         files = export(folder, bench.model.path)
+        terms = Terms(bench.rate, bench.settings.decision.min_gain)
+        held_out = data.held_out
+        before = self._evaluate(served_model(bench.model.path, parent), held_out)
+        served = ServedModel(files[MERGED], version="candidate")
+        after = self._evaluate(served, [*held_out, *data.unseen])
+        new, also = after[: len(held_out)], after[len(held_out) :]
+        found = evidence(new, also, terms, drafts=bench.settings.decision.window == 1)
         verdict = judge(
-            self._evaluate(served_model(bench.model.path, parent), data),
-            self._evaluate(ServedModel(files[MERGED], version="candidate"), data),
-            rate=bench.rate,
+            serving(before, of(parent.manifest.metrics) if parent else None),
+            candidate(new, also, found),
+            terms=terms,
             tolerance=train.tolerance,
-            trained_before=parent is not None,
             seed=train.seed,
         )
         version = bench.registry.add(
@@ -152,7 +161,7 @@ class Round:
             base_sha256=bench.model.base_sha256,
             parent=parent.version if parent else None,
             round=number,
-            metrics={"dual": dual, "clusters": sorted(data.clusters)},
+            metrics={"dual": dual, "clusters": sorted(data.clusters), KEY: found.as_dict()},
         ).version
         shutil.rmtree(folder)
         state: Literal["promoted", "rejected"] = "promoted" if verdict.promote else "rejected"
@@ -162,14 +171,14 @@ class Round:
         bench.journal.end(number, state, verdict.reason, adapter=version, gate=verdict.as_dict())
         return Ended(number, verdict, version)
 
-    def _evaluate(self, served: ServedModel, data: Corpus) -> list[Result]:
-        """The held-out queries under one version, as the daemon would serve it."""
+    def _evaluate(self, served: ServedModel, items: Sequence[Item]) -> list[Result]:
+        """Queries under one version, as the daemon would serve it."""
         bench = self.bench
         asyncio.run(bench.engine.activate(served))
-        self.watcher.say(f"measuring {served.version} on {len(data.held_out)} held-out queries")
+        self.watcher.say(f"measuring {served.version} on {len(items)} held-out queries")
         results = evaluate(
             bench.engine,
-            data.held_out,
+            items,
             bench.graders,
             max_tokens=bench.train.max_new_tokens,
             window=bench.settings.decision.window,
@@ -181,4 +190,5 @@ class Round:
 def _dual(bench: Workbench, parent: AdapterVersion | None) -> Dual:
     """λ goes on where the promoted adapter's round left it; PID then measures where to begin."""
     start = parent.manifest.metrics.get("dual", _FIRST_DUAL) if parent else _FIRST_DUAL
-    return Dual(bench.train.dual, start=float(start), rate=bench.rate)
+    floor = bench.settings.decision.min_gain
+    return Dual(bench.train.dual, start=float(start), rate=bench.rate, floor=floor)

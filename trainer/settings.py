@@ -46,4 +46,6 @@ class LearnerSettings(_Section):
     rows_at_once: int = Field(64, ge=1, description="Positions whose logits are held at once")
     threads: int | None = Field(None, ge=1, description="None: torch's own choice")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Of the frozen base")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="Of the frozen base; auto: what this processor multiplies faster"
+    )

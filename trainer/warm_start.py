@@ -1,12 +1,17 @@
 """Supervised learning before reinforcement: RL cannot start from a reward of 0.
 
-The answers come from the log (the cloud's where there is one, else the reference). The offload
-token is taught at rate τ, and first where the model's own likelihood of the answer is low: so the
-split between what to answer and what to ask about begins here, and answers out of reach disturb
-the others little. It ends when the sampled answers stop getting better, or while groups still
-disagree: a policy whose rollouts are all alike has nothing left to compare.
+The answers come from the log (the cloud's where there is one, else the reference). How many passes
+they get is not fixed: few answers need many, many need few. Queries whose answers are never taught
+are looked at every so often; when they stop improving, when time is up, or at the most passes
+allowed, the learning rate falls to its end over some last steps (warmup-stable-decay, as MiniCPM,
+arXiv 2404.06395).
+
+The decision is taught on first sight alone, before the answer is: asking at τ, and mostly where
+the model's own likelihood of the answer is low. On later passes the likelihood says that the
+answer was taught, not that the query is easy.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -14,74 +19,103 @@ from collections.abc import Callable, Mapping, Sequence
 from edge_agent.training.journal import StepRow
 from trainer.corpus import Corpus
 from trainer.learner import Example
-from trainer.progress import Progress, Watcher
+from trainer.looks import Look
+from trainer.packing import Answers
+from trainer.phase import Phase
 from trainer.records import Item
 from trainer.replay import Batches
-from trainer.workbench import Workbench
 
-_EXAMPLES_PER_STEP = 16
+EXAMPLES_PER_STEP = 16
 _RISING_STEPS = 8
 _LAST_SHARE = 0.05
-"""The learning rate rises linearly, then falls linearly to this share of itself."""
+"""The learning rate rises linearly and, at the end, falls linearly to this share of itself."""
 _CONTINUED = 0.5
 """The learning rate of an adapter that goes on, as a share of a new one's: at 2e-3 the second kind
 of work cost the first 13 points in the gate, at 1e-3 it cost 3, and was learnt as well."""
-_PROBE_EVERY = 24
-"""Steps between two looks at sampled answers."""
-_PROBE_PROMPTS, _PROBE_ROLLOUTS = 32, 3
-_PATIENCE = 3
-_GAIN = 0.01
-_UNANIMOUS = 0.9
+_LOOK_EVERY = 24
+"""Steps between two looks at unseen queries."""
+_LOOK_PROMPTS, _LOOK_ROLLOUTS = 32, 3
+_COOLING_SHARE = 1 / 3
+"""Steps at a falling learning rate, as a share of those before."""
+_LEAST_COOLING = 8
+SHARE_OF_TIME = 0.6
+"""Of a round's minutes; reinforcement and the decision have the rest."""
 
 
-class WarmStart:
+class WarmStart(Phase):
     """The supervised phase of one round."""
 
-    def __init__(self, bench: Workbench, watcher: Watcher, progress: Progress, number: int) -> None:
-        """`number` is the round's."""
-        self._bench = bench
-        self._watcher = watcher
-        self._progress = progress
-        self._number = number
-
     def run(self, data: Corpus) -> None:
-        """Learn the kinds of work that no earlier round has seen; nothing if there are none."""
-        progress, train = self._progress, self._bench.train
-        new = [item for item in data.fresh if item.cluster in data.new_clusters]
-        total = round(train.warm_start_epochs * len(new) / _EXAMPLES_PER_STEP)
-        if progress.warm_done or total == 0:
+        """Learn the new answers, with a share of old ones among them."""
+        progress, train = self.progress, self.bench.train
+        most = math.ceil(train.warm_start_epochs * len(data.fresh) / EXAMPLES_PER_STEP)
+        if progress.warm_done or most == 0:
             progress.warm_done = True
             return
-        self._watcher.phase("warm_start", total)
+        self.watcher.phase("warm_start", most)
         batches = Batches(
-            new, data.replay, size=_EXAMPLES_PER_STEP, share=train.replay, seed=train.seed
+            data.fresh, data.replay, size=EXAMPLES_PER_STEP, share=train.replay, seed=train.seed
         )
-        probe = Probe(progress.probes)
         continued = progress.learner.promoted is not None
         top = highest_rate(train.warm_start_learning_rate, continued=continued)
-        for step in range(progress.warm_steps, total):
-            progress.learner.use_learning_rate(top * schedule(step, total))
-            self._step(step, batches.batch(step), new, probe)
-            if (why := probe.why_stop) is not None:
-                self._watcher.say(f"warm start ends after {step + 1} steps: {why}")
-                break
+        while not self._over(most):
+            self._cool_down(most)
+            step = progress.warm_steps
+            ends = None if progress.cooling_from is None else self._ends(most)
+            progress.learner.use_learning_rate(top * factor(step, progress.cooling_from, ends))
+            self._step(step, batches.batch(step), data)
         progress.learner.forget_moments()
         progress.warm_done = True
         progress.save()
 
-    def _step(self, step: int, items: Sequence[Item], new: Sequence[Item], probe: "Probe") -> None:
+    def _cool_down(self, most: int) -> None:
+        """Begin the last steps, if there is a reason to."""
+        progress, minutes = self.progress, self.bench.train.minutes
+        if progress.cooling_from is not None:
+            return
+        why = progress.looks.why_stop
+        rest = 1 / (1 + _COOLING_SHARE)
+        if progress.warm_steps >= math.floor(rest * most):
+            why = why or "every answer had its passes"
+        if progress.seconds >= rest * SHARE_OF_TIME * minutes * 60:
+            why = why or f"its share of {minutes:g} minutes is nearly over"
+        if why is not None:
+            progress.cooling_from = progress.warm_steps
+            steps = self._ends(most) - progress.warm_steps
+            self.watcher.say(
+                f"warm start ends after {progress.warm_steps} steps and {steps} more at a falling "
+                f"learning rate: {why}"
+            )
+
+    def _ends(self, most: int) -> int:
+        """The step at which cooling down is over."""
+        began = self.progress.cooling_from or 0
+        steps = max(_LEAST_COOLING, round(_COOLING_SHARE * began))
+        return min(max(most, began + 1), began + steps)
+
+    def _over(self, most: int) -> bool:
+        began = self.progress.cooling_from
+        return began is not None and self.progress.warm_steps >= self._ends(most)
+
+    def _step(self, step: int, items: Sequence[Item], data: Corpus) -> None:
         began = time.monotonic()
-        bench, progress = self._bench, self._progress
+        bench, progress = self.bench, self.progress
         encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
-        examples = [example(item, encode, end, bench.rate) for item in items]
+        fresh = {item.query_id for item in data.fresh}
+        first_pass = step * EXAMPLES_PER_STEP < len(data.fresh)
+        examples = [
+            example(
+                item, encode, end, bench.rate if first_pass and item.query_id in fresh else None
+            )
+            for item in items
+        ]
         asking = Asking(bench.rate, progress.answer_nlls)
         loss = progress.learner.supervised_step(examples, asking.of(items))
         reward = None
-        if (step + 1) % _PROBE_EVERY == 0:
-            probe.look(self._sampled_rewards(new[:: max(1, len(new) // _PROBE_PROMPTS)], step))
-            reward = probe.rewards[-1]
-        progress.warm_steps, progress.probes = step + 1, probe.rewards
-        progress.answer_nlls = asking.state()
+        if (step + 1) % _LOOK_EVERY == 0 and progress.cooling_from is None:
+            progress.looks.add(self._look(data, step))
+            reward = progress.looks.looks[-1].reward
+        progress.warm_steps, progress.answer_nlls = step + 1, asking.state()
         row = StepRow(
             step,
             "warm_start",
@@ -90,24 +124,29 @@ class WarmStart:
             tokens=sum(len(example.answer_ids) for example in examples),
             reward_local=reward,
         )
-        bench.journal.record(self._number, row)
-        self._watcher.step(row)
-        progress.save()
+        self.close_step(row)
 
-    def _sampled_rewards(self, items: Sequence[Item], step: int) -> list[list[float]]:
-        """Rewards of a few rollouts for each of a few prompts."""
-        bench = self._bench
-        bench.sampler.load(self._progress.learner)
+    def _look(self, data: Corpus, step: int) -> Look:
+        """A few rollouts and the right answer's likelihood for each of a few unseen queries."""
+        bench, learner = self.bench, self.progress.learner
+        pool = data.unseen or data.fresh
+        items = pool[:: max(1, len(pool) // _LOOK_PROMPTS)]
+        bench.sampler.load(learner)
         groups = bench.sampler.groups(
-            [item.prompt_ids for item in items], _PROBE_ROLLOUTS, seed=step
+            [item.prompt_ids for item in items], _LOOK_ROLLOUTS, seed=step
         )
-        return [bench.rewards(item, group) for item, group in zip(items, groups, strict=True)]
+        rewards = [bench.rewards(item, group) for item, group in zip(items, groups, strict=True)]
+        encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
+        answers = [example(item, encode, end, None).answer_ids for item in items]
+        known = [Answers(i.prompt_ids, [ids]) for i, ids in zip(items, answers, strict=True)]
+        nlls = [-row.local_B_G_T.sum().item() for row in learner.logprobs(known)]
+        return Look.of(rewards, nlls)
 
 
 def example(
-    item: Item, encode: Callable[[str], list[int]], end_of_turn: int, rate: float
+    item: Item, encode: Callable[[str], list[int]], end_of_turn: int, rate: float | None
 ) -> Example:
-    """The supervised item: what to answer, and how often to ask instead."""
+    """The supervised item: what to answer, and how often to ask instead; None: no lesson in it."""
     answer = item.cloud_text if item.reference_source == "cloud" else item.reference
     ids = encode((answer or item.reference).strip())
     return Example(item.prompt_ids, (*ids, end_of_turn), rate)
@@ -118,10 +157,12 @@ def highest_rate(setting: float, *, continued: bool) -> float:
     return setting * (_CONTINUED if continued else 1.0)
 
 
-def schedule(step: int, total: int) -> float:
-    """The factor of the learning rate at `step` of `total`."""
+def factor(step: int, cooling_from: int | None, ends: int | None) -> float:
+    """The factor of the learning rate at `step`; it falls from `cooling_from` until `ends`."""
     rise = min(1.0, (step + 1) / _RISING_STEPS)
-    return rise * max(_LAST_SHARE, 1 - step / total)
+    if cooling_from is None or ends is None or step < cooling_from:
+        return rise
+    return rise * max(_LAST_SHARE, 1 - (step - cooling_from) / (ends - cooling_from))
 
 
 class Asking:
@@ -156,30 +197,3 @@ class Asking:
     def state(self) -> dict[str, list[float]]:
         """For a checkpoint."""
         return {kind: list(nlls) for kind, nlls in self._seen.items()}
-
-
-class Probe:
-    """Looks at groups sampled during a warm start and says when to stop."""
-
-    def __init__(self, rewards: Sequence[float] = ()) -> None:
-        """`rewards` are those of earlier looks, from a checkpoint."""
-        self.rewards = list(rewards)
-        self.unanimous = 0.0
-        """Share of the last look's groups in which every rollout was right."""
-
-    def look(self, rewards_by_group: Sequence[Sequence[float]]) -> None:
-        """Take the rewards of one set of groups."""
-        flat = [reward for group in rewards_by_group for reward in group]
-        self.rewards.append(sum(flat) / len(flat))
-        right = sum(min(group) == 1 for group in rewards_by_group)
-        self.unanimous = right / len(rewards_by_group)
-
-    @property
-    def why_stop(self) -> str | None:
-        """The reason to end the warm start now, if there is one."""
-        if self.unanimous > _UNANIMOUS:
-            return f"{self.unanimous:.0%} of the groups already agree on the right answer"
-        before, recent = self.rewards[:-_PATIENCE], self.rewards[-_PATIENCE:]
-        if before and max(before) > 0 and max(recent) < max(before) + _GAIN:
-            return f"sampled answers stopped improving at a reward of {max(self.rewards):.2f}"
-        return None

@@ -5,11 +5,12 @@ llama-architecture q and k rows are permuted (interleaved rotary halves), and ge
 1 + w. Both are undone here; `Layout` is what `export` needs to do them again.
 """
 
+import time
 import warnings
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import gguf
 import numpy as np
@@ -45,6 +46,7 @@ _ROPE_FACTORS = "rope_freqs.weight"
 _ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
 _GEMMA_27B_LAYERS = 62
 _BLOCKS_AT_ONCE = 1 << 16
+_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,29 @@ def load(path: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[nn.Module, La
         model.model.rotary_emb.inv_freq /= rope
     model.requires_grad_(False)
     return model.eval(), layout
+
+
+def faster_dtype(device: torch.device) -> Literal["bfloat16", "float32"]:
+    """What a base is best kept in: BF16, unless this processor has no instructions for it.
+
+    Emulated BF16 products take about seven times as long as FP32 ones (AVX2), native ones half as
+    long; the choice is measured on one product, and FP32's twice as large weights must pay.
+    """
+    if device.type != "cpu":
+        return "bfloat16"
+
+    def seconds(dtype: torch.dtype) -> float:
+        rows, weight = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+        rows @ weight  # compiles
+        return min(_timed(lambda: rows @ weight) for _ in range(_LOOKS))
+
+    return "float32" if seconds(torch.bfloat16) > 2 * seconds(torch.float32) else "bfloat16"
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def read_layout(info: GgufInfo) -> Layout:

@@ -42,7 +42,11 @@ _USUAL_PROMPT = 128
 """Tokens."""
 
 
-def dense_weights(model: ResolvedModel, folder: Path) -> Path:
+def _quiet(_line: str) -> None:
+    """For who is told nothing."""
+
+
+def dense_weights(model: ResolvedModel, folder: Path, told: Callable[[str], None] = _quiet) -> Path:
     """The model's weights as BF16, written to `folder` once: what is learned on and drawn from.
 
     They are the served weights, rounded as the learner rounds them. llama.cpp draws 32 answers
@@ -52,6 +56,7 @@ def dense_weights(model: ResolvedModel, folder: Path) -> Path:
     digest = file_sha256(model.path, catalog.hash_cache(model.data_dir))
     path = folder / f"{_DENSE}{digest[:16]}.gguf"
     if not path.exists():
+        told("writing its weights as BF16, once for this model")
         for other in (*folder.glob(f"{_DENSE}*.gguf"), *folder.glob(f".{_DENSE}*.part")):
             other.unlink()
         quantize(model.path, path, "BF16")
@@ -61,9 +66,14 @@ def dense_weights(model: ResolvedModel, folder: Path) -> Path:
 class Workbench:
     """Opened for one round. Use it as a context: leaving it frees the model and the graders."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises NotTrainable, ModelNotFound, GgufError, OffloadTokenError, StoreError."""
+    def __init__(self, settings: Settings, told: Callable[[str], None] = _quiet) -> None:
+        """`told` hears what takes a while.
+
+        Raises NotTrainable, ModelNotFound, GgufError, OffloadTokenError, StoreError.
+        """
         keep_little_freed()
+        self.told = told
+        told(f"checking the model {settings.model}")
         self.settings = settings
         self.train: TrainSettings = settings.train
         self.model = catalog.resolve(settings.model, settings.data_dir)
@@ -80,7 +90,8 @@ class Workbench:
         self.rate = self._rate()
         self.work = private_dir(settings.data_dir / "training")
         self.scratch = self._scratch()
-        self.weights = dense_weights(self.model, self.work)
+        self.weights = dense_weights(self.model, self.work, told)
+        told("starting the engine that draws answers")
         self.engine = Engine(
             ServedModel(self.weights), self._engine_settings(), offload_token=self.offload_token
         )
@@ -140,6 +151,7 @@ class Workbench:
 
     def learner(self, parent: AdapterVersion | None, between: Callable[[], None]) -> Learner:
         """A learner that continues `parent`, or begins a fresh adapter."""
+        self.told("loading the weights into torch")
         train = self.train
         lora = LoraSettings(rank=train.rank, alpha=train.alpha)
         if train.modules:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from benchmarks.continual.protocol import Protocol
 
 _DEFAULT = "full"
+_HOME = "home"
 
 
 def continual(
@@ -18,8 +19,8 @@ def continual(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="full, small, small-studies, estimators, quick, paper-math-arc, paper-taco-mmlu, "
-            "or a TOML file.",
+            help="home, full, small, small-studies, estimators, quick, paper-math-arc, "
+            "paper-taco-mmlu, or a TOML file.",
         ),
     ] = _DEFAULT,
     quick: Annotated[
@@ -54,11 +55,18 @@ def continual(
     one JSON for each phase of each run. Given again while it runs, in another terminal, it
     takes a share of the work: two processes of one thread each do more than one of two.
 
+    With --config home a real daemon serves days of a smart home's commands, English and German,
+    and learns from what it asked the cloud; only --seeds, --model and --out apply to it.
+
     \b
     Example: edge-agent benchmark continual --quick
+    Example: edge-agent benchmark continual --config home --seeds 3
     Example: edge-agent benchmark continual --seeds 1 --studies main,ablations
     Example: edge-agent benchmark continual --config my.toml --out my-results --report-only
     """
+    if config == _HOME:
+        _home(ctx, seeds, model, out, report_only=report_only, as_json=as_json)
+        return
     values = {
         "seeds": seeds,
         "methods": _names(methods),
@@ -72,6 +80,30 @@ def continual(
     if not report_only:
         _run(protocol, folder, settings)
     _report(protocol, folder, as_json=as_json)
+
+
+def _home(
+    ctx: typer.Context,
+    seeds: int | None,
+    model: str | None,
+    out: Path | None,
+    *,
+    report_only: bool,
+    as_json: bool,
+) -> None:
+    from benchmarks.home.run import Options, run
+    from benchmarks.home.study import Plan
+
+    run(
+        Options(
+            plan=Plan(),
+            seeds=tuple(range(seeds or 3)),
+            model=model or ctx.obj.load().settings.model,
+            out=out or Path("benchmarks/results/home"),
+            report_only=report_only,
+            as_json=as_json,
+        )
+    )
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

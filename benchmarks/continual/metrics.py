@@ -12,7 +12,7 @@ from edge_agent.config import DecisionSettings
 from edge_agent.decision.decider import Decider
 from edge_agent.engine.types import DecisionPoint
 from edge_agent.records import Route
-from trainer.gate import highest
+from trainer.policy_value import highest
 
 _LEVELS = 10
 """Rates over which APGR averages, as RouteLLM (arXiv 2406.18665) does: 10 %, …, 100 %."""

@@ -24,7 +24,7 @@ from trainer.records import Item
 from trainer.reinforcement import episode, gains, rise
 from trainer.replay import Batches, Replay
 from trainer.settings import LearnerSettings, LoraSettings
-from trainer.warm_start import Asking, example, highest_rate, schedule
+from trainer.warm_start import Asking, example, factor, highest_rate
 from trainer.workbench import Workbench
 
 _PRICED_BATCHES = 6
@@ -66,7 +66,7 @@ def warm_start(
     top = highest_rate(protocol.warm_learning_rate, continued=bool(old))
     steps = []
     for number in range(protocol.warm_steps):
-        learner.use_learning_rate(top * schedule(number, protocol.warm_steps))
+        learner.use_learning_rate(top * factor(number, 0, protocol.warm_steps))
         steps.append(_supervised(bench, learner, batches.batch(number), rate, asking))
         told()
     learner.forget_moments()
@@ -141,7 +141,7 @@ class PhaseTraining:
             items = batches.batch(number)
             if supervised:
                 top = self.protocol.warm_learning_rate
-                self.learner.use_learning_rate(top * schedule(number, self.protocol.steps))
+                self.learner.use_learning_rate(top * factor(number, 0, self.protocol.steps))
                 step = _supervised(self.bench, self.learner, items, rate, asking)
             else:
                 self.learner.use_learning_rate(self.protocol.learning_rate * rise(number))

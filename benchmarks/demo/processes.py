@@ -63,9 +63,13 @@ class Processes:
         return self._folder / f"{name}.log"
 
     @contextlib.contextmanager
-    def reference_cloud(self, *, accuracy: float, seed: int) -> Iterator[dict[str, Any]]:
-        """The stand-in for a cloud; yields its url, model and price."""
-        options = ("--port", "0", "--accuracy", str(accuracy), "--seed", str(seed), "--json")
+    def reference_cloud(
+        self, *, accuracy: float, seed: int, answers: Path | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The stand-in for a cloud; yields its url, model and price. `answers`: see its command."""
+        options = ["--port", "0", "--accuracy", str(accuracy), "--seed", str(seed), "--json"]
+        if answers is not None:
+            options += ["--answers", str(answers)]
         with self.start("reference-cloud", *options) as process:
             yield self.first_line(process, "reference-cloud")
 
@@ -89,13 +93,21 @@ class Processes:
             yield client
 
     def train(
-        self, settings: Mapping[str, str], event: Callable[[Mapping[str, Any]], None]
+        self,
+        settings: Mapping[str, str],
+        event: Callable[[Mapping[str, Any]], None],
+        *,
+        resume: bool = False,
+        idle: bool = True,
     ) -> dict[str, Any]:
         """One round, start to end; `event` gets what it reports. Returns its last event.
 
+        `resume` goes on with an interrupted one; `idle`: as the daemon would run it.
+
         Raises EdgeAgentError with the trainer's own words if it fails.
         """
-        with self.start("train", "--json", settings=settings) as process:
+        arguments = ["--json", *(["--idle"] if idle else []), *(["--resume"] if resume else [])]
+        with self.start("train", *arguments, settings=settings) as process:
             assert process.stdout is not None
             last: dict[str, Any] = {}
             for line in process.stdout:

@@ -1,6 +1,7 @@
 """A right answer → a wrong one that a model might have given."""
 
 import ast
+import json
 import random
 import re
 from typing import Any
@@ -12,7 +13,9 @@ _STEPS = (-10, -9, -2, -1, 1, 2, 9, 10)
 def mistake(answer: str, rng: random.Random) -> str:
     """A wrong answer of the same form as `answer`, never equal to it."""
     words = answer.split(", ")
-    if answer in _FLIPPED:
+    if answer.startswith("{"):
+        wrong = json.dumps(_misheard(json.loads(answer), rng), ensure_ascii=False)
+    elif answer in _FLIPPED:
         wrong = _FLIPPED[answer]
     elif re.fullmatch(r"-?\d+", answer):
         wrong = _miscounted(int(answer), rng)
@@ -28,6 +31,19 @@ def mistake(answer: str, rng: random.Random) -> str:
         wrong = "".join(_swapped(list(answer), rng))
     else:
         wrong = answer + (answer[-1:] or "?")
+    return wrong
+
+
+def _misheard(value: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """An object with one value that is another: a number near it, or a word left out."""
+    wrong = dict(value)
+    key = rng.choice(list(wrong)[-2:] or [""])  # the last ones: what comes first names the thing
+    if isinstance(wrong.get(key), int) and not isinstance(wrong[key], bool):
+        wrong[key] = int(_miscounted(wrong[key], rng))
+    elif len(wrong) > 1:
+        del wrong[key]
+    else:
+        wrong["name"] = "it"
     return wrong
 
 

@@ -99,7 +99,7 @@ def _windows(
 
 @dataclass
 class _Trainer:
-    """A running `edge-agent train`."""
+    """A running `edge-agent train --idle`: the daemon's own rounds run so."""
 
     process: "subprocess.Popen[str]"
     steps: int = 0
@@ -150,7 +150,7 @@ def _trainer(settings: Settings, folder: Path, seed: int) -> Iterator[_Trainer]:
     with processes.start("logs", "import", str(examples), settings=variables) as importing:
         if importing.wait() != 0:
             raise EdgeAgentError("the examples to train on could not be imported")
-    with processes.start("train", "--json", settings=variables) as process:
+    with processes.start("train", "--idle", "--json", settings=variables) as process:
         trainer = _Trainer(process)
         reader = threading.Thread(target=trainer.read, name="trainer-output", daemon=True)
         reader.start()

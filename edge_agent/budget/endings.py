@@ -1,8 +1,12 @@
 """How cloud calls ended, kept until it is booked: the database may be full or locked just then."""
 
+import dataclasses
 import sqlite3
 from collections import deque
 from dataclasses import dataclass
+
+from edge_agent.budget.bill import Bill
+from edge_agent.budget.overrun import REMEMBER
 
 # A call that `recover` charged although it lived on is set right by both.
 SETTLE = """
@@ -26,8 +30,7 @@ class Ending:
     """Of the reservation."""
     at: float
     """Unix seconds."""
-    tokens: int | None = None
-    nano_usd: int | None = None
+    bill: Bill = Bill()
 
 
 class Endings:
@@ -44,8 +47,11 @@ class Endings:
         """Book all that is owed, in the transaction that is open; returns how many."""
         owed = list(self._owed)
         for ending in owed:
-            values = {name: getattr(ending, name) for name in ("id", "at", "tokens", "nano_usd")}
+            bill = ending.bill
+            values = {"id": ending.id, "at": ending.at, **dataclasses.asdict(bill)}
             connection.execute(ending.sql, values)
+            if bill.over_tokens or bill.over_nano_usd:
+                connection.execute(REMEMBER, values)
         return len(owed)
 
     def committed(self, count: int) -> None:

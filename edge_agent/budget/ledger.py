@@ -9,8 +9,8 @@ the cloud. A cloud query is counted when it reserves, any other when it ends.
 Where the database cannot be written when a call ends, its reservation stays booked at the worst
 case, and what it really cost is booked with the next write that succeeds.
 
-What no limit can prevent is a cloud that counts more tokens than the reservation foresaw: that
-is booked as it is, and the next call pays for it.
+What no limit can prevent is a cloud that bills more than the reservation foresaw: that is booked
+as it is, the limits count it, and further reservations for that model cover as much (`overrun`).
 """
 
 import logging
@@ -19,21 +19,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge_agent.budget.bill import Bill, Reservation, bill
 from edge_agent.budget.endings import RELEASE, SETTLE, Ending, Endings
 from edge_agent.budget.limits import (
     Calendar,
     LimitState,
     allowances,
     answer_cap,
-    cost_nano,
     states,
     to_usd,
-    worst_cost_nano,
 )
 from edge_agent.budget.overrides import (
     check_names,
@@ -41,7 +40,8 @@ from edge_agent.budget.overrides import (
     read_overrides,
     write_overrides,
 )
-from edge_agent.budget.refusals import exhausted, refuse_unknown_price
+from edge_agent.budget.overrun import beyond
+from edge_agent.budget.refusals import exhausted, explain_beyond, refuse_unknown_price
 from edge_agent.budget.sums import last_place, latest_time, sum_booked, take_place
 from edge_agent.config import BudgetSettings, Price
 from edge_agent.errors import StoreError
@@ -54,21 +54,6 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """Leave to make one cloud call. End it with `Ledger.settle` or `Ledger.release`."""
-
-    id: int
-    query_id: str
-    model: str
-    price: Price | None
-    prompt_tokens: int
-    max_tokens: int
-    """The answer's cap: what was asked for, or less where a limit leaves less."""
-    worst_usd: float | None
-    """What is booked until it is settled; None: the price is not known."""
 
 
 class Ledger:
@@ -91,6 +76,7 @@ class Ledger:
         self._clock = clock
         self._tz = tz
         self._endings = Endings()
+        self._warned: set[str] = set()
         self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
         self._db = open_database(path, synchronous="FULL")
         # Its own connection: who only looks never waits for a reservation.
@@ -131,11 +117,13 @@ class Ledger:
         price: Price | None,
         prompt_tokens: int,
         max_tokens: int,
+        hidden_tokens: int | None = None,
     ) -> Reservation:
         """Book the worst case of one call, or refuse it.
 
         `max_tokens` (all choices together) is cut to what every limit allows, but not below a
-        useful answer. Raises BudgetExhausted with the `limit` that refuses and the time after
+        useful answer. `hidden_tokens` may be billed beyond it; None: what the model is known for
+        (`overrun.beyond`). Raises BudgetExhausted with the `limit` that refuses and the time after
         which it may not; limit "price" if money is limited and the price is not known.
         """
         with self._writing() as db:
@@ -146,50 +134,56 @@ class Ledger:
             calendar = Calendar.at(now, self._tz)
             seq = take_place(db, query_id, now)
             totals = sum_booked(db, calendar, since=seq - limits.rate_window)
+            extra = beyond(db.conn, model, hidden_tokens)
             cap, refused_by = answer_cap(
                 allowances(limits, totals),
                 price=price,
                 prompt_tokens=prompt_tokens,
                 max_tokens=max_tokens,
+                beyond=extra,
             )
             if refused_by is not None:
-                raise exhausted(refused_by, limits, totals, calendar, now=self._clock())
-            worst = None if price is None else worst_cost_nano(prompt_tokens, cap, price)
+                error = exhausted(refused_by, limits, totals, calendar, now=self._clock())
+                raise explain_beyond(error, extra, model)
+            leave = Reservation(0, query_id, model, price, prompt_tokens, cap, extra)
             cursor = db.conn.execute(
                 "INSERT INTO ledger (query_id, seq, at, day, model, state, calls, tokens, nano_usd,"
                 " max_tokens, pid, process_started) "
                 "VALUES (?, ?, ?, ?, ?, 'reserved', 1, ?, ?, ?, ?, ?)",
                 [
                     *(query_id, seq, now, calendar.day, model),
-                    *(prompt_tokens + cap, worst, cap, os.getpid(), started(os.getpid())),
+                    *(leave.worst_tokens, leave.worst_nano_usd, cap),
+                    *(os.getpid(), started(os.getpid())),
                 ],
             )
             assert cursor.lastrowid is not None
-        return Reservation(
-            id=cursor.lastrowid,
-            query_id=query_id,
-            model=model,
-            price=price,
-            prompt_tokens=prompt_tokens,
-            max_tokens=cap,
-            worst_usd=None if worst is None else to_usd(worst),
-        )
+        return replace(leave, id=cursor.lastrowid)
 
     def settle(self, reservation: Reservation, usage: Usage | None) -> float | None:
         """Book what the call cost, also beyond the reservation; returns it in USD.
 
-        `usage` None: nobody knows, so the worst case stays booked. Returns None where the price
-        is not known. Ending a reservation a second time changes nothing.
+        `usage` None: nobody knows, so the worst case stays booked; a partial one can only raise
+        it. Returns None where the price is not known. Ending a reservation a second time changes
+        nothing.
         """
-        tokens = nano_usd = None
-        cost_usd = reservation.worst_usd
-        if usage is not None:
-            tokens = usage.total_tokens
-            if reservation.price is not None:
-                nano_usd = cost_nano(usage, reservation.price)
-                cost_usd = to_usd(nano_usd)
-        ending = Ending(SETTLE, reservation.id, self._clock(), tokens, nano_usd)
-        return self._end(ending, otherwise=cost_usd)
+        booked = bill(reservation, usage)
+        if booked.exceeds(reservation):
+            self._warn(reservation, booked)
+        ending = Ending(SETTLE, reservation.id, self._clock(), booked)
+        cost = reservation.worst_nano_usd if booked.nano_usd is None else booked.nano_usd
+        return self._end(ending, otherwise=None if cost is None else to_usd(cost))
+
+    def _warn(self, reservation: Reservation, booked: Bill) -> None:
+        """Once a model: the bill went beyond what bounded it."""
+        if reservation.model in self._warned:
+            return
+        self._warned.add(reservation.model)
+        _log.warning(
+            "%s billed more than was asked of it (%d tokens beyond the answer's limit, %g USD "
+            "beyond the worst case); it is booked in full, and further calls reserve as much: "
+            "see cloud.max_hidden_tokens and cloud.prices",
+            *(reservation.model, booked.over_tokens, to_usd(booked.over_nano_usd)),
+        )
 
     def release(self, reservation: Reservation) -> None:
         """Give the reservation back: nothing was sent. After `settle` it changes nothing."""

@@ -20,6 +20,8 @@ MIN_ANSWER: Final = 16
 """Tokens. A cap on the answer below this is no answer: refused instead."""
 
 _NANO = 10**9
+_NANO_PER_TOKEN = _NANO // 10**6
+"""Nano-dollars for a token at one USD per million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Calendar:
 
 def to_nano(usd: float) -> int:
     """USD to nano-dollars, by the decimal that the float is written as."""
-    return int((Decimal(repr(float(usd))) * _NANO).to_integral_value())
+    return int((_decimal(usd) * _NANO).to_integral_value())
 
 
 def to_usd(nano_usd: int) -> float:
@@ -98,29 +100,43 @@ def to_usd(nano_usd: int) -> float:
 
 def window_calls(rate: float, window: int) -> int:
     """Calls allowed among `window` queries: ⌊rate · window⌋, exact for a rate such as 0.29."""
-    return math.floor(Decimal(repr(float(rate))) * window)
+    return math.floor(_decimal(rate) * window)
 
 
-def cost_nano(usage: Usage, price: Price) -> int:
-    """What `usage` costs, rounded up; cached prompt tokens at their own price."""
+def cost_nano(usage: Usage, price: Price | None) -> int | None:
+    """What `usage` costs, rounded up: by `price` or as the cloud says, whichever is more.
+
+    Prompt tokens that a cache gave or took have their own prices. None if nobody knows a price.
+    """
+    said = None if usage.cost_usd is None else Decimal(repr(usage.cost_usd)) * _NANO
+    if price is None:
+        return None if said is None else _ceiling(said)
     cached = min(usage.cached_tokens, usage.prompt_tokens)
-    return _cost(usage.prompt_tokens - cached, cached, usage.completion_tokens, price)
+    written = min(usage.cache_write_tokens, usage.prompt_tokens - cached)
+    fresh = usage.prompt_tokens - cached - written
+    usd_million = (
+        fresh * _decimal(price.input)
+        + cached * _decimal(price.input if price.cached_input is None else price.cached_input)
+        + written * _decimal(2 * price.input if price.cache_write is None else price.cache_write)
+        + usage.completion_tokens * _decimal(price.output)
+    )
+    return _ceiling(max(usd_million * _NANO_PER_TOKEN, said or Decimal(0)))
 
 
 def worst_cost_nano(prompt_tokens: int, max_tokens: int, price: Price) -> int:
     """The most that a call can cost: a full answer, and no luck with the cloud's cache."""
-    dearer = max(price.input, price.cached_input or 0)
-    return _cost(prompt_tokens, 0, max_tokens, price.model_copy(update={"input": dearer}))
+    dearest = max(price.input, price.cached_input or 0, price.cache_write or 0)
+    usd_million = prompt_tokens * _decimal(dearest) + max_tokens * _decimal(price.output)
+    return _ceiling(usd_million * _NANO_PER_TOKEN)
 
 
-def _cost(fresh: int, cached: int, completion: int, price: Price) -> int:
-    cached_price = price.input if price.cached_input is None else price.cached_input
-    usd_million = (
-        fresh * Decimal(repr(price.input))
-        + cached * Decimal(repr(cached_price))
-        + completion * Decimal(repr(price.output))
-    )
-    return int((usd_million * (_NANO // 10**6)).to_integral_value(ROUND_CEILING))
+def _decimal(amount: float) -> Decimal:
+    """By the digits that it is written with."""
+    return Decimal(repr(float(amount)))
+
+
+def _ceiling(nano_usd: Decimal) -> int:
+    return int(nano_usd.to_integral_value(ROUND_CEILING))
 
 
 def allowances(limits: BudgetSettings, totals: Totals) -> dict[str, int]:
@@ -139,8 +155,31 @@ def allowances(limits: BudgetSettings, totals: Totals) -> dict[str, int]:
     return left
 
 
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """What a model may bill beyond the prompt and the answer that it is asked for."""
+
+    tokens: int = 0
+    """Hidden ones, at the price of the answer's."""
+    nano_usd: int = 0
+    """In all; not on top of what `tokens` cost."""
+
+
+def reserve_nano(prompt_tokens: int, max_tokens: int, beyond: Beyond, price: Price) -> int:
+    """The most that a call can cost where the bill may go beyond its answer."""
+    return max(
+        worst_cost_nano(prompt_tokens, max_tokens + beyond.tokens, price),
+        worst_cost_nano(prompt_tokens, max_tokens, price) + beyond.nano_usd,
+    )
+
+
 def answer_cap(
-    left: Mapping[str, int], *, price: Price | None, prompt_tokens: int, max_tokens: int
+    left: Mapping[str, int],
+    *,
+    price: Price | None,
+    prompt_tokens: int,
+    max_tokens: int,
+    beyond: Beyond = Beyond(),
 ) -> tuple[int, str | None]:
     """The longest answer (≤ `max_tokens`) that every limit allows, and the limit that refuses it.
 
@@ -153,9 +192,12 @@ def answer_cap(
         if name in ("rate", "calls_per_day"):
             fits = cap if amount >= 1 else -1
         elif name == "tokens_per_day":
-            fits = amount - prompt_tokens
+            fits = amount - prompt_tokens - beyond.tokens
         elif price is not None:
-            fits = _affordable(amount, prompt_tokens, cap, price)
+            fits = min(
+                _affordable(amount, prompt_tokens, cap + beyond.tokens, price) - beyond.tokens,
+                _affordable(amount - beyond.nano_usd, prompt_tokens, cap, price),
+            )
         if fits < least:
             return 0, name
         cap = min(cap, fits)
@@ -169,7 +211,7 @@ def _affordable(nano_usd: int, prompt_tokens: int, max_tokens: int, price: Price
     rest = nano_usd - worst_cost_nano(prompt_tokens, 0, price)
     if rest < 0 or price.output == 0:
         return -1
-    return int(rest / (Decimal(repr(price.output)) * (_NANO // 10**6)))
+    return int(rest / (_decimal(price.output) * _NANO_PER_TOKEN))
 
 
 def states(

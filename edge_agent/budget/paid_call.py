@@ -5,7 +5,8 @@ The reservation is made before the first byte leaves and ended exactly once, wha
     nothing was sent                         released
     429, 5xx or 4xx instead of an answer     booked as one call without tokens (not billed)
     a whole answer with usage                booked at its usage
-    cut, timed out, or closed by the client  booked in full (what was billed is not known)
+    a whole answer with half a usage         booked in full, or more where the half says so
+    cut, timed out, or closed by the client  likewise (what was billed is not known)
 
 Retries inside one call are not further calls: only an answer is billed.
 """
@@ -13,10 +14,11 @@ Retries inside one call are not further calls: only an answer is billed.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from edge_agent.budget.ledger import Ledger, Reservation
+from edge_agent.budget.bill import Reservation
+from edge_agent.budget.ledger import Ledger
 from edge_agent.cloud.client import CloudAnswer, CloudClient
 from edge_agent.errors import CloudBusy, CloudError, CloudRefused, Forbidden
 from edge_agent.records import Delta, Query, Usage
@@ -54,6 +56,7 @@ class Assistance:
             price=self.cloud.price(self.model),
             prompt_tokens=prompt_token_bound(query),
             max_tokens=wanted * query.n,
+            hidden_tokens=self.cloud.max_hidden_tokens,
         )
         call = PaidCall(self, reservation)
         body = {k: v for k, v in query.body.items() if k not in _LOCAL_FIELDS}
@@ -111,10 +114,11 @@ class PaidCall:
             await asyncio.to_thread(ledger.release, reservation)
         elif isinstance(error, CloudBusy | CloudRefused):
             self.cost_usd = await asyncio.to_thread(ledger.settle, reservation, Usage())
-        elif error is None and self.usage is not None:
-            self.cost_usd = await asyncio.to_thread(ledger.settle, reservation, self.usage)
         else:
-            self.cost_usd = await asyncio.to_thread(ledger.settle, reservation, None)
+            usage = self.answer.least_usage if self.answer else None
+            if usage is not None and error is not None:
+                usage = replace(usage, partial=True)
+            self.cost_usd = await asyncio.to_thread(ledger.settle, reservation, usage)
 
 
 def prompt_token_bound(query: Query) -> int:

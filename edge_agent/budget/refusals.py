@@ -1,6 +1,6 @@
 """Why the ledger refuses a call, as errors that name the limit and say what to do."""
 
-from edge_agent.budget.limits import MONEY, Calendar, Totals, states
+from edge_agent.budget.limits import MONEY, Beyond, Calendar, Totals, states, to_usd
 from edge_agent.config import BudgetSettings
 from edge_agent.errors import BudgetExhausted
 
@@ -34,4 +34,16 @@ def exhausted(
         f"the budget's {name} leaves no room for this call: {used} used or reserved",
         limit=name,
         retry_after_s=max(0.0, state.resets_at - now),
+    )
+
+
+def explain_beyond(error: BudgetExhausted, beyond: Beyond, model: str) -> BudgetExhausted:
+    """`error`, which then says that hidden tokens or unforeseen costs were to be reserved too."""
+    if error.limit in ("rate", "calls_per_day") or beyond == Beyond():
+        return error
+    return BudgetExhausted(
+        f"{error.message}; {model} may bill {beyond.tokens} hidden tokens and "
+        f"{to_usd(beyond.nano_usd):g} USD beyond its answer (cloud.max_hidden_tokens)",
+        limit=error.limit,
+        retry_after_s=error.retry_after_s,
     )

@@ -84,7 +84,13 @@ class CloudAnswer:
 
     @property
     def usage(self) -> Usage | None:
-        """As the server reported it; None so far, or if it never does."""
+        """All that the server counted; None so far, or if it does not say all."""
+        usage = self._reader.usage
+        return None if usage is None or usage.partial else usage
+
+    @property
+    def least_usage(self) -> Usage | None:
+        """What it has reported at least, which may be partial."""
         return self._reader.usage
 
     @property

@@ -30,7 +30,7 @@ class CircuitBreaker:
         self._probe: int | None = None
         self._tickets = 0
         self.last_failure = ""
-        """What the last failed call said."""
+        """What the last failed call said; "" once a call has succeeded."""
 
     @property
     def state(self) -> BreakerState:
@@ -65,8 +65,9 @@ class CircuitBreaker:
             self._close(failed=self._limit - 1)
 
     def success(self) -> None:
-        """The service answered, be it to refuse this query."""
+        """The service answered, be it to refuse this one query."""
         self._close(failed=0)
+        self.last_failure = ""
 
     def failure(self, why: str) -> None:
         """Busy, late, unreachable, broken, or it refuses every query alike.

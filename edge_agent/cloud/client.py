@@ -13,14 +13,22 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path as File
 from typing import Any, Self
 
 from edge_agent.cloud.answer import CloudAnswer
 from edge_agent.cloud.breaker import BreakerState, CircuitBreaker
 from edge_agent.cloud.check import CloudCheck, judge
 from edge_agent.cloud.key import find_api_key
+from edge_agent.cloud.lessons import Lessons, apply, lesson
 from edge_agent.cloud.objects import error_message
-from edge_agent.cloud.request import request_body, wants_other_token_field
+from edge_agent.cloud.refusal import (
+    Path,
+    is_about_the_field,
+    is_about_the_query,
+    refused_fields,
+)
+from edge_agent.cloud.request import request_body
 from edge_agent.cloud.retry import backoff_s, is_retryable, retry_after_s
 from edge_agent.cloud.stream import AnswerReader
 from edge_agent.cloud.transport import Response, Transport
@@ -37,10 +45,46 @@ from edge_agent.errors import (
 _ERROR_BYTES = 64 * 1024
 _LIST_BYTES = 4_000_000
 """Of the list of models: some gateways have hundreds."""
+_MOST_MENDED = 16
+"""Fields of one call; a 400 is not billed, but it takes time."""
 _REFUSED_FOR_ALL = frozenset({402, 404})
 """No credit; no such model or path. (401, 403 and redirects have messages of their own.)"""
 
 __all__ = ["CloudAnswer", "CloudCheck", "CloudClient", "find_api_key"]
+
+
+class _Mending:
+    """How one call is changed until the cloud takes it: a field at a time, none twice."""
+
+    def __init__(self, known: Mapping[Path, str | None]) -> None:
+        self.lessons = dict(known)
+        self.lasting: dict[Path, str | None] = {}
+        """Of these, what was learned here and holds for other calls."""
+        self._refused: set[Path] = set()
+
+    def learn(self, error: CloudRefused, payload: Mapping[str, Any], endpoint: str) -> bool:
+        """Whether the refusal names a field that can be done without, so that a repeat pays."""
+        if error.for_all or error.said is None or is_about_the_query(error.said):
+            return False
+        found = [lesson(path, payload) for path in refused_fields(error.said, payload)]
+        new = {path: name for path, name in filter(None, found) if path not in self._refused}
+        if endpoint != "chat/completions":
+            new = {path: name for path, name in new.items() if name is None}
+        if not new or len(self._refused) >= _MOST_MENDED:
+            return False
+        for path, name in new.items():
+            if name is not None and (name,) in self._refused:
+                return False  # neither name of the limit: nothing would bound the answer
+            self.lessons.pop((name or "",), None)
+            self.lessons[path] = name
+            if is_about_the_field(error.said) or (name is not None and name in error.said):
+                self.lasting[path] = name
+        self._refused |= set(new)
+        return True
+
+
+def _is_about_this_query(error: CloudRefused) -> bool:
+    return not error.for_all and error.said is not None and is_about_the_query(error.said)
 
 
 class CloudClient:
@@ -51,11 +95,12 @@ class CloudClient:
         settings: CloudSettings,
         *,
         api_key: str | None = None,
+        database: File | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Raises ConfigError if `settings` names no cloud."""
+        """What refusals teach is kept in `database`. Raises ConfigError without a cloud."""
         if settings.url is None or settings.model is None:
             raise ConfigError("no cloud is configured: set cloud.url and cloud.model")
         self.model = settings.model
@@ -68,16 +113,26 @@ class CloudClient:
         self._breaker = CircuitBreaker(
             settings.breaker_failures, settings.breaker_reset_s, clock=clock
         )
-        self._token_field = "max_tokens"  # noqa: S105
+        self.lessons = Lessons(settings.url, settings.model, database)
 
     @property
     def state(self) -> BreakerState:
         """The circuit breaker's."""
         return self._breaker.state
 
+    @property
+    def last_failure(self) -> str | None:
+        """Why the latest call failed; None if it did not."""
+        return self._breaker.last_failure or None
+
     def price(self, model: str) -> Price | None:
         """What `model` costs; None if the configuration does not say."""
         return self._settings.prices.get(model)
+
+    @property
+    def max_hidden_tokens(self) -> int | None:
+        """What the configuration reserves for thinking beyond an answer's limit."""
+        return self._settings.max_hidden_tokens
 
     async def open(
         self, body: Mapping[str, Any], *, endpoint: str = "chat/completions", max_tokens: int
@@ -102,7 +157,7 @@ class CloudClient:
         try:
             answer = await self._try_until(deadline, body, endpoint, max_tokens)
         except CloudError as error:
-            if isinstance(error, CloudRefused) and not error.for_all:
+            if isinstance(error, CloudRefused) and _is_about_this_query(error):
                 self._breaker.success()
             else:
                 self._breaker.failure(error.message)
@@ -118,22 +173,25 @@ class CloudClient:
         self, deadline: float, body: Mapping[str, Any], endpoint: str, max_tokens: int
     ) -> CloudAnswer:
         attempt, sent = 0, False
+        asked = request_body(body, self.model, endpoint, max_tokens)
+        mending = _Mending(self.lessons.known(endpoint))
         while True:
-            payload = request_body(body, self.model, endpoint, max_tokens, self._token_field)
+            payload = apply(asked, mending.lessons)
             try:
-                return await self._try(deadline, payload, endpoint)
+                answer = await self._try(deadline, payload, endpoint)
+                if mending.lasting:
+                    await asyncio.to_thread(self.lessons.learn, mending.lasting)
+                return answer
             except CloudError as error:
-                if isinstance(error, CloudRefused) and wants_other_token_field(
-                    error.message, payload, endpoint
-                ):
-                    self._token_field = "max_completion_tokens"  # noqa: S105
+                if isinstance(error, CloudRefused) and mending.learn(error, payload, endpoint):
+                    sent = True
                     continue
                 repeatable = isinstance(error, CloudBusy) or not error.sent
                 error.sent = sent = error.sent or sent
                 if not repeatable or attempt >= self._settings.retries:
                     raise
-                asked = error.retry_after_s if isinstance(error, CloudBusy) else None
-                wait_s = backoff_s(attempt, self._rng) if asked is None else asked
+                named_s = error.retry_after_s if isinstance(error, CloudBusy) else None
+                wait_s = backoff_s(attempt, self._rng) if named_s is None else named_s
                 if wait_s >= deadline - self._clock():
                     raise
             attempt += 1
@@ -170,12 +228,13 @@ class CloudClient:
                 for_all=True,
             )
         said = await response.body.read(_ERROR_BYTES)
+        words = self._transport.without_key(said.decode("utf-8", "replace"))
         message = f"{self.host} answered {status}: {self._transport.scrub(error_message(said))}"
         if is_retryable(status):
             raise CloudBusy(message, sent=True, retry_after_s=retry_after_s(response.headers))
         if status < 400:
             raise CloudBroken(message, sent=True)
-        raise CloudRefused(message, sent=True, for_all=status in _REFUSED_FOR_ALL)
+        raise CloudRefused(message, sent=True, for_all=status in _REFUSED_FOR_ALL, said=words)
 
     def _streams(self, response: Response) -> bool:
         encoding = response.headers.get("content-encoding", "identity").strip().lower()

@@ -1,4 +1,4 @@
-"""OpenAI's answer objects → Delta, Usage, TokenLogprob. Pure functions.
+"""OpenAI's answer objects → Delta, TokenLogprob. Pure functions.
 
 Sources: OpenAI API reference, "The chat completion chunk object" and "The completion object".
 Servers differ, so what can be understood is understood; what cannot raises Malformed.
@@ -9,19 +9,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge_agent.engine.types import FinishReason, TokenLogprob
-from edge_agent.records import Delta, Usage
+from edge_agent.records import Delta
 
 _FINISH: Mapping[str, FinishReason] = {
     "length": "length",
     "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_length": "length",
     "tool_calls": "tool_calls",
+    "tool_use": "tool_calls",
     "function_call": "tool_calls",
     "content_filter": "content_filter",
+    "refusal": "content_filter",
+    "safety": "content_filter",
+    "sensitive": "content_filter",
 }
+_BROKEN_OFF = frozenset(
+    {"error", "abort", "cancelled", "network_error", "insufficient_system_resource"}
+)
+"""Ends of half an answer: OpenRouter, vLLM, SGLang, Zhipu, DeepSeek."""
+_REASONING = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
+"""DeepSeek and vLLM before 2026, OpenRouter and vLLM since, Ollama, Copilot."""
 
 
-_MOST_TOKENS = 10**9
-_MOST_TOOL_CALLS = 128
+_MOST_INDEX = 10**9
 
 
 class Malformed(ValueError):
@@ -31,22 +42,26 @@ class Malformed(ValueError):
 class UpstreamError(Exception):
     """The server sent an error object where an answer was due."""
 
-    def __init__(self, message: str, status: int | None) -> None:
+    def __init__(self, message: str, status: int | None, said: str = "") -> None:
         super().__init__(message)
         self.status = status
         """HTTP-like code of the error object, where it has one."""
+        self.said = said
+        """The whole object, as JSON."""
 
 
 def has_content(delta: Delta) -> bool:
     """Whether a client would see something of it (a bare role would not)."""
-    return bool(delta.text or delta.tool_calls or delta.refusal is not None or delta.finish_reason)
+    said = delta.text or delta.reasoning or delta.tool_calls or delta.refusal is not None
+    return bool(said or delta.finish_reason)
 
 
 def error_message(body: bytes) -> str:
     """What an error answer says, in OpenAI's shape or another; never raises."""
     try:
-        error = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        found = json.loads(body)
+        error = found.get("error") or found.get("detail") or found["message"]
+    except (ValueError, KeyError, AttributeError, RecursionError):
         return body.decode("utf-8", "replace") or "no message"
     return str(upstream_error(error))
 
@@ -57,22 +72,11 @@ def upstream_error(error: Any) -> UpstreamError:
         return UpstreamError(str(error), None)
     code = str(error.get("code"))
     status = int(code) if len(code) == 3 and code.isdecimal() and code[0] in "45" else None
-    return UpstreamError(str(error.get("message") or error.get("type") or "no message"), status)
+    message = str(error.get("message") or error.get("type") or "no message")
+    return UpstreamError(message, status, json.dumps(error))
 
 
-def read_usage(usage: Any) -> Usage | None:
-    """None unless both token counts are there and sane: a guess would falsify the ledger."""
-    if not isinstance(usage, Mapping):
-        return None
-    prompt, completion = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-    if prompt is None or completion is None:
-        return None
-    details = usage.get("prompt_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else None
-    return Usage(prompt, completion, min(cached or 0, prompt))
-
-
-def _count(value: Any, most: int = _MOST_TOKENS) -> int | None:
+def _count(value: Any, most: int = _MOST_INDEX) -> int | None:
     return value if type(value) is int and 0 <= value <= most else None
 
 
@@ -86,7 +90,19 @@ def json_object(text: str) -> Mapping[str, Any]:
     return value
 
 
+def require_no_error(chunk: Mapping[str, Any]) -> None:
+    """Raise UpstreamError for an error object, in any of its shapes, where a chunk was due."""
+    error = chunk.get("error")
+    if not error and (chunk.get("object") == "error" or chunk.get("type") == "error"):
+        error = chunk
+    if not error and chunk.get("detail") and "choices" not in chunk:
+        error = {"message": chunk["detail"]}
+    if error:
+        raise upstream_error(error)
+
+
 def read_delta(choice: Any, part: str) -> Delta:
+    """A choice's piece. Raises Malformed, or UpstreamError where it says that it broke off."""
     if not isinstance(choice, Mapping):
         raise Malformed("a choice is not an object")
     index = _count(choice.get("index", 0))
@@ -94,14 +110,20 @@ def read_delta(choice: Any, part: str) -> Delta:
     said = choice.get(part) or choice.get("message") or choice.get("delta") or {}
     if index is None or not isinstance(said, Mapping):
         raise Malformed("a choice has no index or no delta")
-    finish = choice.get("finish_reason")
+    finish = str(choice.get("finish_reason") or "").lower()
+    if choice.get("error"):
+        raise upstream_error(choice["error"])
+    if finish in _BROKEN_OFF:
+        raise UpstreamError(f"the answer broke off (finish_reason {finish})", None)
+    content = said.get("content")
     return Delta(
         index=index,
-        text=_text(choice["text"] if choice.get("text") is not None else said.get("content")),
+        text=_text(choice["text"] if choice.get("text") is not None else content),
+        reasoning=_reasoning(said) + _thoughts(content),
         tool_calls=_tool_calls(said.get("tool_calls")),
         logprobs=_logprobs(choice.get("logprobs")),
         refusal=_text(said["refusal"]) if said.get("refusal") is not None else None,
-        finish_reason=_FINISH.get(str(finish), "stop") if finish else None,
+        finish_reason=_FINISH.get(finish, "stop") if finish else None,
     )
 
 
@@ -116,28 +138,55 @@ def _text(content: Any) -> str:
     return content
 
 
+def _reasoning(said: Mapping[str, Any]) -> str:
+    """What the model thinks, under the first of its names that has text."""
+    for name in _REASONING:
+        if isinstance(said.get(name), str) and said[name]:
+            return str(said[name])
+    details = said.get("reasoning_details")
+    return _parts(details, "text", "summary") if isinstance(details, list) else ""
+
+
+def _thoughts(content: Any) -> str:
+    """The thinking among content parts, as Mistral and Anthropic send it."""
+    if not isinstance(content, list):
+        return ""
+    return "".join(
+        _parts(thought, "text") if isinstance(thought, list) else thought
+        for part in content
+        if isinstance(part, Mapping) and isinstance(thought := part.get("thinking"), list | str)
+    )
+
+
+def _parts(parts: list[Any], *names: str) -> str:
+    """The texts of a list of objects."""
+    return "".join(
+        text
+        for part in parts
+        if isinstance(part, Mapping)
+        for text in [next((part[n] for n in names if isinstance(part.get(n), str)), "")]
+    )
+
+
 def _tool_calls(calls: Any) -> tuple[Mapping[str, Any], ...]:
     if not calls:
         return ()
     if not isinstance(calls, list):
         raise Malformed("tool_calls is not a list")
-    return tuple(_tool_call(call, position) for position, call in enumerate(calls))
+    return tuple(map(_tool_call, calls))
 
 
-def _tool_call(call: Any, position: int) -> Mapping[str, Any]:
-    """Checked here, because who puts the pieces together makes room up to `index`."""
+def _tool_call(call: Any) -> Mapping[str, Any]:
     function = call.get("function") or {} if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping):
         raise Malformed("a tool call is not an object")
-    texts = (call.get("id"), function.get("name"), function.get("arguments"))
+    arguments = function.get("arguments")
+    texts = (call.get("id"), function.get("name"))
     if not all(text is None or isinstance(text, str) for text in texts):
-        raise Malformed("the id, name or arguments of a tool call are not text")
-    # Whole messages, and some streams, leave `index` out; position is what it means.
-    given = call.get("index")
-    index = _count(position if given is None else given, _MOST_TOOL_CALLS - 1)
-    if index is None:
-        raise Malformed(f"a tool call has no index from 0 to {_MOST_TOOL_CALLS - 1}")
-    return {**call, "index": index}
+        raise Malformed("the id or name of a tool call is not text")
+    if not (arguments is None or isinstance(arguments, str | Mapping)):
+        raise Malformed("the arguments of a tool call are neither text nor an object")
+    return call if isinstance(call, Mapping) else {}
 
 
 def _logprobs(logprobs: Any) -> tuple[TokenLogprob, ...]:

@@ -1,16 +1,13 @@
 """The bytes of one cloud answer → Deltas, whatever pieces they come in. No network, no clock."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
-from edge_agent.cloud.objects import (
-    Malformed,
-    json_object,
-    read_delta,
-    read_usage,
-    upstream_error,
-)
+from edge_agent.cloud.calls import CallReader
+from edge_agent.cloud.objects import Malformed, json_object, read_delta, require_no_error
 from edge_agent.cloud.sse import SseDecoder
+from edge_agent.cloud.usage import larger, read_usage
 from edge_agent.records import Delta, Usage
 
 
@@ -22,20 +19,31 @@ class AnswerReader:
     """
 
     def __init__(self, n: int = 1, *, streamed: bool = True) -> None:
-        self.usage: Usage | None = None
-        """The last one reported; None if the stream ended without."""
         self.model: str | None = None
         self.done = False
         """`[DONE]` has arrived, or the answer came as one object."""
         self.seen_chars = 0
         """Length of all text so far."""
         self._n = n
+        self._counted: Usage | None = None
+        self._said = self._uncounted = False
         self._sse = SseDecoder() if streamed else None
         self._body = bytearray()
         self._part = "delta" if streamed else "message"
         self._open: set[int] = set()
         self._finished: set[int] = set()
         self._half: dict[int, str] = {}
+        self._calls: defaultdict[int, CallReader] = defaultdict(CallReader)
+
+    @property
+    def usage(self) -> Usage | None:
+        """As it was reported; None so far, or without. Partial where the answer went on after
+        the count, or was counted as nothing: it is billed all the same."""
+        counted = self._counted
+        if counted is None or not self._said:
+            return counted
+        partial = self._uncounted or not counted.completion_tokens
+        return replace(counted, partial=partial or counted.partial)
 
     @property
     def complete(self) -> bool:
@@ -71,16 +79,22 @@ class AnswerReader:
             raise Malformed("it is not UTF-8") from error
 
     def _finish(self) -> Iterator[Delta]:
-        """The announced end ends every choice: some servers never name a finish reason."""
+        """The end, announced. One object is whole even without a finish reason.
+
+        A stream is not: gateways announce the end of half an answer too. Raises Malformed.
+        """
+        if self._sse is not None and len(self._finished) < self._n:
+            raise Malformed("it ended without a finish_reason")
         self.done = True
         for index in sorted(self._open):
             yield self._note(Delta(index, finish_reason="stop"))
 
     def _deltas(self, data: str) -> Iterator[Delta]:
         chunk = json_object(data)
-        if chunk.get("error"):
-            raise upstream_error(chunk["error"])
-        self.usage = read_usage(chunk.get("usage")) or self.usage
+        require_no_error(chunk)
+        counted = read_usage(chunk.get("usage"))
+        self._counted = larger(self._counted, counted)
+        self._uncounted = self._uncounted and counted is None
         if isinstance(chunk.get("model"), str) and chunk["model"]:
             self.model = chunk["model"]
         choices = chunk.get("choices") or []
@@ -91,12 +105,17 @@ class AnswerReader:
             if delta.index >= self._n:
                 raise Malformed(f"it has a choice {delta.index}, but {self._n} were asked for")
             if delta.index not in self._finished:
-                yield self._note(delta)
+                yield self._note(delta, counted=counted is not None)
 
-    def _note(self, delta: Delta) -> Delta:
+    def _note(self, delta: Delta, *, counted: bool = True) -> Delta:
+        if delta.tool_calls:
+            calls = self._calls[delta.index].read(delta.tool_calls)
+            delta = replace(delta, tool_calls=tuple(calls))
         if delta.text or delta.index in self._half:
             delta = replace(delta, text=self._join(delta))
         self.seen_chars += len(delta.text)
+        if delta.text or delta.reasoning or delta.tool_calls:
+            self._said, self._uncounted = True, not counted
         if delta.finish_reason is None:
             self._open.add(delta.index)
         else:

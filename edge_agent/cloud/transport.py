@@ -54,7 +54,9 @@ class Transport:
         clock: Callable[[], float],
     ) -> None:
         """`clock` gives the seconds that deadlines are in. Raises ConfigError for a bad `url`."""
-        self.url = url.rstrip("/")
+        self.url = url
+        base, _, query = url.partition("?")
+        self._path = base.rstrip("/") + "/{}" + (f"?{query}" if query else "")
         self.host = _host(url)
         """Host and port, as messages name the cloud."""
         self.has_key = bool(api_key)
@@ -76,7 +78,7 @@ class Transport:
         )
 
     async def get(self, path: str, *, deadline: float) -> Response:
-        """GET {url}/`path`. Raises CloudError."""
+        """GET {url}/`path`, before the query that `url` may have. Raises CloudError."""
         return await self._send("GET", path, None, deadline)
 
     async def post(self, path: str, payload: Mapping[str, Any], *, deadline: float) -> Response:
@@ -100,7 +102,7 @@ class Transport:
             headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
         request = self._http.build_request(
             method,
-            f"{self.url}/{path}",
+            self._path.replace("{}", path),
             content=content,
             headers=headers,
             extensions={"trace": trace},
@@ -148,13 +150,15 @@ class Transport:
             return CloudBroken(message, sent=True)
         if is_retryable(error.status):
             return CloudBusy(message, sent=True)
-        return CloudRefused(message, sent=True)
+        return CloudRefused(message, sent=True, said=self.without_key(error.said))
+
+    def without_key(self, text: str) -> str:
+        """A server's words, without our key should they repeat it."""
+        return text.replace(self._key.get_secret_value(), "[key]") if self._key else text
 
     def scrub(self, text: str) -> str:
-        """A server's words in one short line, without our key should they repeat it."""
-        if self._key:
-            text = text.replace(self._key.get_secret_value(), "[key]")
-        line = " ".join(text.split())
+        """The same in one short line."""
+        line = " ".join(self.without_key(text).split())
         return line if len(line) <= _MESSAGE_CHARS else line[: _MESSAGE_CHARS - 1] + "…"
 
     async def aclose(self) -> None:

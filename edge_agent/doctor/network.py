@@ -54,7 +54,28 @@ def cloud(subject: Subject) -> Check:
         return failure("cloud", str(error), "check cloud.url (edge-agent config show)")
     if not found.ok:
         return failure("cloud", found.message, "until then every query is answered locally")
+    failed = _last_failure(subject)
+    if failed is not None:
+        return failure(
+            "cloud",
+            f"{found.message}; but the daemon's last call failed: {failed}",
+            "until that is mended queries are answered locally",
+        )
     return ok("cloud", found.message)
+
+
+def _last_failure(subject: Subject) -> str | None:
+    """Why the running daemon's latest cloud call failed; None if it did not, or none runs."""
+    from edge_agent.client import connect, find_daemon
+
+    if find_daemon(subject.settings.data_dir) is None:
+        return None
+    try:
+        cloud = connect(subject.settings).get("/v1/status", timeout_s=5).get("cloud") or {}
+    except EdgeAgentError:
+        return None  # the check of the daemon says so
+    said = cloud.get("last_failure")
+    return None if said is None else str(said)
 
 
 def price(subject: Subject) -> Check:

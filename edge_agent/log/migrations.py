@@ -10,6 +10,7 @@ ledger ─── every cloud call: reserved, then settled; summed by day in budg
 budget_limit, setting ── what `edge-agent budget set` and `logs off` keep
 example ── prompts with their right answers from `edge-agent logs import`, to train on
 training_round ─ training_step    what each round of training did
+refused_field, overrun ── what each cloud model taught: fields it refuses, bills beyond the reserve
 
 Tables that full-text search indexes have an explicit INTEGER PRIMARY KEY: VACUUM renumbers
 implicit rowids, and the index points at rowids.
@@ -63,6 +64,12 @@ def m005_merges(db: "Database") -> None:
 def m006_drafts(db: "Database") -> None:
     """What a decision expected to gain, and the draft it was made from."""
     db.executescript(_DRAFTS)
+
+
+@migrations()
+def m007_cloud_lessons(db: "Database") -> None:
+    """What the clouds taught: fields that they refuse, and bills beyond what was reserved."""
+    db.executescript(_CLOUD_LESSONS)
 
 
 _LOG = """
@@ -339,4 +346,20 @@ SELECT
 FROM query
 JOIN decision ON decision.seq = query.seq
 JOIN response ON response.seq = query.seq;
+
+_CLOUD_LESSONS = """
+CREATE TABLE refused_field (    -- learned from a cloud's refusal
+    url TEXT NOT NULL,          -- base URL, without its query
+    model TEXT NOT NULL,
+    field TEXT NOT NULL,        -- dotted path in the request, e.g. temperature, messages.name
+    instead TEXT,               -- the field that takes its place; NULL: it is left out
+    day TEXT NOT NULL,          -- YYYY-MM-DD, UTC, of the refusal
+    PRIMARY KEY (url, model, field)
+);
+CREATE TABLE overrun (          -- the most that a model's bill has passed its reservation by
+    model TEXT PRIMARY KEY,
+    at REAL NOT NULL,           -- Unix seconds of the latest
+    tokens INTEGER NOT NULL,    -- of an answer, beyond its limit
+    nano_usd INTEGER NOT NULL
+);
 """

@@ -115,8 +115,9 @@ def feedback_row(feedback: Feedback) -> Row:
 def audit_row(audit: Audit) -> Row:
     """Row of table `audit`."""
     row = dataclasses.asdict(audit)
-    usage: Row = row.pop("usage")
-    return row | usage
+    usage = row.pop("usage")
+    counts = ("prompt_tokens", "completion_tokens", "cached_tokens")
+    return row | {name: usage[name] for name in counts}
 
 
 def prompt_text(query: Query) -> str | None:

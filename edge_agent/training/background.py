@@ -26,7 +26,7 @@ from edge_agent.training.idle import PARENT_VARIABLE
 from edge_agent.training.machine import Machine
 from edge_agent.training.schedule import Failures
 
-COMMAND = (sys.executable, "-P", "-m", "edge_agent", "train", "--json")
+COMMAND = (sys.executable, "-P", "-m", "edge_agent", "train", "--idle", "--json")
 LOG = "train.log"
 _CHECK_S = 30.0
 _SPARED = 200

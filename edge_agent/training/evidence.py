@@ -20,7 +20,7 @@ COMPARABLE_CHARS = 80
 """Longest cloud answer that a local one is compared with word by word."""
 
 _LOCAL = """
-JOIN decision ON decision.seq = query.seq AND decision.adapter = :version
+JOIN decision ON decision.seq = query.seq AND decision.adapter = :version AND query.at >= :since
 JOIN response ON response.seq = query.seq AND response.source = 'local'
 """
 _RATINGS = f"""
@@ -56,9 +56,14 @@ class Evidence:
     errors: Sequence[bool]
 
 
-def read_evidence(database: Path, version: str, *, limit: int, newest: bool = False) -> Evidence:
-    """At most `limit` observations of each kind, the first or the newest. Raises StoreError."""
-    arguments = {"version": version, "limit": limit}
+def read_evidence(
+    database: Path, version: str, *, limit: int, newest: bool = False, since: float = 0.0
+) -> Evidence:
+    """At most `limit` observations of each kind, the first or the newest. Raises StoreError.
+
+    Answers to queries before `since`, Unix seconds, do not count.
+    """
+    arguments = {"version": version, "limit": limit, "since": since}
     order = "DESC" if newest else "ASC"
     with boundary(database), closing(open_database(database, read_only=True)) as db:
         ratings, audits, errors = (

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 import psutil
@@ -41,6 +41,15 @@ def lower_priority() -> None:
     if hasattr(psutil, "IOPRIO_CLASS_IDLE"):
         with contextlib.suppress(psutil.Error, OSError):
             psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
+
+
+def wait_without_spinning(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Let OpenMP's threads sleep while they wait for each other, unless the user said otherwise.
+
+    Spinning threads of a process that shares its cores wait for one that has none: on a busy
+    machine a step then takes many times as long. Call this before torch or llama.cpp is imported.
+    """
+    environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def end_with_parent(environ: Mapping[str, str] = os.environ) -> None:

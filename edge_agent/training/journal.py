@@ -14,7 +14,7 @@ from edge_agent.process_identity import is_dead, started
 from models.errors import EdgeAgentError
 
 State = Literal["running", "interrupted", "promoted", "rejected", "failed"]
-Phase = Literal["warm_start", "dagrpo"]
+Phase = Literal["warm_start", "dagrpo", "hindsight"]
 
 
 class RoundRunning(EdgeAgentError):

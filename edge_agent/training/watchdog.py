@@ -8,6 +8,9 @@ probability ALPHA is divided among all looks and kinds (Bonferroni): an adapter 
 its parent is rolled back with probability below ALPHA in its whole life, however often this runs.
 A look is a function of the log, so a daemon that restarts needs to remember nothing.
 
+A rejected version that the user activated all the same begins anew: only what it answered since
+then counts, else the evidence it was rejected for would take it away at the next look.
+
 What the test assumes is that users and their questions stay what they were. A drop must also
 exceed `train.tolerance`, so that no harmless difference counts however certain it is.
 """
@@ -22,7 +25,7 @@ from pathlib import Path
 
 from edge_agent.training.evidence import Evidence, read_evidence
 from edge_agent.training.journal import Journal
-from models.adapter_version import AdapterVersion
+from models.adapter_version import FORCED_AT, AdapterVersion
 from models.adapters import AdapterRegistry
 
 ALPHA = 0.05
@@ -51,7 +54,7 @@ class Watchdog:
     def check(self) -> str | None:
         """Look once; returns why the active version was rolled back, if it was.
 
-        Only versions that a gate promoted are watched: one that the user chose stays.
+        Only promoted versions are watched.
         Raises StoreError, AdapterError.
         """
         active = self._registry.active()
@@ -59,7 +62,12 @@ class Watchdog:
             return None
         parent = active.manifest.parent or "base"
         reason = alarm(
-            read_evidence(self._database, active.version, limit=LOOKS[-1]),
+            read_evidence(
+                self._database,
+                active.version,
+                limit=LOOKS[-1],
+                since=active.manifest.metrics.get(FORCED_AT, 0.0),
+            ),
             read_evidence(self._database, parent, limit=_MOST_BEFORE, newest=True),
             tolerance=self._tolerance,
         )

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 from local_clock import ZONE, Clock
 
-from edge_agent.budget.ledger import Ledger, Reservation
+from edge_agent.budget.bill import Reservation
+from edge_agent.budget.ledger import Ledger
+from edge_agent.budget.overrun import HIDDEN_TOKENS
 from edge_agent.config import BudgetSettings, Price
 from edge_agent.errors import BudgetExhausted
 from edge_agent.log.arrival import count_arrival
@@ -57,6 +59,7 @@ class Call:
     calls: int
     tokens: int
     usd: Fraction
+    answer: int
     state: str = "open"
 
 
@@ -75,6 +78,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         self.limits: dict[str, Any] = BudgetSettings(rate=None, rate_window=4).model_dump()
         self.calls: dict[int, Call] = {}
         self.places = 0
+        self.over_tokens, self.over_usd = 0, Fraction(0)
 
     def opened(self) -> Ledger:
         seed = BudgetSettings(rate=None, rate_window=4)
@@ -95,10 +99,10 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         today = [c for c in self.calls.values() if c.day == day]
         month = [c for c in self.calls.values() if c.day[:7] == day[:7]]
         window = [c for c in self.calls.values() if c.place > place - limits["rate_window"]]
-        worst = usd(PROMPT, answer)
+        tokens, worst = self.worst(answer)
         sums: dict[str, Any] = {
             "calls_per_day": sum(c.calls for c in today) + 1,
-            "tokens_per_day": sum(c.tokens for c in today) + PROMPT + answer,
+            "tokens_per_day": sum(c.tokens for c in today) + tokens,
             "usd_per_day": sum((c.usd for c in today), worst),
             "usd_per_month": sum((c.usd for c in month), worst),
         }
@@ -110,6 +114,13 @@ class LedgerAgainstModel(RuleBasedStateMachine):
             limits[name] is None or total <= Fraction(str(limits[name]))
             for name, total in sums.items()
         )
+
+    def worst(self, answer: int) -> tuple[int, Fraction]:
+        """What to reserve, with what the model billed beyond its answers before."""
+        over = self.over_tokens
+        hidden = over if over <= 16 else HIDDEN_TOKENS
+        most = max(usd(PROMPT, answer + hidden), usd(PROMPT, answer) + self.over_usd)
+        return PROMPT + answer + hidden, most
 
     @rule(target=running, wanted=st.integers(1, 60))
     def reserve(self, wanted: int) -> Any:
@@ -130,7 +141,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         assert reservation.max_tokens == best
         self.places = place
         self.latest = max(self.clock.now, self.latest)
-        self.calls[reservation.id] = Call(place, self.today(), 1, PROMPT + best, usd(PROMPT, best))
+        self.calls[reservation.id] = Call(place, self.today(), 1, *self.worst(best), best)
         return reservation
 
     @rule(reservation=consumes(running), answer=st.integers(0, 80), prompt=st.integers(0, 6))
@@ -139,6 +150,8 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         call = self.calls[reservation.id]
         call.tokens, call.usd, call.state = prompt + answer, usd(prompt, answer), "ended"
         assert cost == float(call.usd)
+        self.over_tokens = max(self.over_tokens, answer - call.answer)
+        self.over_usd = max(self.over_usd, call.usd - usd(PROMPT, call.answer))
 
     @rule(reservation=consumes(running))
     def settle_unknown(self, reservation: Reservation) -> None:

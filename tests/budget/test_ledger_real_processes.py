@@ -18,7 +18,8 @@ from hypothesis.stateful import consumes, rule
 from local_clock import ZONE, Clock
 from test_ledger_model import LedgerAgainstModel
 
-from edge_agent.budget.ledger import Ledger, Reservation
+from edge_agent.budget.bill import Reservation
+from edge_agent.budget.ledger import Ledger
 from edge_agent.config import BudgetSettings
 from edge_agent.errors import BudgetExhausted
 from edge_agent.records import Usage

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from local_clock import ZONE, Clock
 
-from edge_agent.budget.ledger import Ledger, Reservation
+from edge_agent.budget.bill import Reservation
+from edge_agent.budget.ledger import Ledger
 from edge_agent.config import BudgetSettings, Price
 from edge_agent.errors import BudgetExhausted, ConfigError
 from edge_agent.log.database import immediate, open_database

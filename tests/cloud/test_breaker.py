@@ -10,7 +10,8 @@ from edge_agent.errors import CloudBroken, CloudBusy, CloudDown, CloudError, Clo
 
 BUSY = head("application/json", "503 X") + b"{}"
 JSON = head("application/json") + b'{"choices": [{"message": {"content": "Hello world"}}]}'
-REFUSED = head("application/json", "400 X") + b"{}"
+TOO_LONG = b'{"error": {"message": "maximum context length is 9", "param": "messages"}}'
+REFUSED = head("application/json", "400 X") + TOO_LONG
 
 
 async def ask(client):
@@ -103,7 +104,7 @@ async def test_an_answer_ends_the_row(server, connect, good):
     assert client.state == "closed"
 
 
-async def test_refusals_are_answers_and_end_the_row(server, connect):
+async def test_refusals_of_one_query_are_answers_and_end_the_row(server, connect):
     server.scripts = [BUSY, REFUSED, BUSY, REFUSED]
     client = connect(breaker_failures=2)
     for kind in (CloudBusy, CloudRefused) * 2:

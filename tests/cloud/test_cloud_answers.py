@@ -157,13 +157,13 @@ async def test_chat_logprobs_keep_the_bytes_of_half_a_character(server, connect)
 
 async def test_choices_refusals_and_unknown_finish_reasons(server, connect):
     refusal = {"choices": [{"index": 1, "delta": {"refusal": "no"}, "finish_reason": "weird"}]}
-    server.scripts = [head() + chunk("a", index=0) + event(refusal) + chunk("b", index=0) + DONE]
+    rest = chunk("b", index=0, finish="end_turn") + DONE
+    server.scripts = [head() + chunk("a", index=0) + event(refusal) + rest]
     deltas, _ = await ask(connect(), {**BODY, "n": 2})
     assert [(d.index, d.text, d.refusal, d.finish_reason) for d in deltas] == [
         (0, "a", None, None),
         (1, "", "no", "stop"),
-        (0, "b", None, None),
-        (0, "", None, "stop"),
+        (0, "b", None, "stop"),
     ]
 
 
@@ -171,6 +171,32 @@ async def test_choices_refusals_and_unknown_finish_reasons(server, connect):
 async def test_usage_that_never_came_or_is_nonsense_is_none(server, connect, usage):
     stream = chunk("x", finish="stop") + event({"choices": [], "usage": usage}) + DONE
     server.scripts = [head() + stream]
+    _, answer = await ask(connect())
+    assert answer.usage is None
+
+
+async def test_usage_before_the_last_word_is_only_a_part(server, connect):
+    counted = {"usage": {"prompt_tokens": 7, "completion_tokens": 1}}
+    early = event({"choices": [{"delta": {"content": "a"}}], **counted})
+    server.scripts = [head() + early + chunk("b", finish="stop") + DONE]
+    _, answer = await ask(connect())
+    assert (answer.usage, answer.least_usage) == (None, Usage(7, 1, partial=True))
+
+
+async def test_usage_in_every_chunk_counts_up(server, connect):
+    def counting(text, tokens, **more):
+        usage = {"prompt_tokens": 7, "completion_tokens": tokens}
+        return event({"choices": [{"delta": {"content": text}, **more}], "usage": usage})
+
+    stream = counting("a", 1) + counting("b", 2, finish_reason="stop") + DONE
+    server.scripts = [head() + stream]
+    _, answer = await ask(connect())
+    assert answer.usage == Usage(7, 2)
+
+
+async def test_text_that_was_counted_as_nothing_is_not_booked_as_nothing(server, connect):
+    nothing = event({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 0}})
+    server.scripts = [head() + chunk("x", finish="stop") + nothing + DONE]
     _, answer = await ask(connect())
     assert answer.usage is None
 

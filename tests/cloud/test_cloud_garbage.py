@@ -59,7 +59,7 @@ def call(**fields: Any) -> bytes:
         pytest.param({"id": 7}, id="an id that is no text"),
         pytest.param({"function": "f"}, id="no function"),
         pytest.param({"function": {"name": 7}}, id="a name that is no text"),
-        pytest.param({"function": {"name": "f", "arguments": {"x": 1}}}, id="no text"),
+        pytest.param({"function": {"name": "f", "arguments": [1]}}, id="no text"),
     ],
 )
 async def test_a_tool_call_that_is_none(

@@ -136,6 +136,50 @@ def test_the_gate_s_verdict_is_kept_and_binds(registry: AdapterRegistry, lora: P
         registry.activate("v0001")
 
 
+def test_force_serves_a_rejected_version_as_any_other(
+    registry: AdapterRegistry, lora: Path
+) -> None:
+    first, second, third = (make(registry, lora) for _ in range(3))
+    registry.activate(first.version)
+    registry.set_status(second.version, "rejected", reason="forgot a task")
+    daemon = AdapterRegistry(registry.root, base_sha256=BASE)
+    forced = registry.activate(second.version, force=True)
+    assert forced == registry.get(second.version) == daemon.active()
+    assert forced is not None
+    assert forced.manifest.status == "promoted"
+    assert forced.manifest.reason == "activated by the user; it was rejected: forgot a task"
+    registry.activate(third.version)
+    assert registry.rollback() == forced, "it is gone back to"
+    registry.remove(third.version)
+    (registry.root / "active.json").write_text("torn")
+    assert registry.repair() == ["active.json was damaged; it points at v0002 now"]
+    assert daemon.active() == forced
+    registry.activate(None)
+    assert registry.activate(second.version) == forced, "without force, from now on"
+
+
+def test_force_changes_nothing_of_a_version_that_was_not_rejected(
+    registry: AdapterRegistry, lora: Path
+) -> None:
+    made = make(registry, lora, status="promoted", reason="better")
+    assert registry.activate(made.version, force=True) == made
+    assert registry.activate(None, force=True) is None
+
+
+@pytest.mark.parametrize("fault", ["damaged", "foreign"])
+def test_force_does_not_serve_what_cannot_be_served(
+    registry: AdapterRegistry, lora: Path, fault: str
+) -> None:
+    base = BASE if fault == "damaged" else "c" * 64
+    made = make(registry, lora, status="rejected", base_sha256=base)
+    if fault == "damaged":
+        (made.path / "adapter.gguf").write_bytes(b"low rang")
+    with pytest.raises(AdapterError, match="is damaged" if fault == "damaged" else "trained for"):
+        registry.activate(made.version, force=True)
+    assert registry.pointer() is None
+    assert registry.get(made.version) == made
+
+
 def test_removal_spares_the_active_one_and_numbers_are_not_used_again(
     registry: AdapterRegistry, lora: Path
 ) -> None:

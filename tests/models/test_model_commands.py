@@ -95,6 +95,54 @@ def test_adapters_from_candidate_to_rollback(  # type: ignore[no-untyped-def]
     assert "no adapter version v0002" in run("adapters", "show", "v0002", code=1).stderr
 
 
+REASON = "joint accuracy fell from 0.81 to 0.62 on 78 queries of unit-conversions, and nothing rose"
+
+
+@pytest.fixture
+def rejected(tiny_gguf: Path, data_dir: Path) -> AdapterRegistry:
+    """A version without a reason, and one that was rejected."""
+    base = resolve("smollm2-135m-instruct", data_dir).base_sha256
+    registry = AdapterRegistry(data_dir / "adapters")
+    for _ in range(2):
+        registry.add(
+            {"adapter.gguf": tiny_gguf}, base_model="smollm2-135m-instruct", base_sha256=base
+        )
+    registry.set_status("v0002", "rejected", reason=REASON)
+    return registry
+
+
+def test_a_rejected_adapter_is_activated_by_force_alone(  # type: ignore[no-untyped-def]
+    run, rejected: AdapterRegistry
+) -> None:
+    assert run("adapters", "activate", "v0002", code=1).stderr == (
+        f"error: adapter v0002 was rejected: {REASON}; "
+        "`edge-agent adapters activate v0002 --force` serves it all the same\n"
+    )
+    assert rejected.pointer() is None
+    assert run("adapters", "activate", "v0002", "--force").stdout == "active: v0002\n"
+    (_, listed) = json.loads(run("adapters", "list", "--json").stdout)
+    assert (listed["active"], listed["status"]) == (True, "promoted")
+    assert listed["reason"] == f"activated by the user; it was rejected: {REASON}"
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(80, 2), (40, 3)])
+def test_the_list_is_readable_in_a_narrow_terminal(  # type: ignore[no-untyped-def]
+    run, rejected: AdapterRegistry, monkeypatch: pytest.MonkeyPatch, columns: int, lines: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    head, first, second, *reason, active = run("adapters", "list").stdout.splitlines()
+    assert head.split()[0] == "version"
+    assert [line.split()[:2] for line in (first, second)] == [
+        ["v0001", "candidate"],
+        ["v0002", "rejected"],
+    ]
+    assert "smollm2-135m-instruct" in first
+    assert " ".join(" ".join(reason).split()) == REASON
+    assert len(reason) == lines
+    assert all(len(line) <= columns and line.startswith("     ") for line in reason)
+    assert active == "active: the base model"
+
+
 def test_another_data_directory(run, tmp_path: Path, tiny_gguf: Path) -> None:  # type: ignore[no-untyped-def]
     other = tmp_path / "other"
     run("models", "add", str(tiny_gguf), "--data-dir", str(other))

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from fake_torch import write_fake_torch
 
 from edge_agent.config import Settings, load
 from edge_agent.log.importing import read, write
@@ -220,6 +221,19 @@ async def test_the_real_command_takes_what_it_is_given(settings: Settings, make:
     (report,) = await until(lambda: said(settings))
     assert report["object"] == "training"
     assert report["rounds"] == []
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="the platform has no SCHED_IDLE")
+async def test_the_real_command_computes_when_nothing_else_wants_to(
+    settings: Settings, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = ({"prompt": f"{n}?", "reference": "b"} for n in range(80))
+    write(settings.database, read(json.dumps(example).encode() for example in examples))
+    fake = write_fake_torch(tmp_path / "fake")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(fake), *filter(None, sys.path)]))
+    make(command=background_training.COMMAND)
+    (torch,) = await until(lambda: [e for e in said(settings) if e["event"] == "torch"])
+    assert torch["policy"] == os.SCHED_IDLE
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="the platform has no SCHED_IDLE")

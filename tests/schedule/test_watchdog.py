@@ -1,6 +1,7 @@
 """The watchdog, on logs written through the real store and a real registry."""
 
 import random
+import time
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,14 @@ def served(
     rating: float | None = None,
     audit: str | None = None,
     source: Source = Source.LOCAL,
+    at: float = 1.0,
     **outcome: Any,
 ) -> None:
     """One query that `version` answered with "42", and what was said of it."""
     number = str(ULID())
     answer = {"usage": Usage(), "texts": ("It is 42.",), "finish_reasons": ("stop",)}
     store.save(
-        Query(id=number, at=1.0, model="edge", prompt_ids=(1,)),
+        Query(id=number, at=at, model="edge", prompt_ids=(1,)),
         Decision(Route.LOCAL, Reason.THRESHOLD),
         Outcome(source=source, adapter=version, **(answer | outcome)),
     )
@@ -178,7 +180,27 @@ def test_the_first_adapter_goes_back_to_the_base_model(
     assert registry.active() is None
 
 
-def test_a_version_that_the_user_chose_stays(
+def test_a_forced_version_is_judged_by_what_it_answers_from_then_on(
+    store: Store, registry: AdapterRegistry, watchdog: Watchdog, tmp_path: Path
+) -> None:
+    version = promote(registry, tmp_path).version
+    for name, rating in (("base", 1.0), (version, -1.0)):
+        for _ in range(20):
+            served(store, name, rating=rating)
+    flush(store)
+    assert watchdog.check() is not None
+    registry.activate(version, force=True)
+    assert watchdog.check() is None
+    assert registry.pointer() == version
+    for _ in range(20):
+        served(store, version, rating=-1.0, at=time.time() + 60)
+    flush(store)
+    assert watchdog.check() is not None
+    assert registry.active() is None
+    assert registry.get(version).manifest.status == "rejected"
+
+
+def test_only_a_promoted_version_is_watched(
     store: Store, registry: AdapterRegistry, watchdog: Watchdog, tmp_path: Path
 ) -> None:
     chosen = promote(registry, tmp_path).version

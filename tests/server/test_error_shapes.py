@@ -66,7 +66,7 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
             "messages[0].content[0].size",
         ),
         ({"messages": [{**USER, "refusal": "no"}]}, "messages[0].refusal"),
-        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"edge_agent": {"route": "moon"}}, "edge_agent.route"),

@@ -124,6 +124,16 @@ def check_decision_gradient_by_hand(dagrpo: ModuleType) -> None:
     _close(torch.autograd.grad(loss, p)[0], -(0.8 - 0.1 - 0.5))
 
 
+def check_a_prompt_teaches_one_thing(dagrpo: ModuleType) -> None:
+    """(12): of the two terms worked above, the one that the prompt teaches."""
+    p = torch.tensor(0.25, requires_grad=True)
+    logp = on_policy(dagrpo, torch.zeros(2, 2), torch.tensor([[1.0, 1], [1, 0]]))
+    terms = {"decision": -0.25 * (0.8 - 0.1 - 0.5), "answer": -0.75 * (2 * 1 + 1 * -1) / 2}
+    for teaches, expected in terms.items():
+        arguments = (p, torch.tensor(0.8), torch.tensor([1.0, 0.0]), 0.1, logp)
+        _close(dagrpo.exact_loss(*arguments, teaches=teaches), expected)
+
+
 def check_clip_and_weights_by_hand(dagrpo: ModuleType) -> None:
     now = torch.log(torch.tensor([[1.5, 0.5], [1.5, 0.5], [1.1, 1.1]])).requires_grad_()
     old, mask = torch.zeros(3, 2), torch.tensor([[1.0, 1], [1, 1], [1, 0]])
@@ -156,6 +166,7 @@ def check_regularisers_by_hand(dagrpo: ModuleType) -> None:
 def check_dual_by_hand(dagrpo: ModuleType) -> None:
     assert math.isclose(dagrpo.dual_ascent(0.5, 0.7, 0.3, 0.1), 0.54)
     assert dagrpo.dual_ascent(0.01, 0.1, 0.3, 0.1) == 0.0
+    assert dagrpo.dual_ascent(0.21, 0.1, 0.3, 0.1, 0.2) == 0.2  # a call is worth that much
 
     state = dagrpo.pid_update(dagrpo.DualState(0.5, 0.5), 0.7, 0.3, kp=1.0, ki=0.1, kd=2.0)
     _state(state, 0.94, 0.54, 0.7)  # P 0.4, I 0.54, D 0: no cost before
@@ -167,6 +178,10 @@ def check_dual_by_hand(dagrpo: ModuleType) -> None:
     _state(state, 0.6, 0.6, 1.0)  # both the integral and the sum stop at the limit
     state = dagrpo.pid_update(state, 0.0, 0.3, kp=3.0, ki=9.0, kd=0.0)
     _state(state, 0.0, 0.0, 0.0)
+    state = dagrpo.pid_update(state, 0.0, 0.3, kp=3.0, ki=9.0, kd=0.0, floor=0.2)
+    _state(state, 0.2, 0.2, 0.0)  # both stop at the floor
+    state = dagrpo.pid_update(state, 0.5, 0.3, kp=0.0, ki=1.0, kd=0.0, floor=0.2)
+    _state(state, 0.4, 0.4, 0.5)
 
 
 def check_pid_reduces_to_ascent(dagrpo: ModuleType) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from log_builder import TEMPLATE, LogBuilder
 
@@ -30,7 +31,7 @@ def log(settings: Settings) -> Iterator[LogBuilder]:
         yield LogBuilder(store)
 
 
-def bench(settings: Settings, embedder: Any = None) -> Any:
+def bench(settings: Settings, embedder: Any = None, told: Any = None) -> Any:
     """What `build` needs of a workbench, with neither a model nor, as a rule, an embedder."""
 
     def unwanted() -> Any:
@@ -42,6 +43,7 @@ def bench(settings: Settings, embedder: Any = None) -> Any:
         chat=SimpleNamespace(digest=TEMPLATE),
         render=lambda messages: (1, len(messages)),
         embedder=(lambda: embedder) if embedder else unwanted,
+        told=told,
     )
 
 
@@ -56,6 +58,7 @@ def test_old_work_is_replayed_and_new_work_is_fresh(settings: Settings, log: Log
     until = imports(log, 100, "new")
     data = corpus.build(bench(settings), since=since, until=until)
     assert {item.cluster for item in data.fresh} == {"new"}
+    assert {item.cluster for item in data.unseen} == {"old", "new"}
     assert data.replay.clusters.keys() == {"old"}
     assert (data.new_clusters, data.clusters) == ({"new"}, {"new", "old"})
     assert {item.cluster for item in data.held_out} == {"old", "new"}
@@ -73,9 +76,36 @@ def test_no_question_is_on_both_sides_also_when_it_comes_again(
         log.ask(f"  question {number}", reference="y", task="t")
     data = corpus.build(bench(settings), since=since, until=items.newest(settings.database))
     (old,) = data.replay.clusters.values()
-    trained = {fingerprint(item.question) for item in (*data.fresh, *old)}
-    assert trained.isdisjoint(fingerprint(item.question) for item in data.held_out)
-    assert len(data.fresh) + len(data.held_out) // 2 == 120
+    taught = {fingerprint(item.question) for item in (*data.fresh, *old)}
+    unseen, held_out = (
+        {fingerprint(item.question) for item in side} for side in (data.unseen, data.held_out)
+    )
+    assert not taught & unseen
+    assert not taught & held_out
+    assert not unseen & held_out
+    assert len(taught) + len(unseen) + len(held_out) == 120
+
+
+def test_a_few_answers_are_never_taught_even_where_there_are_few(
+    settings: Settings, log: LogBuilder
+) -> None:
+    until = imports(log, 70)
+    data = corpus.build(bench(settings), since=START, until=until)
+    assert len(data.unseen) >= 12
+    assert len(data.fresh) >= 32
+    train = settings.train.model_copy(update={"unseen": 0.0})
+    all_taught = bench(settings.model_copy(update={"train": train}))
+    assert corpus.build(all_taught, since=START, until=until).unseen == ()
+
+
+def test_queries_that_nobody_answered_are_kept_apart(settings: Settings, log: LogBuilder) -> None:
+    imports(log, 60)
+    log.ask("Nobody knows?", task="t")
+    data = corpus.build(bench(settings), since=START, until=items.newest(settings.database))
+    assert [item.question for item in data.unanswered] == ["Nobody knows?"]
+    assert data.unanswered[0].reference == ""
+    answered = (*data.fresh, *data.unseen, *data.held_out)
+    assert all(item.reference for item in answered)
 
 
 def test_the_gate_takes_at_most_two_hundred_of_each_kind(
@@ -98,13 +128,23 @@ def test_a_few_questions_without_a_label_need_no_embedder(
     assert {item.cluster for item in (*data.fresh, *data.held_out)} == {"t", OTHER}
 
 
+def test_looking_for_kinds_of_work_is_said(settings: Settings, log: LogBuilder) -> None:
+    imports(log, 60, "t")
+    until = imports(log, 8, None)
+    told: list[str] = []
+    embedder = SimpleNamespace(embed=lambda texts: np.eye(len(texts), 64, dtype=np.float32))
+    corpus.build(bench(settings, embedder, told.append), since=START, until=until)
+    assert told == ["sorting 8 queries without a label into kinds of work"]
+
+
 @pytest.mark.parametrize("count", [0, 20, 38, 40, 44, 60])
 def test_the_early_look_says_what_the_whole_one_would(
     settings: Settings, log: LogBuilder, count: int
 ) -> None:
     until = imports(log, count) if count else START
     log.ask("unknown")
-    until = Position(1, until.example)
+    log.ask("of another model", template="another", reference="x")
+    until = Position(2, until.example)
 
     def refusal(look: Any) -> str | None:
         try:
@@ -114,11 +154,13 @@ def test_the_early_look_says_what_the_whole_one_would(
         return None
 
     early = refusal(
-        lambda: corpus.require_enough(settings.database, settings.train, since=START, until=until)
+        lambda: corpus.require_enough(
+            settings.database, settings.train, template=TEMPLATE, since=START, until=until
+        )
     )
     assert early == refusal(lambda: corpus.build(bench(settings), since=START, until=until))
     assert (early is None) == (count == 60)
-    assert early is None or "1 new queries have no answer" in early
+    assert early is None or "1 more have no answer" in early
 
 
 def test_changes_of_the_work_carry_its_names(settings: Settings, log: LogBuilder) -> None:

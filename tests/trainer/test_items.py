@@ -84,7 +84,8 @@ def test_what_cannot_be_used_is_counted_and_what_is_private_is_not_even_that(
     log.ask("secret", reference="2", private=True)
     log.ask("tools", reference="2", tools=({"type": "function"},))
     found = load(log)
-    assert found == items.Found((), without_reference=2, other_template=1)
+    assert (found.items, found.without_reference, found.other_template) == ((), 2, 1)
+    assert [item.question for item in found.unanswered] == ["nobody knows", "blank"]
     assert len(load(log, template=None).items) == 1
 
 

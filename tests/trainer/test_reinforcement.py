@@ -1,6 +1,8 @@
 """From groups of rollouts to episodes: who asked, when, and what that is worth."""
 
 import random
+from collections import Counter
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +12,9 @@ from edge_agent.config import TrainSettings
 from edge_agent.engine.types import Group, Rollout
 from trainer.clusters import Clusters
 from trainer.corpus import Corpus
-from trainer.objective import Episode
+from trainer.objective import Episode, StepFigures
 from trainer.records import Item
-from trainer.reinforcement import Reinforcement, episode
+from trainer.reinforcement import Reinforcement, episode, worth
 from trainer.replay import Replay
 
 OFFLOAD = 5
@@ -55,31 +57,95 @@ def test_what_was_drawn_was_possible(p: float) -> None:
     assert 0 < episode(group((7,), (8,), p=p), [1.0, 1.0], 0.9, asking=None).p_offload < 1
 
 
-def test_the_promoted_adapter_is_held_to_on_work_that_it_was_trained_on() -> None:
-    seen: list[Episode] = []
+@dataclass
+class Scene:
+    """A round's reinforcement with everything around it played."""
 
-    def step(episodes: list[Episode], _dual: float) -> None:
-        seen.extend(episodes)
-        raise KeyboardInterrupt  # what follows a step is not of interest
+    steps: int = 1
+    prompts: int = 40
+    minutes: float = 15
+    reward: float = 1.0
+    episodes: list[list[Episode]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
-    def item(cluster: str) -> Item:
-        return Item(cluster, 0.0, (1, 2, 3), "question", cluster, "8", "client")
-
-    train = TrainSettings(steps=1, prompts_per_step=40, replay=0.5, dual="ascent")
-    bench: Any = SimpleNamespace(
-        train=train,
-        graders=None,
-        offload_token=OFFLOAD,
-        rewards=lambda _item, answers: [1.0 for _ in answers.rollouts],
-        sampler=SimpleNamespace(
-            load=lambda _learner: None,
-            groups=lambda prompts, _size, seed: [group((7, 2), (8,)) for _ in prompts],
-        ),
-    )
-    learner = SimpleNamespace(step=step, use_learning_rate=lambda _rate: None)
-    progress: Any = SimpleNamespace(steps=0, learner=learner, dual=SimpleNamespace(value=0.5))
-    watcher: Any = SimpleNamespace(phase=lambda _name, _total: None)
-    data = Corpus((item("new"),), Replay([item("old")], seed=0), (), Clusters())
-    with pytest.raises(KeyboardInterrupt):
+    def run(self, data: Corpus) -> Any:
+        train = TrainSettings(
+            steps=self.steps, prompts_per_step=self.prompts, minutes=self.minutes,
+            replay=0.5, dual="ascent",
+        )  # fmt: skip
+        decision = SimpleNamespace(min_gain=0.1)
+        bench: Any = SimpleNamespace(
+            train=train,
+            settings=SimpleNamespace(decision=decision),
+            graders=None,
+            offload_token=OFFLOAD,
+            rewards=lambda _item, answers: [self.reward for _ in answers.rollouts],
+            journal=SimpleNamespace(record=lambda _number, _row: None),
+            sampler=SimpleNamespace(
+                load=lambda _learner: None,
+                groups=lambda prompts, _size, seed: [group((7, 2), (8,)) for _ in prompts],
+            ),
+        )
+        progress: Any = SimpleNamespace(
+            steps=0,
+            reinforced=False,
+            worths=[],
+            learner=SimpleNamespace(
+                step=self._step, use_learning_rate=lambda _: None, forget_moments=lambda: None
+            ),
+            dual=SimpleNamespace(value=0.5, update=lambda _cost: None),
+            save=lambda: None,
+            seconds=self.seconds,
+        )
+        watcher: Any = SimpleNamespace(
+            phase=lambda _name, _total: None, step=lambda _row: None, say=self.said.append
+        )
         Reinforcement(bench, watcher, progress, 1).run(data)
-    assert 5 < sum(one.anchored for one in seen) < 35, "the replayed ones, and no others"
+        return progress
+
+    def _step(self, episodes: list[Episode], _dual: float) -> StepFigures:
+        self.episodes.append(episodes)
+        return StepFigures(*([0.0] * 12))
+
+
+def item(cluster: str, prompt: int = 1) -> Item:
+    return Item(cluster, 0.0, (prompt, 2, 3), "question", cluster, "8", "client")
+
+
+def corpus(*, unseen: bool = True) -> Corpus:
+    apart = (item("apart"),) if unseen else ()
+    return Corpus((item("new"),), apart, (), Replay([item("old")], seed=0), (), Clusters())
+
+
+def test_the_promoted_adapter_is_held_to_on_work_that_it_was_trained_on() -> None:
+    scene = Scene(prompts=80)
+    scene.run(corpus())
+    assert 5 < sum(one.anchored for one in scene.episodes[0]) < 35, "the replayed ones, no others"
+
+
+def test_the_decision_learns_from_prompts_whose_answers_are_never_taught() -> None:
+    scene = Scene()
+    scene.run(corpus())
+    lessons = Counter(one.teaches for one in scene.episodes[0])
+    assert lessons == {"answer": 20, "decision": 20}
+    scene = Scene()
+    scene.run(corpus(unseen=False))
+    assert {one.teaches for one in scene.episodes[0]} == {"both"}, "as the paper, for want of them"
+
+
+def test_it_ends_when_unseen_queries_stop_improving() -> None:
+    scene = Scene(steps=100, prompts=2)
+    assert scene.run(corpus()).steps == 24, "three blocks of 8: the last two are no better"
+    assert "stopped improving" in scene.said[0]
+
+
+def test_it_ends_when_its_share_of_the_time_is_over() -> None:
+    scene = Scene(steps=100, prompts=2, minutes=1, seconds=50.0)
+    assert scene.run(corpus()).steps == 0
+    assert "1 minutes" in scene.said[0]
+
+
+def test_what_a_policy_is_worth_is_less_what_it_pays() -> None:
+    found = episode(group((7, 2), (8,)), [1.0, 0.0], 0.9, asking=None)
+    assert worth(found, 0.1) == pytest.approx(0.25 * 0.8 + 0.75 * 0.5)

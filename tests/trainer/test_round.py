@@ -1,5 +1,6 @@
 """A whole round on a tiny random model: trained, measured, judged; interrupted and resumed."""
 
+import itertools
 import json
 import os
 import signal
@@ -62,6 +63,11 @@ def train(home: Path, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run(home, "train", *model, *arguments).splitlines()]
 
 
+def notes_before_the_first_phase(events: list[dict[str, Any]]) -> list[str]:
+    before = itertools.takewhile(lambda event: event["event"] != "phase", events)
+    return [event["text"] for event in before if event["event"] == "note"]
+
+
 def steps(home: Path) -> list[tuple[str, int]]:
     journal = Journal(home / "data" / "edge-agent.db")
     rows = journal.steps(1)
@@ -70,7 +76,15 @@ def steps(home: Path) -> list[tuple[str, int]]:
 
 
 def test_a_round_ends_with_a_verdict_and_a_listed_version(home: Path) -> None:
-    end = train(home)[-1]
+    *events, end = train(home)
+    assert notes_before_the_first_phase(events) == [
+        "reading the log",
+        "loading torch",
+        f"checking the model {home / 'tiny.gguf'}",
+        "writing its weights as BF16, once for this model",
+        "starting the engine that draws answers",
+        "loading the weights into torch",
+    ]
     assert end["state"] in ("promoted", "rejected")
     version = AdapterRegistry(home / "data" / "adapters").verify(end["adapter"])
     assert version.manifest.status == end["state"]
@@ -98,6 +112,10 @@ def test_an_interrupted_round_goes_on_where_it_stopped(home: Path, sent: signal.
     assert process.returncode != 0
     before = steps(home)
     resumed = train(home, "--resume")
+    assert not any("BF16" in note for note in notes_before_the_first_phase(resumed))
+    (goes_on,) = (event for event in resumed if event["event"] == "resume")
+    done = [step for phase, step in before if phase == "dagrpo"]
+    assert (goes_on["phase"], goes_on["steps"], goes_on["planned"]) == ("dagrpo", len(done), STEPS)
     assert resumed[-1]["event"] == "end"
     again = [(e["phase"], e["step"]) for e in resumed if e["event"] == "step"]
     assert len(set(again) & set(before)) <= 1, "at most the step under way is done again"

@@ -15,7 +15,7 @@ from trainer.evaluate import evaluate
 from trainer.export import export
 from trainer.learner import Learner
 from trainer.records import Item
-from trainer.warm_start import example, schedule
+from trainer.warm_start import example, factor
 from trainer.workbench import Workbench
 
 STEPS, EXAMPLES, QUESTIONS, MAX_TOKENS = 110, 16, 200, 8
@@ -58,7 +58,7 @@ def taught(bench: Workbench) -> Learner:
     items = sums(bench, STEPS * EXAMPLES, seed=0)
     for step in range(STEPS):
         batch = items[step * EXAMPLES : (step + 1) * EXAMPLES]
-        learner.use_learning_rate(2e-3 * schedule(step, STEPS))
+        learner.use_learning_rate(2e-3 * factor(step, 0, STEPS))
         encode = bench.engine.vocabulary.encode
         learner.supervised_step([example(item, encode, bench.end_of_turn, 0.3) for item in batch])
     return learner

@@ -140,3 +140,11 @@ def _tokenize(model: LlamaModel, text: bytes) -> list[int]:
     buffer = (ctypes.c_int32 * 256)()
     count = llama_cpp.llama_tokenize(model.vocab, text, len(text), buffer, 256, False, False)
     return list(buffer[:count])
+
+
+def test_a_base_is_kept_in_what_this_processor_multiplies_faster() -> None:
+    """Asked of this machine: BF16 where it has instructions for it, else FP32."""
+    native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    chosen = weights.faster_dtype(torch.device("cpu"))
+    assert chosen == "float32" if not native else chosen in ("bfloat16", "float32")
+    assert weights.faster_dtype(torch.device("cuda")) == "bfloat16"

@@ -40,11 +40,6 @@ from models.adapters import AdapterRegistry
 CELLS = 2048
 _FAULTS = ("server_error=0.03", "rate_limit=0.03", "cut=0.03", "stall=0.01")
 _IN_TIME_S = 180
-_EAGER = (
-    "from edge_agent.training import idle; idle.lower_priority = lambda: None;"
-    "from edge_agent.cli import main; main()"
-)
-"""`edge-agent` whose rounds do not step behind everything else."""
 _QUESTION = {
     "model": "edge-local",
     "temperature": 0,
@@ -68,7 +63,7 @@ class Soak:
         """What the JSON document says besides the samples."""
         self._home = home
         self._seed = seed
-        self._eager = eager
+        self._train = ("train",) if eager else ("train", "--idle")
         self._rng = random.Random(seed)
         model = catalog.resolve(MODEL, self.data_dir)
         self._registry = AdapterRegistry(self.data_dir / "adapters", base_sha256=model.base_sha256)
@@ -115,7 +110,7 @@ class Soak:
         ask(daemon)
         before = self._idle(daemon)
         clients = Clients(daemon.url, pause_s=pause_s, seed=self._seed)
-        rounds = Rounds(clients, self._registry, self._start, self._home / "train.log")
+        rounds = Rounds(clients, self._registry, self._round, self._home / "train.log")
         with clients, rounds:
             for minute in range(1, minutes + 1):
                 self._minute(daemon, minute_s)
@@ -165,14 +160,16 @@ class Soak:
         assert process.wait() == 0, arguments
         self.swaps += 1
 
+    def _round(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
+        return self._start(*self._train, *arguments, **options)
+
     def _start(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
         environ = {
             "EDGE_AGENT_DATA_DIR": str(self.data_dir),
             "EDGE_AGENT_CONFIG": str(self.data_dir / "config.toml"),
         }
-        program = ("-c", _EAGER) if self._eager else ("-m", "edge_agent")
         return subprocess.Popen(
-            [sys.executable, *program, *arguments],
+            [sys.executable, "-m", "edge_agent", *arguments],
             text=True,
             env={**os.environ, **environ, **SETTINGS},
             **options,

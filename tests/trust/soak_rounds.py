@@ -36,7 +36,7 @@ class Rounds(Workers):
         start: Callable[..., "subprocess.Popen[str]"],
         log: Path,
     ) -> None:
-        """`start` runs an `edge-agent` command; what the trainer says on stderr goes to `log`."""
+        """`start` runs `edge-agent train`; what that says on stderr goes to `log`."""
         self.ended: Counter[str] = Counter()
         """Rounds by how they ended."""
         self.failures: list[str] = []
@@ -74,7 +74,7 @@ class Rounds(Workers):
         """One round's last event; None if it failed or was interrupted."""
         with self._log.open("a", encoding="utf-8") as log:
             self._process = self._start(
-                "train", "--steps", _STEPS, "--json", stdout=subprocess.PIPE, stderr=log
+                "--steps", _STEPS, "--json", stdout=subprocess.PIPE, stderr=log
             )
             said, _ = self._process.communicate()
         if self._process.returncode == 0:
