@@ -84,7 +84,7 @@ class Draft:
     ended: bool
     """By itself, within the token limit."""
     logprob: float
-    """Of its tokens together, nats."""
+    """Of its tokens together, nats, as serving has it: the end of the turn counts too."""
     tokens: int
 
 
@@ -102,20 +102,20 @@ async def _draft_all(
 
     async def draft(item: Item) -> Draft:
         async with gate:
-            sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, top_logprobs=0)
-            generation = engine.submit(
-                GenerationRequest(item.prompt_ids, sampling, decide=True, window=window)
+            sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+            request = GenerationRequest(
+                item.prompt_ids, sampling, decide=True, window=window, confidence=True
             )
+            generation = engine.submit(request)
             point = await generation.decision_point()
             generation.resume()
             events = [event async for event in generation]
-            logprobs = [token.logprob for event in events for token in event.logprobs]
             return Draft(
                 point.p_offload,
                 "".join(event.text for event in events),
                 events[-1].finish_reason == "stop",
-                sum(logprobs),
-                len(logprobs),
+                sum(event.confidence for event in events),
+                sum(len(event.token_ids) for event in events),
             )
 
     return list(await asyncio.gather(*map(draft, items)))

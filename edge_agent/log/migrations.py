@@ -346,6 +346,7 @@ SELECT
 FROM query
 JOIN decision ON decision.seq = query.seq
 JOIN response ON response.seq = query.seq;
+"""
 
 _CLOUD_LESSONS = """
 CREATE TABLE refused_field (    -- learned from a cloud's refusal
