@@ -24,6 +24,8 @@ from edge_agent.errors import CloudBusy, CloudError, CloudRefused, Forbidden
 from edge_agent.records import Delta, Query, Usage
 
 _TOKENS_PER_MESSAGE = 16
+_TOKENS_PER_MEDIUM = 50_000
+"""The dearest picture that OpenAI documents: gpt-4o-mini, 2,833 and eight tiles of 5,667."""
 _LOCAL_FIELDS = frozenset(
     {"top_k", "min_p", "repeat_penalty", "grammar", "ignore_eos", "cache_prompt"}
 )
@@ -122,11 +124,20 @@ class PaidCall:
 
 
 def prompt_token_bound(query: Query) -> int:
-    """An upper bound of the prompt's tokens in any tokenizer: no token is shorter than a byte."""
+    """An upper bound of the prompt's tokens in any tokenizer: no token is shorter than a byte.
+
+    A picture or a sound is billed by its size, not by the bytes of its address.
+    """
     parts: Mapping[str, Any] = {
         k: query.body[k]
         for k in ("messages", "prompt", "tools", "response_format")
         if k in query.body
     }
     size = len(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-    return size + _TOKENS_PER_MESSAGE * (len(query.messages) + 1)
+    media = sum(
+        part.get("type") not in ("text", "refusal")
+        for message in query.messages
+        if isinstance(message.get("content"), list)
+        for part in message["content"]
+    )
+    return size + _TOKENS_PER_MEDIUM * media + _TOKENS_PER_MESSAGE * (len(query.messages) + 1)
