@@ -133,7 +133,7 @@ class Learner:
         The loss is the cross-entropy of the decision plus (1 - p) times the answer's own, given
         that it is local: the likelihood of answering so and asking at rate p. `asking` gives p in
         place of the example's own, from its index and its answer's negative log-likelihood (nats);
-        an example that does not teach the decision is not asked about.
+        an example that does not teach the decision, or nothing else, is not asked about.
         """
         groups = [
             Answers(example.prompt_ids, [example.answer_ids] if example.answer_ids else [])
@@ -145,7 +145,7 @@ class Learner:
             p = examples[index].p_offload
             if p is None:
                 return -answer
-            if asking is not None:
+            if asking is not None and examples[index].answer_ids:
                 p = asking(index, -answer.item())
             return -(p * logp.log_p_B[0] + (1 - p) * (logp.log_not_p_B[0] + answer))
 

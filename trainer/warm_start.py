@@ -8,7 +8,8 @@ arXiv 2404.06395).
 
 The decision is taught on first sight alone, before the answer is: asking at τ, and mostly where
 the model's own likelihood of the answer is low. On later passes the likelihood says that the
-answer was taught, not that the query is easy.
+answer was taught, not that the query is easy. A few queries that are never taught keep asking at
+τ throughout: nothing else would hold p_offload up, and from 0 no gradient brings it back.
 """
 
 import math
@@ -23,7 +24,7 @@ from trainer.looks import Look
 from trainer.packing import Answers
 from trainer.phase import Phase
 from trainer.records import Item
-from trainer.replay import Batches
+from trainer.replay import Batches, Replay
 
 EXAMPLES_PER_STEP = 16
 _RISING_STEPS = 8
@@ -32,6 +33,8 @@ _LAST_SHARE = 0.05
 _CONTINUED = 0.5
 """The learning rate of an adapter that goes on, as a share of a new one's: at 2e-3 the second kind
 of work cost the first 13 points in the gate, at 1e-3 it cost 3, and was learnt as well."""
+_KEPT_OPEN = 2
+"""Decisions on queries that are never taught, beside the answers of a step."""
 _LOOK_EVERY = 24
 """Steps between two looks at unseen queries."""
 _LOOK_PROMPTS, _LOOK_ROLLOUTS = 32, 3
@@ -56,6 +59,14 @@ class WarmStart(Phase):
         batches = Batches(
             data.fresh, data.replay, size=EXAMPLES_PER_STEP, share=train.replay, seed=train.seed
         )
+        never_taught = (*data.unseen, *data.unanswered)
+        open_ones = Batches(
+            never_taught or data.fresh,
+            Replay((), seed=0),
+            size=_KEPT_OPEN if never_taught else 0,
+            share=0,
+            seed=train.seed + 3,
+        )
         continued = progress.learner.promoted is not None
         top = highest_rate(train.warm_start_learning_rate, continued=continued)
         while not self._over(most):
@@ -63,7 +74,7 @@ class WarmStart(Phase):
             step = progress.warm_steps
             ends = None if progress.cooling_from is None else self._ends(most)
             progress.learner.use_learning_rate(top * factor(step, progress.cooling_from, ends))
-            self._step(step, batches.batch(step), data)
+            self._step(step, batches.batch(step), open_ones.batch(step), data)
         progress.learner.forget_moments()
         progress.warm_done = True
         progress.save()
@@ -97,7 +108,9 @@ class WarmStart(Phase):
         began = self.progress.cooling_from
         return began is not None and self.progress.warm_steps >= self._ends(most)
 
-    def _step(self, step: int, items: Sequence[Item], data: Corpus) -> None:
+    def _step(
+        self, step: int, items: Sequence[Item], open_ones: Sequence[Item], data: Corpus
+    ) -> None:
         began = time.monotonic()
         bench, progress = self.bench, self.progress
         encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
@@ -109,6 +122,7 @@ class WarmStart(Phase):
             )
             for item in items
         ]
+        examples += [Example(item.prompt_ids, p_offload=bench.rate) for item in open_ones]
         asking = Asking(bench.rate, progress.answer_nlls)
         loss = progress.learner.supervised_step(examples, asking.of(items))
         reward = None

@@ -18,8 +18,6 @@ _LEFT_OUT = frozenset({"HassRespond", "HassNevermind", "HassBroadcast"})
 """Small talk, and a message that is the whole answer."""
 _LONGEST = 90
 """Characters of a command."""
-_TRIES = 40
-"""Walks for one command of an intent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +52,24 @@ class Grammar:
         self._lists = {**self._intents.slot_lists, **_slot_lists(HOUSES[language], TextSlotList)}
         self._templates: dict[str, list[tuple[str, Any, Any]]] = _templates(self._intents)
 
-    def draw(self, rng: random.Random) -> Command | None:
-        """One command, each intent as often as any other; None where its grammar gave none."""
-        intent = rng.choice(list(self._templates))
-        for _ in range(_TRIES):
-            key, sentence, data = rng.choice(self._templates[intent])
-            rules = {**self._intents.expansion_rules, **data.expansion_rules}
-            lists = {**self._lists, **data.slot_lists}
-            try:
-                words = _walk(sentence.expression, lists, rules, rng)
-            except KeyError:  # a list or rule that only a real Home Assistant fills
-                continue
-            text = " ".join(words.split())
-            if not text or len(text) > _LONGEST:
-                continue
-            command = self._read(text, key)
-            if command is not None and command.intent == intent:
-                return command
-        return None
+    @property
+    def templates(self) -> dict[str, list[str]]:
+        """Intent → names of its sentence templates."""
+        return {name: [key for key, _, _ in found] for name, found in self._templates.items()}
+
+    def draw(self, rng: random.Random, intent: str, template: str) -> Command | None:
+        """One command of a template; None where its words are read as something else, or long."""
+        (sentence, data), *_ = ((s, d) for key, s, d in self._templates[intent] if key == template)
+        rules = {**self._intents.expansion_rules, **data.expansion_rules}
+        lists = {**self._lists, **data.slot_lists}
+        try:
+            text = " ".join(_walk(sentence.expression, lists, rules, rng).split())
+        except KeyError:  # a list or rule that only a real Home Assistant fills
+            return None
+        if not text or len(text) > _LONGEST:
+            return None
+        command = self._read(text, template)
+        return command if command is not None and command.intent == intent else None
 
     def _read(self, text: str, key: str) -> Command | None:
         from hassil.recognize import recognize_best

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.home.grammar import Command, Grammar
@@ -14,9 +14,14 @@ SYSTEM = (
 """The app's own system prompt; with the command it is all that the app sends."""
 MAX_TOKENS = 64
 _UNSEEN_TEMPLATES = 0.1
-"""Share of the sentence templates that no day uses."""
+"""Share of the sentence templates that no household uses."""
+_HABITS = 3
+"""Sentence templates that a household uses for one intent. The grammar knows a dozen or more for
+most; people say the same thing in few ways, with many words and values to fill in."""
 _TRIES = 60
 """Draws for each command that is wanted."""
+_WALKS = 8
+"""Walks through a template that may fail before it counts as one that nobody can say."""
 
 
 @dataclass(frozen=True)
@@ -26,38 +31,55 @@ class Workload:
     stream: tuple[Command, ...]
     """What is asked, day after day."""
     held_out: tuple[Command, ...]
-    """Other words and values from the same sentence templates."""
+    """Other words and values in the same sentence templates."""
     other_templates: tuple[Command, ...]
-    """From sentence templates that the stream never uses."""
+    """In sentence templates that no household uses."""
 
 
 def draw(language: str, *, stream: int, held_out: int, seed: int) -> Workload:
-    """Commands of `language`; the templates set apart are the same for every seed.
+    """Commands of one household, each intent as often as any other.
 
-    Raises ValueError if the grammar has too few, ImportError without its packages.
+    The seed is the household: its habits and what it says. The templates that nobody uses are the
+    same for every seed. Raises ValueError if the grammar has too few commands, ImportError without
+    its packages.
     """
     grammar, rng = Grammar(language), random.Random(f"{seed}:{language}")  # noqa: S311
-    known: dict[str, Command] = {}
-    other: dict[str, Command] = {}
-    for _ in range(_TRIES * (stream + 2 * held_out)):
-        command = grammar.draw(rng)
-        if command is None:
-            continue
-        side, most = (
-            (other, held_out) if is_set_apart(command.template) else (known, stream + held_out)
-        )
-        if len(side) < most:
-            side.setdefault(command.text.casefold(), command)
-        if len(known) == stream + held_out and len(other) == held_out:
+    used, unused = {}, {}
+    for intent, templates in grammar.templates.items():
+        apart = [template for template in templates if is_set_apart(template)]
+        said = [t for t in templates if t not in apart and _can_be_said(grammar, intent, t)]
+        used[intent] = rng.sample(said, min(_HABITS, len(said)))
+        unused[intent] = apart
+    found = _distinct(grammar, used, stream + held_out, rng)
+    if len(found) < stream + held_out:
+        raise ValueError(f"the grammar of {language!r} gave {len(found)} different commands only")
+    other = _distinct(grammar, unused, held_out, rng)
+    return Workload(tuple(found[held_out:]), tuple(found[:held_out]), tuple(other))
+
+
+def _can_be_said(grammar: Grammar, intent: str, template: str) -> bool:
+    rng = random.Random(template)  # noqa: S311
+    return any(grammar.draw(rng, intent, template) for _ in range(_WALKS))
+
+
+def _distinct(
+    grammar: Grammar, templates: Mapping[str, Sequence[str]], count: int, rng: random.Random
+) -> list[Command]:
+    """Up to `count` commands of different words."""
+    intents = [intent for intent, keys in templates.items() if keys]
+    found: dict[str, Command] = {}
+    for _ in range(_TRIES * count):
+        intent = rng.choice(intents)
+        command = grammar.draw(rng, intent, rng.choice(list(templates[intent])))
+        if command is not None:
+            found.setdefault(command.text.casefold(), command)
+        if len(found) == count:
             break
-    if len(known) < stream + held_out:
-        raise ValueError(f"the grammar of {language!r} gave {len(known)} different commands only")
-    found = list(known.values())
-    return Workload(tuple(found[held_out:]), tuple(found[:held_out]), tuple(other.values()))
+    return list(found.values())
 
 
 def is_set_apart(template: str) -> bool:
-    """Whether no day uses this sentence template."""
+    """Whether no household uses this sentence template."""
     digest = hashlib.sha256(template.encode()).digest()
     return int.from_bytes(digest[:8]) / 2**64 < _UNSEEN_TEMPLATES
 
