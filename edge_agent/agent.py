@@ -15,7 +15,6 @@ from edge_agent.answer import Answer, Services, begin
 from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.paid_call import Assistance
 from edge_agent.cloud.client import CloudClient, find_api_key
-from edge_agent.config import Settings
 from edge_agent.decision import evidence
 from edge_agent.decision.decider import Decider
 from edge_agent.decision.evidence import Evidence
@@ -26,6 +25,7 @@ from edge_agent.formats.chat_template import ChatTemplate
 from edge_agent.log.store import Store
 from edge_agent.records import Audit, Feedback, Query, Usage
 from edge_agent.served import served_model
+from edge_agent.settings import Settings
 from edge_agent.training import activity
 from edge_agent.training.activity import Activity
 from edge_agent.training.background import BackgroundTraining

@@ -18,7 +18,7 @@ from edge_agent.errors import EdgeAgentError, InvalidRequest, Unavailable
 from models.processes import is_alive
 
 if TYPE_CHECKING:
-    from edge_agent.config import Settings
+    from edge_agent.settings import Settings
 
 STATE_FILE = "daemon.json"
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (where to connect to it)

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from edge_agent.config import ENV_PREFIX, Settings
+from edge_agent.config import ENV_PREFIX
+from edge_agent.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent import __version__
 from edge_agent.client import DaemonClient, connect, find_daemon
-from edge_agent.config import Settings
 from edge_agent.errors import EdgeAgentError
+from edge_agent.settings import Settings
 from edge_agent.status import COLD_START_NOTE
 from edge_agent.training import report as training_report
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from edge_agent import __version__
-from edge_agent.config import BudgetSettings, Settings
+from edge_agent.settings import BudgetSettings, Settings
 
 if TYPE_CHECKING:
     from edge_agent.agent import Agent

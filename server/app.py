@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from edge_agent import __version__
-from edge_agent.config import Settings
+from edge_agent.settings import Settings
 from server import errors
 from server.guard import Guard
 from server.metrics import Metrics

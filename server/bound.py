@@ -3,8 +3,8 @@
 import os
 import socket
 
-from edge_agent.config import ServerSettings
 from edge_agent.errors import ConfigError
+from edge_agent.settings import ServerSettings
 from server.guard import LOOPBACK
 
 _BACKLOG = 1024

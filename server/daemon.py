@@ -24,9 +24,9 @@ import uvicorn
 from edge_agent import __version__
 from edge_agent.agent import Agent
 from edge_agent.client import STATE_FILE, DaemonClient, RunningDaemon, find_daemon
-from edge_agent.config import Settings
 from edge_agent.engine.resident import keep_little_freed
 from edge_agent.errors import EdgeAgentError
+from edge_agent.settings import Settings
 from server.app import create_app
 from server.bound import url_of
 from server.connection import most_connections, protocol

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from edge_agent.config import Settings
+    from edge_agent.settings import Settings
     from edge_agent.training.journal import Position
     from trainer.progress import Watcher
     from trainer.round import Ended

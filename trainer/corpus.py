@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_agent.config import TrainSettings
+from edge_agent.settings import TrainSettings
 from edge_agent.training import moves
 from edge_agent.training.journal import Position
 from edge_agent.training.moves import Move

@@ -25,8 +25,8 @@ from trainer.records import Item
 from trainer.warm_start import example, factor, highest_rate
 
 _PASSES = 5
-_PROMPTS_PER_STEP = 16
-_ANSWERS_PER_STEP = 4
+_PROMPTS_PER_STEP = 12
+_ANSWERS_PER_STEP = 2
 """Taught answers among them, which must stay as they are."""
 _RATE = 0.3
 """The learning rate, as a share of the warm start's."""
@@ -48,18 +48,21 @@ class Hindsight(Phase):
         if not progress.foreseen:
             progress.foreseen = self._foresee(items, data)
             progress.save()
-        steps = -(-_PASSES * len(items) // _PROMPTS_PER_STEP)
-        self.watcher.phase("hindsight", steps)
+        planned = steps = -(-_PASSES * len(items) // _PROMPTS_PER_STEP)
+        self.watcher.phase("hindsight", planned)
         top = _RATE * highest_rate(self.bench.train.warm_start_learning_rate, continued=False)
         began, first = progress.seconds, progress.hindsight_steps
-        for step in range(first, steps):
-            done = step - first
-            left_s = self.bench.train.minutes * 60 - progress.seconds
-            if done and left_s < (progress.seconds - began) / done:
-                self.watcher.say(f"hindsight ends after {step} steps: the time is over")
-                break
+        step = first
+        while step < steps:
             progress.learner.use_learning_rate(top * factor(step, 0, steps))
             self._step(step, items, data)
+            step += 1
+            # No more than there is time for, so that the learning rate has fallen by then.
+            left_s = self.bench.train.minutes * 60 - progress.seconds
+            per_step_s = (progress.seconds - began) / (step - first)
+            steps = min(steps, step + max(0, int(left_s / max(per_step_s, 1e-3))))
+        if step < planned:
+            self.watcher.say(f"hindsight ends after {step} steps: the time is over")
         progress.learner.forget_moments()
 
     def _chosen(self, data: Corpus) -> list[Item]:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_agent.config import Settings
 from edge_agent.formats.chat_template import template_digest
+from edge_agent.settings import Settings
 from edge_agent.training.journal import Journal, Phase, Position
 from edge_agent.training.moves import UNLABELLED
 from models import catalog

@@ -20,13 +20,13 @@ from typing import Any
 from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.paid_call import Assistance
 from edge_agent.cloud.client import CloudClient, find_api_key
-from edge_agent.config import Settings
 from edge_agent.engine.types import SamplingParams
 from edge_agent.errors import BudgetExhausted, CloudError, ConfigError
 from edge_agent.formats.chat_template import template_digest
 from edge_agent.log.database import boundary, open_database
 from edge_agent.log.store import Store
 from edge_agent.records import Audit, Query, Usage
+from edge_agent.settings import Settings
 from edge_agent.training.journal import Position
 from edge_agent.training.usable import ANSWERED, READABLE
 from models import catalog

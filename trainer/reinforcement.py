@@ -33,7 +33,7 @@ _PATIENCE = 2
 _GAIN = 0.01
 _UNSEEN_SHARE = 0.5
 """Of a step's prompts."""
-SHARE_OF_TIME = 0.8
+SHARE_OF_TIME = 0.7
 """Of a round's minutes, at which the phase ends: hindsight has the rest."""
 
 

@@ -41,7 +41,7 @@ _LOOK_PROMPTS, _LOOK_ROLLOUTS = 32, 3
 _COOLING_SHARE = 1 / 3
 """Steps at a falling learning rate, as a share of those before."""
 _LEAST_COOLING = 8
-SHARE_OF_TIME = 0.6
+SHARE_OF_TIME = 0.55
 """Of a round's minutes; reinforcement and the decision have the rest."""
 
 

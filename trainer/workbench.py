@@ -12,11 +12,11 @@ from typing import Any
 import psutil
 
 from edge_agent.budget.ledger import Ledger
-from edge_agent.config import EngineSettings, Settings, TrainSettings
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.resident import keep_little_freed
 from edge_agent.engine.types import Group, ServedModel
 from edge_agent.formats.chat_template import ChatTemplate
+from edge_agent.settings import EngineSettings, Settings, TrainSettings
 from edge_agent.training.journal import Journal
 from edge_agent.training.usable import LONGEST_PROMPT
 from models import catalog, offload_token

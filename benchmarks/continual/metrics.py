@@ -8,10 +8,10 @@ from statistics import fmean
 
 from benchmarks.continual.methods import Asks
 from benchmarks.continual.records import Record
-from edge_agent.config import DecisionSettings
 from edge_agent.decision.decider import Decider
 from edge_agent.engine.types import DecisionPoint
 from edge_agent.records import Route
+from edge_agent.settings import DecisionSettings
 from trainer.policy_value import highest
 
 _LEVELS = 10

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from benchmarks.continual.protocol import Protocol
 from benchmarks.runtime.servers import temporary_data
-from edge_agent.config import Settings
+from edge_agent.settings import Settings
 from trainer.workbench import Workbench
 
 

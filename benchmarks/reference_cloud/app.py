@@ -19,8 +19,8 @@ from benchmarks.reference_cloud.messages import Asked, ask
 from benchmarks.reference_cloud.misbehaviour import BrokenAnswer, refusal, until_gone
 from benchmarks.reference_cloud.replies import Replies, tokens
 from benchmarks.reference_cloud.wire import MODEL, Answer
-from edge_agent.config import Price
 from edge_agent.errors import InvalidRequest
+from edge_agent.settings import Price
 
 
 @dataclass

@@ -4,7 +4,7 @@ depends on its shape alone."""
 from pathlib import Path
 from typing import Literal
 
-from edge_agent.config import Settings
+from edge_agent.settings import Settings
 from models import catalog
 from models.adapter_version import MERGED
 from models.adapters import AdapterRegistry

@@ -19,7 +19,7 @@ import psutil
 from benchmarks.runtime.bandwidth import bytes_per_token, read_bytes_per_second
 from benchmarks.runtime.energy import Meter
 from benchmarks.runtime.session import Output, Session, session
-from edge_agent.config import Settings
+from edge_agent.settings import Settings
 from models import catalog
 from models.gguf_file import inspect
 from models.measure import PREFILL, Bench

@@ -24,8 +24,8 @@ from benchmarks.runtime.http_load import Target
 from benchmarks.runtime.latency import add_load
 from benchmarks.runtime.prompts import Prompts
 from benchmarks.runtime.session import Output, Session, session
-from edge_agent.config import Settings
 from edge_agent.errors import EdgeAgentError, Unavailable
+from edge_agent.settings import Settings
 
 State = Literal["alone", "training"]
 _STATES: tuple[State, ...] = ("alone", "training")

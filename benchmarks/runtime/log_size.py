@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from benchmarks.runtime.log_rows import example_query, example_response
 from benchmarks.runtime.servers import temporary_data
 from benchmarks.runtime.session import Output, session
-from edge_agent.config import Settings
 from edge_agent.errors import EdgeAgentError
 from edge_agent.log.database import immediate, open_database
 from edge_agent.log.search_index import tidy
 from edge_agent.log.store import Store
+from edge_agent.settings import Settings
 
 if TYPE_CHECKING:
     from trainer.workbench import Workbench

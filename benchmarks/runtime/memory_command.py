@@ -11,8 +11,8 @@ from benchmarks.runtime.http_load import Target
 from benchmarks.runtime.memory import memory_mb
 from benchmarks.runtime.prompts import Prompts
 from benchmarks.runtime.session import Output, Session, session
-from edge_agent.config import Settings
 from edge_agent.errors import EdgeAgentError, Unavailable
+from edge_agent.settings import Settings
 
 _PROMPT_WORDS, _ANSWER_TOKENS = 128, 32
 

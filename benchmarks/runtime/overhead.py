@@ -15,10 +15,10 @@ from pathlib import Path
 from benchmarks.runtime.log_rows import example_query, example_response
 from benchmarks.runtime.session import Session
 from edge_agent.budget.ledger import Ledger
-from edge_agent.config import Settings
 from edge_agent.decision.decider import Decider
 from edge_agent.engine.types import DecisionPoint
 from edge_agent.log.store import Store
+from edge_agent.settings import Settings
 
 _CALLS = 200
 SERIES = "decision and logging"

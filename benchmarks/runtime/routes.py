@@ -22,7 +22,7 @@ from benchmarks.runtime.servers import (
     wait_for,
 )
 from benchmarks.runtime.session import Session
-from edge_agent.config import Settings
+from edge_agent.settings import Settings
 
 CLOUD_TTFT_MS = 50
 _CONCURRENCY = (1, 8)

@@ -21,8 +21,8 @@ from benchmarks.runtime import http_load
 from benchmarks.runtime.http_load import Target
 from benchmarks.runtime.prompts import Prompts
 from edge_agent.client import DaemonClient, find_daemon
-from edge_agent.config import Settings
 from edge_agent.errors import EdgeAgentError, Unavailable
+from edge_agent.settings import Settings
 from edge_agent.settings_reference import environment
 
 OURS = "edge-agent"

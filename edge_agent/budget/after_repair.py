@@ -12,11 +12,11 @@ from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.limits import MONEY, Calendar, allowances
 from edge_agent.budget.overrides import write_overrides
 from edge_agent.budget.sums import last_place, latest_time, sum_booked
-from edge_agent.config import BudgetSettings
 from edge_agent.log.database import boundary, immediate, open_database
 from edge_agent.log.salvage import Salvaged
 from edge_agent.log.setting import write_setting
 from edge_agent.process_identity import started
+from edge_agent.settings import BudgetSettings
 
 if TYPE_CHECKING:
     from sqlite_utils import Database

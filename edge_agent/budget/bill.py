@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from edge_agent.budget.limits import Beyond, cost_nano, reserve_nano, to_usd, worst_cost_nano
-from edge_agent.config import Price
 from edge_agent.records import Usage
+from edge_agent.settings import Price
 
 
 @dataclass(frozen=True, slots=True)

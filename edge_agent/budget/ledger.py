@@ -43,12 +43,12 @@ from edge_agent.budget.overrides import (
 from edge_agent.budget.overrun import beyond
 from edge_agent.budget.refusals import exhausted, explain_beyond, refuse_unknown_price
 from edge_agent.budget.sums import last_place, latest_time, sum_booked, take_place
-from edge_agent.config import BudgetSettings, Price
 from edge_agent.errors import StoreError
 from edge_agent.log.database import boundary, immediate, open_database, snapshot
 from edge_agent.log.setting import write_setting
 from edge_agent.process_identity import is_dead, started
 from edge_agent.records import Usage
+from edge_agent.settings import BudgetSettings, Price
 
 if TYPE_CHECKING:
     from sqlite_utils import Database

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta, tzinfo
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Final
 
-from edge_agent.config import BudgetSettings, Price
 from edge_agent.records import Usage
+from edge_agent.settings import BudgetSettings, Price
 
 LIMITS: Final = ("rate", "calls_per_day", "tokens_per_day", "usd_per_day", "usd_per_month")
 MONEY: Final = ("usd_per_day", "usd_per_month")

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 
 from pydantic import ValidationError
 
-from edge_agent.config import BudgetSettings
 from edge_agent.errors import ConfigError
+from edge_agent.settings import BudgetSettings
 
 
 def read_overrides(connection: sqlite3.Connection) -> dict[str, float | None]:

@@ -1,8 +1,8 @@
 """Why the ledger refuses a call, as errors that name the limit and say what to do."""
 
 from edge_agent.budget.limits import MONEY, Beyond, Calendar, Totals, states, to_usd
-from edge_agent.config import BudgetSettings
 from edge_agent.errors import BudgetExhausted
+from edge_agent.settings import BudgetSettings
 
 
 def refuse_unknown_price(limits: BudgetSettings, model: str) -> None:

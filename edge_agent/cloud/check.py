@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from edge_agent.config import CloudSettings
+from edge_agent.settings import CloudSettings
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

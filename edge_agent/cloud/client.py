@@ -32,7 +32,6 @@ from edge_agent.cloud.request import request_body
 from edge_agent.cloud.retry import backoff_s, is_retryable, retry_after_s
 from edge_agent.cloud.stream import AnswerReader
 from edge_agent.cloud.transport import Response, Transport
-from edge_agent.config import CloudSettings, Price
 from edge_agent.errors import (
     CloudBroken,
     CloudBusy,
@@ -41,6 +40,7 @@ from edge_agent.errors import (
     CloudRefused,
     ConfigError,
 )
+from edge_agent.settings import CloudSettings, Price
 
 _ERROR_BYTES = 64 * 1024
 _LIST_BYTES = 4_000_000

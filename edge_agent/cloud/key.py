@@ -2,8 +2,8 @@
 
 import os
 
-from edge_agent.config import CloudSettings
 from edge_agent.errors import ConfigError
+from edge_agent.settings import CloudSettings
 
 KEYRING_SERVICE = "edge-agent"
 

@@ -9,8 +9,8 @@ import typer
 from edge_agent.log.forget import Selection, forget, preview
 
 if TYPE_CHECKING:
-    from edge_agent.config import Settings
     from edge_agent.log.forget import Forgotten
+    from edge_agent.settings import Settings
 
 
 def run(settings: "Settings", selection: Selection, *, dry_run: bool, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from edge_agent.config import Settings
+    from edge_agent.settings import Settings
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Whose log.")]
 

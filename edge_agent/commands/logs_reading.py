@@ -11,8 +11,8 @@ from edge_agent.commands.logs_options import DataDir, database_of, settings_of
 from models.command_options import AsJson
 
 if TYPE_CHECKING:
-    from edge_agent.config import Settings
     from edge_agent.log.reader import LogReader
+    from edge_agent.settings import Settings
 
 Count = Annotated[int, typer.Option("-n", "--count", min=1, help="How many, the newest.")]
 

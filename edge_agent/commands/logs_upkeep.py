@@ -13,7 +13,7 @@ from edge_agent.commands.logs_options import DataDir, database_of, settings_of
 from models.command_options import AsJson
 
 if TYPE_CHECKING:
-    from edge_agent.config import Settings
+    from edge_agent.settings import Settings
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 

@@ -33,12 +33,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edge_agent.config import DecisionSettings
 from edge_agent.decision.calibration import draft_logprob, draft_score, first_token_score, sigmoid
 from edge_agent.decision.evidence import UNCALIBRATED, After, Evidence
 from edge_agent.decision.threshold import GAIN, Cut, Rule, ThresholdController
 from edge_agent.engine.types import DecisionPoint
 from edge_agent.records import Decision, Reason, Route
+from edge_agent.settings import DecisionSettings
 
 if TYPE_CHECKING:
     from edge_agent.log.reader import RecentDecision

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from edge_agent.budget.after_repair import make_conservative
 from edge_agent.client import find_daemon
-from edge_agent.config import Settings
 from edge_agent.errors import StoreError
 from edge_agent.log.database import boundary
 from edge_agent.log.salvage import Salvaged, find_damage, salvage
+from edge_agent.settings import Settings
 from models.adapters import AdapterRegistry
 from models.storage import sync_dir
 

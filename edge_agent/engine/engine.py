@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
-from edge_agent.config import EngineSettings
 from edge_agent.engine import rollouts
 from edge_agent.engine.counters import Counters
 from edge_agent.engine.generation import Generation, Outbox
@@ -26,6 +25,7 @@ from edge_agent.engine.resident import give_back_freed
 from edge_agent.engine.types import EngineStats, GenerationRequest, Group, ServedModel
 from edge_agent.engine.vocabulary import lasting_vocabulary
 from edge_agent.errors import EdgeAgentError, EngineError, QueueFull, Unavailable
+from edge_agent.settings import EngineSettings
 from models.errors import ModelError
 from models.llama_model import LlamaModel
 

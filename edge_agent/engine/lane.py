@@ -12,7 +12,6 @@ import llama_cpp
 import numpy as np
 import psutil
 
-from edge_agent.config import EngineSettings
 from edge_agent.engine.context import LlamaContext
 from edge_agent.engine.counters import Counters
 from edge_agent.engine.decoding_rules import DecodingRules
@@ -20,6 +19,7 @@ from edge_agent.engine.resident import drop_mapped_pages
 from edge_agent.engine.scheduler import Scheduler
 from edge_agent.engine.types import ServedModel
 from edge_agent.errors import EngineError
+from edge_agent.settings import EngineSettings
 from models.errors import AdapterError, ModelError
 from models.gguf_file import inspect
 from models.llama_model import LlamaModel

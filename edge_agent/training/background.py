@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from edge_agent.config import Settings
 from edge_agent.errors import StoreError
+from edge_agent.settings import Settings
 from edge_agent.settings_reference import environment
 from edge_agent.training import machine, schedule
 from edge_agent.training.idle import PARENT_VARIABLE

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from edge_agent.config import TrainSettings
 from edge_agent.log.database import boundary, open_database
+from edge_agent.settings import TrainSettings
 from edge_agent.training.hours import within
 from edge_agent.training.journal import Journal, Position, State
 from edge_agent.training.machine import Machine

@@ -5,8 +5,8 @@ import sqlite3
 from pathlib import Path
 
 from benchmarks.runtime.log_size import fill
-from edge_agent.config import Settings
 from edge_agent.log.reader import LogReader
+from edge_agent.settings import Settings
 from edge_agent.training.journal import Position
 from trainer import items
 

@@ -18,11 +18,11 @@ from scripted_server import WHOLE, ScriptedServer, chunk, head
 
 from edge_agent.agent import Agent
 from edge_agent.answer import Answer
-from edge_agent.config import Settings
 from edge_agent.decision.calibration import Calibration
 from edge_agent.decision.evidence import KEY, Evidence
 from edge_agent.engine.types import SamplingParams
 from edge_agent.records import Delta, Query, Reason, Route, Source
+from edge_agent.settings import Settings
 from models import catalog
 from models.adapters import AdapterRegistry
 from server.render import extension

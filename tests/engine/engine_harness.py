@@ -10,7 +10,6 @@ import gguf
 import llama_cpp
 import numpy as np
 
-from edge_agent.config import EngineSettings
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.generation import Generation
 from edge_agent.engine.types import (
@@ -22,6 +21,7 @@ from edge_agent.engine.types import (
     TokenEvent,
     TokenLogprob,
 )
+from edge_agent.settings import EngineSettings
 from models.llama_model import LlamaModel
 
 OFFLOAD = 5

@@ -8,7 +8,6 @@ import jsonschema
 import pytest
 from grammar_walk import accepts
 
-from edge_agent.config import EngineSettings
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import GenerationRequest, SamplingParams, ServedModel, TokenEvent
 from edge_agent.engine.vocabulary import Vocabulary
@@ -16,6 +15,7 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.formats import grammar
 from edge_agent.formats.chat_template import ChatTemplate
 from edge_agent.formats.tools import ToolFormat
+from edge_agent.settings import EngineSettings
 
 SCHEMA = {
     "type": "object",

@@ -37,7 +37,7 @@ def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Gguf:
 ATTACH = """
 import sys
 from pathlib import Path
-from edge_agent.config import EngineSettings
+from edge_agent.settings import EngineSettings
 from edge_agent.engine.context import LlamaContext
 from edge_agent.engine.lane import Weights, free_adapter, load_adapter
 from models.errors import EdgeAgentError

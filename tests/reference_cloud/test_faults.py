@@ -11,7 +11,6 @@ from benchmarks.reference_cloud.faults import Fault, draw, parse_faults
 from benchmarks.reference_cloud.latency import Latency
 from benchmarks.reference_cloud.misbehaviour import BrokenAnswer
 from edge_agent.cloud.client import CloudClient
-from edge_agent.config import CloudSettings
 from edge_agent.errors import (
     CloudBroken,
     CloudBusy,
@@ -20,6 +19,7 @@ from edge_agent.errors import (
     CloudTimeout,
     ConfigError,
 )
+from edge_agent.settings import CloudSettings
 
 QUESTION = {"messages": [{"role": "user", "content": "Calculate 123456 * 1000."}]}
 

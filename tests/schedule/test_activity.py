@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.agent import Agent
-from edge_agent.config import Settings
 from edge_agent.engine.types import SamplingParams
 from edge_agent.records import Query, Route
+from edge_agent.settings import Settings
 from edge_agent.training.activity import Activity
 
 DIES_BUSY = """

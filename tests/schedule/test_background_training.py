@@ -17,8 +17,9 @@ import psutil
 import pytest
 from fake_torch import write_fake_torch
 
-from edge_agent.config import Settings, load
+from edge_agent.config import load
 from edge_agent.log.importing import read, write
+from edge_agent.settings import Settings
 from edge_agent.settings_reference import environment
 from edge_agent.training import background as background_training
 from edge_agent.training.background import BackgroundTraining

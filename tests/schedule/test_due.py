@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from edge_agent.config import TrainSettings, load
+from edge_agent.config import load
 from edge_agent.errors import ConfigError
+from edge_agent.settings import TrainSettings
 from edge_agent.training.hours import within
 from edge_agent.training.machine import Machine, hottest, look
 from edge_agent.training.schedule import Failures, Progress, due, unfit

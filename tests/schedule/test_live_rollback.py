@@ -9,9 +9,9 @@ from ulid import ULID
 
 from edge_agent import agent as agent_module
 from edge_agent.agent import Agent
-from edge_agent.config import Settings
 from edge_agent.engine.types import SamplingParams
 from edge_agent.records import Decision, Feedback, Outcome, Query, Reason, Route, Source, Usage
+from edge_agent.settings import Settings
 from models.adapters import AdapterRegistry
 
 

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from ulid import ULID
 
 from edge_agent.cli import root
-from edge_agent.config import TrainSettings
 from edge_agent.log.store import Store
 from edge_agent.records import Decision, Outcome, Query, Reason, Route, Source, Usage
+from edge_agent.settings import TrainSettings
 from edge_agent.training.journal import Journal, Position
 from edge_agent.training.machine import Machine
 from edge_agent.training.moves import by_label, describe, moves, stream

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from ulid import ULID
 
-from edge_agent.config import TrainSettings
 from edge_agent.log.importing import read, write
 from edge_agent.log.store import Store
 from edge_agent.records import (
@@ -22,6 +21,7 @@ from edge_agent.records import (
     Source,
     Usage,
 )
+from edge_agent.settings import TrainSettings
 from edge_agent.training.journal import Journal, Position
 from edge_agent.training.schedule import failed_rounds, read_progress
 from trainer import items

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from scripted_agent import ScriptedAgent
 from serving import Serve, listening
 
-from edge_agent.config import Settings
 from edge_agent.engine.vocabulary import Vocabulary
+from edge_agent.settings import Settings
 from models.llama_model import LlamaModel
 from server.app import create_app
 

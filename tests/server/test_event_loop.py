@@ -11,8 +11,8 @@ import pytest
 from fastapi import FastAPI
 
 from edge_agent.cloud.client import CloudClient
-from edge_agent.config import CloudSettings, Settings
 from edge_agent.errors import CloudTimeout
+from edge_agent.settings import CloudSettings, Settings
 from server.daemon import _Server
 from server.event_loop import EventLoop
 

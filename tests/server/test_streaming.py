@@ -11,10 +11,10 @@ import pytest
 from scripted_agent import ScriptedAgent
 from serving import Serve
 
-from edge_agent.config import Settings
 from edge_agent.engine.types import TokenLogprob
 from edge_agent.errors import EngineError, Unavailable
 from edge_agent.records import Delta, Query
+from edge_agent.settings import Settings
 from server.metrics import Metrics, Timing
 from server.service import Service
 from server.sse import EventStream

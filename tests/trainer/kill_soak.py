@@ -31,8 +31,8 @@ import psutil
 from tiny_gguf import write_tiny_gguf
 
 import trainer.round as round_module
-from edge_agent.config import Settings
 from edge_agent.log.importing import read, write
+from edge_agent.settings import Settings
 from edge_agent.training.journal import Journal, StepRow
 from models.adapters import AdapterRegistry
 from models.gguf_file import inspect

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from log_builder import TEMPLATE, LogBuilder
 
-from edge_agent.config import Settings
 from edge_agent.log.store import Store
+from edge_agent.settings import Settings
 from edge_agent.training.journal import Position
 from trainer import corpus, items
 from trainer.clusters import OTHER

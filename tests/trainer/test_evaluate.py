@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tiny_gguf import write_tiny_gguf
 
-from edge_agent.config import EngineSettings
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import ServedModel
+from edge_agent.settings import EngineSettings
 from trainer.evaluate import CloudValue, evaluate
 from trainer.graders import Graders
 from trainer.records import Item

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.config import Settings, TrainSettings
+from edge_agent.settings import Settings, TrainSettings
 from trainer import hindsight
 from trainer.clusters import Clusters
 from trainer.corpus import Corpus

@@ -16,12 +16,12 @@ from tiny_gguf import write_tiny_gguf
 from ulid import ULID
 
 from edge_agent.budget.ledger import Ledger
-from edge_agent.config import BudgetSettings, Settings
 from edge_agent.engine.vocabulary import Vocabulary
 from edge_agent.errors import ConfigError
 from edge_agent.formats.chat_template import ChatTemplate, template_digest
 from edge_agent.log.store import Store
 from edge_agent.records import Decision, Outcome, Query, Reason, Route, Source, Usage
+from edge_agent.settings import BudgetSettings, Settings
 from edge_agent.training.journal import Position
 from models.gguf_file import inspect
 from models.llama_model import LlamaModel

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from edge_agent.config import TrainSettings
 from edge_agent.engine.types import Group, Rollout
+from edge_agent.settings import TrainSettings
 from trainer.clusters import Clusters
 from trainer.corpus import Corpus
 from trainer.objective import Episode, StepFigures

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge_agent.config import TrainSettings
 from edge_agent.engine.types import ServedModel
+from edge_agent.settings import TrainSettings
 from trainer import round as rounds
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from edge_agent.config import Settings, TrainSettings
 from edge_agent.engine.types import ServedModel
+from edge_agent.settings import Settings, TrainSettings
 from models.adapter_version import LORA, MERGED
 from trainer.evaluate import evaluate
 from trainer.export import export

@@ -8,10 +8,10 @@ import pytest
 from tiny_gguf import write_tiny_gguf
 from tiny_models import OFFLOAD_TOKEN, write_tiny
 
-from edge_agent.config import EngineSettings, Settings
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import ServedModel
 from edge_agent.errors import ContextLengthExceeded, EngineError
+from edge_agent.settings import EngineSettings, Settings
 from trainer.learner import Learner
 from trainer.rollouts import Sampler
 from trainer.settings import LearnerSettings

@@ -29,7 +29,7 @@ from engine_harness import write_lora
 from processes import Running, running
 
 from edge_agent.budget.ledger import Ledger
-from edge_agent.config import BudgetSettings
+from edge_agent.settings import BudgetSettings
 from models import catalog
 from models.adapters import AdapterRegistry
 

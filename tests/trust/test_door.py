@@ -14,7 +14,7 @@ import httpx
 import pytest
 from serving import listening
 
-from edge_agent.config import Settings
+from edge_agent.settings import Settings
 from models import catalog
 from models.adapters import AdapterRegistry
 from models.errors import ModelError

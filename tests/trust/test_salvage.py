@@ -14,7 +14,6 @@ from log_records import a_decision, a_query, an_outcome
 from sqlite_utils import Database
 
 from edge_agent.budget.ledger import Ledger
-from edge_agent.config import BudgetSettings, Price
 from edge_agent.errors import StoreError
 from edge_agent.log.database import open_database
 from edge_agent.log.importing import read, write
@@ -24,6 +23,7 @@ from edge_agent.log.reader import LogReader
 from edge_agent.log.salvage import find_damage, salvage
 from edge_agent.log.store import Store
 from edge_agent.records import Audit, Feedback, Usage
+from edge_agent.settings import BudgetSettings, Price
 
 PAGE = 4096
 PRICE = Price(input=1.0, output=2.0)
