@@ -29,8 +29,8 @@ def test_a_swap_under_load(
     seen = asyncio.run(stream_through_swaps(daemon, daemon_dir, added.version))
     assert set(seen) == {"base", added.version}
     beginnings = {version: {text[:10] for text in texts} for version, texts in seen.items()}
-    assert all(len(alike) == 1 for alike in beginnings.values()), beginnings
-    assert beginnings["base"] != beginnings[added.version]
+    # In company a greedy answer may begin otherwise than alone, where two tokens are as likely.
+    assert not beginnings["base"] & beginnings[added.version], beginnings
 
 
 async def stream_through_swaps(
