@@ -46,6 +46,7 @@ def test_the_gate_begins_without_the_learner(
         work=tmp_path,
         model=SimpleNamespace(base_sha256="0" * 64),
         train=TrainSettings(),
+        settings=SimpleNamespace(decision=SimpleNamespace(min_gain=0.1)),
         rate=0.3,
         learner=learner,
     )
@@ -56,8 +57,8 @@ def test_the_gate_begins_without_the_learner(
         alive.extend(each() is not None for each in made)
         at_the_gate.extend([(tmp_path / f"candidate-{number:04d}").is_dir(), dual])
 
-    monkeypatch.setattr(rounds, "WarmStart", NoPhase)
-    monkeypatch.setattr(rounds, "Reinforcement", NoPhase)
+    for phase in ("WarmStart", "Reinforcement", "Hindsight"):
+        monkeypatch.setattr(rounds, phase, NoPhase)
     monkeypatch.setattr(rounds.Round, "_finish", finish)
     rounds.Round(bench, watcher=None)._run(1, data=None, parent=None)
     assert alive == [False]
@@ -80,5 +81,5 @@ def test_a_version_is_measured_without_the_kv_of_the_one_before(
     gate = rounds.Round(bench, watcher)
     for version in ("base", "candidate"):
         served = ServedModel(tmp_path, version=version)
-        gate._evaluate(served, SimpleNamespace(held_out=()))
+        gate._evaluate(served, ())
     assert log == ["base", "measured", "rest", "candidate", "measured", "rest"]
