@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from benchmarks.home.grammar import Command, Grammar
 
@@ -47,8 +48,10 @@ def draw(language: str, *, stream: int, held_out: int, seed: int) -> Workload:
     used, unused = {}, {}
     for intent, templates in grammar.templates.items():
         apart = [template for template in templates if is_set_apart(template)]
-        said = [t for t in templates if t not in apart and _can_be_said(grammar, intent, t)]
-        used[intent] = rng.sample(said, min(_HABITS, len(said)))
+        others = [template for template in templates if template not in apart]
+        shuffled = rng.sample(others, len(others))
+        said = (template for template in shuffled if _can_be_said(grammar, intent, template))
+        used[intent] = list(islice(said, _HABITS))
         unused[intent] = apart
     found = _distinct(grammar, used, stream + held_out, rng)
     if len(found) < stream + held_out:
