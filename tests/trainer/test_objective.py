@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -105,3 +106,42 @@ def test_a_behaviour_probability_of_zero_is_survived() -> None:
 def test_exact_wants_every_rollout_local() -> None:
     with pytest.raises(ValueError, match="every rollout local"):
         loss_of(Objective(PLAIN, 0.1), seen(), episode(asked=1))
+
+
+@pytest.mark.parametrize(
+    ("teaches", "expected"), [("decision", -DECISION), ("answer", -(1 - P) * 0.5)]
+)
+def test_a_prompt_teaches_its_answer_or_the_decision(teaches: Any, expected: float) -> None:
+    item = dataclasses.replace(episode(), teaches=teaches)
+    settings = LearnerSettings(kl=0.0, entropy=0.7)
+    entropy = -P * math.log(P) - (1 - P) * math.log(1 - P)
+    held_open = 0.7 * entropy if teaches == "decision" else 0.0
+    loss = loss_of(Objective(settings, 0.1), seen(), item)
+    assert loss == pytest.approx(expected - held_open)
+
+
+@pytest.mark.parametrize(("teaches", "asked"), [("answer", 0), ("decision", 2)])
+def test_sampled_teaches_one_of_both_too(teaches: Any, asked: int) -> None:
+    settings = LearnerSettings(estimator="sampled", kl=0.0, entropy=0.0)
+    found = seen()
+    item = dataclasses.replace(episode(asked=asked), teaches=teaches)
+    loss = Objective(settings, 0.1).loss(0, item, found, None)
+    on_decision, on_answers = torch.autograd.grad(
+        loss, (found.log_p_B, found.local_B_G_T), allow_unused=True, retain_graph=True
+    )
+    moved = {"decision": on_decision, "answer": on_answers}
+    other = "answer" if teaches == "decision" else "decision"
+    assert moved[teaches].abs().sum() > 0
+    assert moved[other] is None or moved[other].abs().sum() == 0
+
+
+def test_the_rate_is_that_of_the_prompts_that_teach_the_decision() -> None:
+    objective = Objective(PLAIN, 0.1)
+    items = [
+        dataclasses.replace(episode(), teaches="decision"),
+        dataclasses.replace(episode(p=0.9), teaches="answer"),
+    ]
+    objective.loss(0, items[0], seen(), None)
+    objective.loss(1, items[1], seen(p=0.9), None)
+    figures = objective.figures(items, 0.0, 1.0)
+    assert figures.cost == figures.p_offload == pytest.approx(P)
