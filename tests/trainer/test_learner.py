@@ -206,6 +206,25 @@ def test_supervised_steps_teach_the_answer_and_the_rate(tiny: Path) -> None:
     assert look(learner).local_B_G_T[0, 0].sum() > -0.5
 
 
+def test_an_answer_can_be_taught_without_a_decision_and_a_decision_without_an_answer(
+    tiny: Path,
+) -> None:
+    learner = learner_of(tiny)
+    logp = look(learner)
+    answer, p = logp.local_B_G_T[0, 0].sum().item(), logp.log_p_B.exp().item()
+    loss = learner.supervised_step([Example(PROMPT, GOOD)])
+    assert loss == pytest.approx(-answer, rel=1e-4), "no term of the decision"
+
+    def asked(index: int, nll: float) -> float:
+        raise AssertionError(f"nothing is to be asked about example {index} ({nll} nats)")
+
+    examples = [Example(PROMPT, p_offload=0.9), Example((7, 8), GOOD)]
+    for _ in range(60):
+        learner.supervised_step(examples, asked)
+    assert look(learner).log_p_B.exp().item() == pytest.approx(0.9, abs=0.05)
+    assert p < 0.5
+
+
 def test_a_step_that_is_not_finite_changes_nothing(tiny: Path) -> None:
     learner = learner_of(tiny)
     before = learner.lora.state()
