@@ -18,7 +18,8 @@ _UNSEEN_TEMPLATES = 0.1
 """Share of the sentence templates that no household uses."""
 _HABITS = 3
 """Sentence templates that a household uses for one intent. The grammar knows a dozen or more for
-most; people say the same thing in few ways, with many words and values to fill in."""
+most; people say the same thing in few ways, with many words and values to fill in. Intents, and
+the ways of one intent, are as frequent as Zipf has words: the n-th 1/n as often as the first."""
 _TRIES = 60
 """Draws for each command that is wanted."""
 _WALKS = 8
@@ -38,11 +39,11 @@ class Workload:
 
 
 def draw(language: str, *, stream: int, held_out: int, seed: int) -> Workload:
-    """Commands of one household, each intent as often as any other.
+    """Commands of one household.
 
-    The seed is the household: its habits and what it says. The templates that nobody uses are the
-    same for every seed. Raises ValueError if the grammar has too few commands, ImportError without
-    its packages.
+    The seed is the household: its habits, what it says often, and what it says. The templates that
+    nobody uses are the same for every seed. Raises ValueError if the grammar has too few commands,
+    ImportError without its packages.
     """
     grammar, rng = Grammar(language), random.Random(f"{seed}:{language}")  # noqa: S311
     used, unused = {}, {}
@@ -70,15 +71,20 @@ def _distinct(
 ) -> list[Command]:
     """Up to `count` commands of different words."""
     intents = [intent for intent, keys in templates.items() if keys]
+    rng.shuffle(intents)
     found: dict[str, Command] = {}
     for _ in range(_TRIES * count):
-        intent = rng.choice(intents)
-        command = grammar.draw(rng, intent, rng.choice(list(templates[intent])))
+        intent = _zipf(intents, rng)
+        command = grammar.draw(rng, intent, _zipf(templates[intent], rng))
         if command is not None:
             found.setdefault(command.text.casefold(), command)
         if len(found) == count:
             break
     return list(found.values())
+
+
+def _zipf(ranked: Sequence[str], rng: random.Random) -> str:
+    return rng.choices(ranked, [1 / rank for rank in range(1, len(ranked) + 1)])[0]
 
 
 def is_set_apart(template: str) -> bool:
