@@ -57,7 +57,10 @@ def draw(language: str, *, stream: int, held_out: int, seed: int) -> Workload:
     found = _distinct(grammar, used, stream + held_out, rng)
     if len(found) < stream + held_out:
         raise ValueError(f"the grammar of {language!r} gave {len(found)} different commands only")
-    other = _distinct(grammar, unused, held_out, rng)
+    # What is rare runs out of words late in the draw: neither side may have the early ones.
+    rng.shuffle(found)
+    texts = {command.text.casefold() for command in found}
+    other = [c for c in _distinct(grammar, unused, held_out, rng) if c.text.casefold() not in texts]
     return Workload(tuple(found[held_out:]), tuple(found[:held_out]), tuple(other))
 
 
