@@ -90,7 +90,7 @@ def demo(
     training never saw. Ctrl-C ends everything it started.
 
     With --work home the app sends voice commands, English and then German, without label,
-    reference or feedback; what it leaves in --out is kept, and a broken-off demo goes on there.
+    reference or feedback; what it leaves in --out is kept, and an interrupted demo resumes there.
 
     \b
     Example: edge-agent demo

@@ -232,7 +232,7 @@ class TrainSettings(_Section):
     unseen: float = Field(
         0.15,
         ge=0,
-        lt=1,
+        le=0.5,
         description="Share of the rest whose answers are never taught: what they earn teaches when "
         "to ask, and when to stop",
     )

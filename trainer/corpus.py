@@ -16,7 +16,7 @@ from trainer.clusters import MIN_SIZE, Clusters, assign, nearest
 from trainer.errors import TrainerError
 from trainer.records import Item
 from trainer.replay import Replay
-from trainer.split import split
+from trainer.split import fingerprint, split
 
 if TYPE_CHECKING:
     from trainer.workbench import Workbench
@@ -84,8 +84,14 @@ def require_enough(
     return new
 
 
-def build(bench: "Workbench", *, since: Position, until: Position) -> Corpus:
-    """Read the log up to `until`; what came after `since` is fresh. Raises TooLittle."""
+def build(
+    bench: "Workbench", *, since: Position, until: Position, taught_until: Position = items.START
+) -> Corpus:
+    """Read the log up to `until`; what came after `since` is fresh. Raises TooLittle.
+
+    Up to `taught_until` earlier rounds taught every query that was not held out; after it they set
+    the same ones apart as this one.
+    """
 
     def load(after: Position, end: Position) -> items.Found:
         return items.load(
@@ -96,46 +102,33 @@ def build(bench: "Workbench", *, since: Position, until: Position) -> Corpus:
             until=end,
         )
 
-    old, new = load(items.START, since), load(since, until)
+    stretches = [load(items.START, taught_until), load(taught_until, since), load(since, until)]
+    new = stretches[-1]
     centroids = Clusters()
-    everything = _clustered((*old.items, *new.items), bench, centroids)
+    everything = _clustered([one for found in stretches for one in found.items], bench, centroids)
     seed, share = bench.train.seed, bench.train.held_out
-    old_train, old_held_out = split(everything[: len(old.items)], held_out=share, seed=seed)
-    fresh, new_held_out = split(everything[len(old.items) :], held_out=share, seed=seed)
-    held_out = _thinned([*old_held_out, *new_held_out], seed)
-    _judge(len(fresh), len(held_out), new)
-    old_taught, old_unseen = _set_apart(old_train, bench.train, least=0)
-    taught, unseen = _set_apart(fresh, bench.train, least=_LEAST_UNSEEN)
+    train, held_out = [], []
+    for found in stretches:
+        side, apart = split(everything[: len(found.items)], held_out=share, seed=seed)
+        everything = everything[len(found.items) :]
+        train.append(side)
+        held_out += apart
+    held_out = _thinned(held_out, seed)
+    _judge(len(train[-1]), len(held_out), new)
+    old_taught, old_unseen = _set_apart(train[1], bench.train, least=0, taught=train[0])
+    old_taught = [*train[0], *old_taught]
+    taught, unseen = _set_apart(train[2], bench.train, least=_LEAST_UNSEEN, taught=old_taught)
+    unanswered, _ = split(new.unanswered, held_out=share, seed=seed)
+    known = _fingerprints([*old_taught, *taught])
+    unanswered = [one for one in unanswered if fingerprint(one.question) not in known]
     return Corpus(
         tuple(taught),
         tuple(_thinned([*old_unseen, *unseen], seed)),
-        tuple(_named(new.unanswered, bench, centroids)),
+        tuple(_named(unanswered, bench, centroids)),
         Replay(old_taught, seed=seed),
         tuple(held_out),
         centroids,
     )
-
-
-def _set_apart(
-    found: Sequence[Item], train: TrainSettings, *, least: int
-) -> tuple[list[Item], list[Item]]:
-    """(taught, unseen). Which side a query falls on is the same in every round, but for those that
-    make up `least` of the latter; nothing is set apart where `train.unseen` is 0."""
-    room = min(least, len(found) - _LEAST_FRESH) if train.unseen else 0
-    salt = f"{train.seed}:unseen"
-    return split(found, held_out=train.unseen, seed=salt, least=max(0, room))
-
-
-def _named(found: Sequence[Item], bench: "Workbench", centroids: Clusters) -> list[Item]:
-    """Every item with the name of its kind of work, as the others are named."""
-    embedder = bench.embedder() if centroids.sizes else None
-    names = nearest(
-        [item.question for item in found],
-        [item.cluster or None for item in found],
-        embedder,
-        centroids,
-    )
-    return [replace(item, cluster=name) for item, name in zip(found, names, strict=True)]
 
 
 def _judge(fresh: int, held_out: int, new: items.Found) -> None:
@@ -153,6 +146,37 @@ def _judge(fresh: int, held_out: int, new: items.Found) -> None:
             f"{buy if new.without_reference else ''}"
             "or add examples with `edge-agent logs import FILE.jsonl`"
         )
+
+
+def _set_apart(
+    found: Sequence[Item], train: TrainSettings, *, least: int, taught: Sequence[Item]
+) -> tuple[list[Item], list[Item]]:
+    """(taught, unseen). Which side a query falls on is the same in every round, but for those that
+    make up `least` of the latter. One that is in `taught` already is not unseen any more; nothing
+    is set apart where `train.unseen` is 0."""
+    known = _fingerprints(taught)
+    again = [fingerprint(item.question) in known for item in found]
+    new = [item for item, repeated in zip(found, again, strict=True) if not repeated]
+    room = min(least, len(new), len(found) - _LEAST_FRESH) if train.unseen else 0
+    salt = f"{train.seed}:unseen"
+    fresh, unseen = split(new, held_out=train.unseen, seed=salt, least=max(0, room))
+    return [*(i for i, repeated in zip(found, again, strict=True) if repeated), *fresh], unseen
+
+
+def _fingerprints(found: Sequence[Item]) -> set[str]:
+    return {fingerprint(item.question) for item in found}
+
+
+def _named(found: Sequence[Item], bench: "Workbench", centroids: Clusters) -> list[Item]:
+    """Every item with the name of its kind of work, as the others are named."""
+    embedder = bench.embedder() if centroids.sizes else None
+    names = nearest(
+        [item.question for item in found],
+        [item.cluster or None for item in found],
+        embedder,
+        centroids,
+    )
+    return [replace(item, cluster=name) for item, name in zip(found, names, strict=True)]
 
 
 def changes(bench: "Workbench", data: Corpus, *, since: Position, until: Position) -> list[Move]:

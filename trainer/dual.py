@@ -11,8 +11,8 @@ _PAPER_RATE = 1e-2
 _KP, _KI, _KD, _SMOOTHING = 0.5, 0.05, 0.0, 0.9
 """The rate of a batch of 8 prompts is noisy: P acts on its running mean over some 10 steps."""
 _LIMIT = 1.0
-"""Highest price: no call gains more. A lower limit leaves λ without a grip where all that is asked
-gains more than it; that is how a round of real work went to the cloud with every query."""
+"""Highest price: no call gains more. With a lower limit λ has no effect once every call gains more
+than it; a round on real work then sent every query to the cloud."""
 _HIGHEST_FIRST = 0.75
 """Highest price to begin at: at λ₀ = 1 even what only the cloud can answer is pushed home before
 λ has moved (`benchmarks/LOG.md`, 2026-11-23)."""

@@ -2,8 +2,8 @@
 
 Both versions are measured as they would be served. A version is worth the reward its policy gets
 less the price of each call, at or under τ (`policy_value`): one that needs the cloud less is
-better. An untrained version asks at random. Each kind of work is compared within itself, before
-and after: leaving the cloud to a harder kind harms nothing, doing the own work worse does.
+better. An untrained version asks at random. Each kind of work is compared
+within itself, before and after: it may give up its calls to a harder one; it must not answer worse.
 """
 
 import math
@@ -18,13 +18,14 @@ from edge_agent.decision.evidence import Evidence
 from trainer.evaluate import Result
 from trainer.policy_value import (
     Terms,
+    Wish,
     asking,
     auc,
     cross_fitted,
-    expected_gains,
     score,
     values,
     values_at_random,
+    wishes_of,
 )
 
 _RESAMPLES = 2000
@@ -68,8 +69,8 @@ class Verdict:
     """How well p_offload tells the candidate's wrong answers from its right ones; None: all or
     none were right."""
     auc_draft: float | None = None
-    calibration_error: float | None = None
-    """|expected − actual reward of the local answers|, mean over all held-out queries together."""
+    calibration_bias: float | None = None
+    """Expected less actual reward of the local answers, means over all held-out queries."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -81,34 +82,37 @@ class Side:
     """One version on the held-out queries."""
 
     results: Sequence[Result]
-    gains: Sequence[float] | None
-    """Expected gain of asking, by query; None: the version is untrained and asks at random."""
+    wishes: Sequence[Wish] | None
+    """By query; None: the version is untrained and asks at random."""
 
     def values(self, places: Sequence[int], terms: Terms) -> list[float]:
         """Value of the queries at `places`, were they all there is."""
         results = [self.results[place] for place in places]
-        if self.gains is None:
+        if self.wishes is None:
             return values_at_random(results, terms)
-        return values(results, [self.gains[place] for place in places], terms)
+        return values(results, [self.wishes[place] for place in places], terms)
 
 
-def serving(results: Sequence[Result], evidence: Evidence | None) -> Side:
-    """The version that serves now, with the evidence it was promoted with; None: untrained."""
+def serving(results: Sequence[Result], evidence: Evidence | None, setting: str = "auto") -> Side:
+    """The version that serves now, with the evidence it was promoted with; None: untrained.
+
+    `setting` is `decision.after`.
+    """
     if evidence is None:
         return Side(results, None)
-    return Side(results, expected_gains(results, evidence, evidence.after))
+    return Side(results, wishes_of(results, evidence, evidence.decides_after(setting)))
 
 
-def candidate(results: Sequence[Result], also: Sequence[Result], evidence: Evidence) -> Side:
-    """A new version: no query is judged by a calibration that has seen it.
+def candidate(
+    results: Sequence[Result], also: Sequence[Result], evidence: Evidence, setting: str = "auto"
+) -> Side:
+    """A new version: no query is judged by a calibration that has seen it, if there are enough.
 
-    `also` as for `policy_value.evidence`.
+    `also` as for `policy_value.evidence`; `setting` is `decision.after`.
     """
-    further = also if evidence.after == "draft" else ()
-    gains = cross_fitted(results, further, evidence.after)
-    if gains is None:
-        gains = expected_gains(results, evidence, evidence.after)
-    return Side(results, gains)
+    after = evidence.decides_after(setting)
+    wishes = cross_fitted(results, also if after == "draft" else (), after)
+    return Side(results, wishes_of(results, evidence, after) if wishes is None else wishes)
 
 
 def judge(before: Side, after: Side, *, terms: Terms, tolerance: float, seed: int) -> Verdict:
@@ -123,8 +127,7 @@ def judge(before: Side, after: Side, *, terms: Terms, tolerance: float, seed: in
     clusters = {
         name: _figures(before, after, places, terms) for name, places in sorted(kinds.items())
     }
-    wanted = after.gains or [0.0] * len(every)
-    asked = fmean(asking(wanted, terms))
+    asked = terms.rate if after.wishes is None else fmean(asking(after.wishes, terms))
     gain = fmean(gains)
     losses = {
         name: _differences(before, after, places, terms) for name, places in _judged(kinds).items()
@@ -150,7 +153,7 @@ def judge(before: Side, after: Side, *, terms: Terms, tolerance: float, seed: in
         clusters,
         auc_first_token=auc([score(r, "first_token") for r in results], results),
         auc_draft=auc([score(r, "draft") for r in results], results),
-        calibration_error=_calibration_error(after),
+        calibration_bias=_calibration_bias(after),
     )
 
 
@@ -224,8 +227,9 @@ def _figures(before: Side, after: Side, places: Sequence[int], terms: Terms) -> 
     )
 
 
-def _calibration_error(side: Side) -> float | None:
-    if side.gains is None:
+def _calibration_bias(side: Side) -> float | None:
+    if side.wishes is None:
         return None
-    expected = fmean(r.reward_offload - g for r, g in zip(side.results, side.gains, strict=True))
-    return abs(expected - fmean(r.reward_local for r in side.results))
+    pairs = zip(side.results, side.wishes, strict=True)
+    expected = fmean(result.reward_offload - wish.gain for result, wish in pairs)
+    return expected - fmean(result.reward_local for result in side.results)

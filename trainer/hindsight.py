@@ -42,17 +42,27 @@ class Hindsight(Phase):
     def run(self, data: Corpus) -> None:
         """Teach p_offload; nothing where too little is known to calibrate on."""
         progress = self.progress
-        if len(data.unseen) < LEAST_KNOWN:
+        if progress.hindsight_done or len(data.unseen) < LEAST_KNOWN:
             return
-        items = self._chosen(data)
         if not progress.foreseen:
-            progress.foreseen = self._foresee(items, data)
+            progress.foreseen = self._foresee(self._chosen(data), data)
             progress.save()
-        planned = steps = -(-_PASSES * len(items) // _PROMPTS_PER_STEP)
+        # After an interruption some may have been answered or forgotten meanwhile.
+        known = (*data.unseen, *data.unanswered)
+        items = [item for item in known if item.query_id in progress.foreseen]
+        if items:
+            self._teach(items, data)
+        progress.learner.forget_moments()
+        progress.hindsight_done = True
+        progress.save()
+
+    def _teach(self, items: Sequence[Item], data: Corpus) -> None:
+        progress = self.progress
+        planned = -(-_PASSES * len(items) // _PROMPTS_PER_STEP)
         self.watcher.phase("hindsight", planned)
         top = _RATE * highest_rate(self.bench.train.warm_start_learning_rate, continued=False)
         began, first = progress.seconds, progress.hindsight_steps
-        step = first
+        step, steps = first, progress.hindsight_ends or planned
         while step < steps:
             progress.learner.use_learning_rate(top * factor(step, 0, steps))
             self._step(step, items, data)
@@ -60,10 +70,10 @@ class Hindsight(Phase):
             # No more than there is time for, so that the learning rate has fallen by then.
             left_s = self.bench.train.minutes * 60 - progress.seconds
             per_step_s = (progress.seconds - began) / (step - first)
-            steps = min(steps, step + max(0, int(left_s / max(per_step_s, 1e-3))))
+            steps = min(planned, step + max(0, int(left_s / max(per_step_s, 1e-3))))
+            progress.hindsight_ends = steps
         if step < planned:
             self.watcher.say(f"hindsight ends after {step} steps: the time is over")
-        progress.learner.forget_moments()
 
     def _chosen(self, data: Corpus) -> list[Item]:
         """All queries of known truth, and as many unanswered ones as fit; the same always."""

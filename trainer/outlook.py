@@ -122,7 +122,8 @@ def standing(journal: Journal, *, planned: int) -> Standing:
     steps = journal.steps(number)
     if not steps:
         return Standing(number, None, 0, None)
-    phase: Phase = "dagrpo" if any(s["phase"] == "dagrpo" for s in steps) else "warm_start"
+    order: tuple[Phase, ...] = ("hindsight", "dagrpo", "warm_start")
+    phase = next(name for name in order if any(step["phase"] == name for step in steps))
     done = 1 + max(step["step"] for step in steps if step["phase"] == phase)
     return Standing(number, phase, done, planned if phase == "dagrpo" else None)
 

@@ -18,7 +18,7 @@ FOLDS = 5
 LEAST_KNOWN = 10
 """Queries of known truth below which no curve is fitted."""
 WORTH_WAITING = 0.01
-"""Reward per query that deciding after a draft must add: whoever streams waits for the draft."""
+"""Reward per query that deciding after a draft must add: streaming clients wait for the draft."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,16 @@ class Terms:
     """τ: the largest share of the queries that may ask."""
     price: float
     """Of a call, in units of reward (`decision.min_gain`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How much a version wants to ask about one query."""
+
+    score: float
+    """What its queries are ranked by, as serving's cap ranks them."""
+    gain: float
+    """Expected of asking, in reward."""
 
 
 def score(result: Result, after: After) -> float:
@@ -49,12 +59,12 @@ def calibration(results: Sequence[Result], after: After) -> Calibration | None:
 
 def cross_fitted(
     held_out: Sequence[Result], also: Sequence[Result], after: After
-) -> list[float] | None:
-    """Expected gain of each of `held_out`, by a curve that has not seen it; None: too few.
+) -> list[Wish] | None:
+    """The wish of each of `held_out`, its gain by a curve that has not seen it; None: too few.
 
     `also` are further queries of known truth that may be fitted on. Every fifth query is one fold.
     """
-    gains: list[float] = [0.0] * len(held_out)
+    gains = [0.0] * len(held_out)
     for fold in range(FOLDS):
         rest = [r for place, r in enumerate(held_out) if place % FOLDS != fold]
         curve = calibration([*rest, *also], after)
@@ -62,25 +72,28 @@ def cross_fitted(
             return None
         for place in range(fold, len(held_out), FOLDS):
             gains[place] = curve.gain(score(held_out[place], after))
-    return gains
+    return [Wish(score(r, after), gain) for r, gain in zip(held_out, gains, strict=True)]
 
 
-def expected_gains(results: Sequence[Result], evidence: Evidence, after: After) -> list[float]:
-    """Expected gains under the evidence a version was promoted with.
+def wishes_of(results: Sequence[Result], evidence: Evidence, after: After) -> list[Wish]:
+    """What a version wants under the evidence it was promoted with.
 
     Without a curve p_offload itself stands for the gain, with ½ where asking begins to pay: the
     sign is what serving goes by.
     """
     curve = evidence.curve(after)
     if curve is None:
-        return [result.p_offload if result.p_offload > 0.5 else 0.0 for result in results]
-    return [curve.gain(score(result, after)) for result in results]
+        return [Wish(score(r, after), r.p_offload if r.p_offload > 0.5 else 0.0) for r in results]
+    return [Wish(score(r, after), curve.gain(score(r, after))) for r in results]
 
 
-def asking(gains: Sequence[float], terms: Terms) -> list[bool]:
-    """Which queries ask: those that gain more than the price, at most ⌊τ·n⌋, the largest first."""
-    limited = highest(gains, terms.rate)
-    return [asks and gain > terms.price for asks, gain in zip(limited, gains, strict=True)]
+def asking(wishes: Sequence[Wish], terms: Terms) -> list[bool]:
+    """Which queries ask: those that gain more than the price, at most ⌊τ·n⌋ of the highest score.
+
+    Gains of different folds come from different curves; only scores can be ranked across them.
+    """
+    limited = highest([wish.score for wish in wishes], terms.rate)
+    return [asks and w.gain > terms.price for asks, w in zip(limited, wishes, strict=True)]
 
 
 def highest(scores: Sequence[float], rate: float) -> list[bool]:
@@ -90,11 +103,11 @@ def highest(scores: Sequence[float], rate: float) -> list[bool]:
     return [i in asked for i in range(len(scores))]
 
 
-def values(results: Sequence[Result], gains: Sequence[float], terms: Terms) -> list[float]:
+def values(results: Sequence[Result], wishes: Sequence[Wish], terms: Terms) -> list[float]:
     """Value of each query under a policy: the cloud's reward less the price, or its own."""
     return [
         result.reward_offload - terms.price if asks else result.reward_local
-        for result, asks in zip(results, asking(gains, terms), strict=True)
+        for result, asks in zip(results, asking(wishes, terms), strict=True)
     ]
 
 
@@ -136,9 +149,7 @@ def evidence(
     if draft is not None:
         by_first = cross_fitted(held_out, (), "first_token")
         by_draft = cross_fitted(held_out, also, "draft")
-        if by_first is None or by_draft is None:
-            after = "draft"
-        else:
+        if by_first is not None and by_draft is not None:  # else nothing shows that it is worth it
             waiting = fmean(values(held_out, by_draft, terms))
             asking_at_once = fmean(values(held_out, by_first, terms))
             after = "draft" if waiting - asking_at_once > WORTH_WAITING else "first_token"

@@ -53,6 +53,9 @@ class Progress:
         self.foreseen: dict[str, float] = {}
         """Query → the probability of asking that hindsight teaches."""
         self.hindsight_steps = 0
+        self.hindsight_ends: int | None = None
+        """The step at which hindsight's learning rate has fallen; None: not known yet."""
+        self.hindsight_done = False
         saved = checkpoints.load()
         if saved is not None:
             self._restore(saved)
@@ -71,6 +74,8 @@ class Progress:
             "dual": self.dual.state,
             "foreseen": self.foreseen,
             "hindsight_steps": self.hindsight_steps,
+            "hindsight_ends": self.hindsight_ends,
+            "hindsight_done": self.hindsight_done,
             "seconds": self.seconds,
         }
         number = (
@@ -80,6 +85,7 @@ class Progress:
             + self.reinforced
             + bool(self.foreseen)
             + self.hindsight_steps
+            + self.hindsight_done
         )
         self._checkpoints.save(Checkpoint(number, self.learner.tensors(), state))
 
@@ -103,4 +109,6 @@ class Progress:
         self.dual.restore(state["dual"])
         self.foreseen = state.get("foreseen", {})
         self.hindsight_steps = state.get("hindsight_steps", 0)
+        self.hindsight_ends = state.get("hindsight_ends")
+        self.hindsight_done = state.get("hindsight_done", False)
         self._before_s = state.get("seconds", 0.0)

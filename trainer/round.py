@@ -68,7 +68,7 @@ class Round:
         Raises TooLittle, RoundRunning, NotTrainable. KeyboardInterrupt leaves it resumable.
         """
         since = self.bench.journal.position_before(None)
-        data = corpus.build(self.bench, since=since, until=until)
+        data = self._data(None, since, until)
         changes = corpus.changes(self.bench, data, since=since, until=until)
         parent = self.bench.registry.active()
         number = self.bench.journal.begin(
@@ -91,11 +91,15 @@ class Round:
         row = interrupted(self.bench.journal)
         self.bench.journal.resume(row["id"])
         before = self.bench.journal.position_before(row["id"])
-        data = corpus.build(
-            self.bench, since=before, until=Position(row["last_seq"], row["last_example"])
-        )
+        until = Position(row["last_seq"], row["last_example"])
+        data = self._data(row["id"], before, until)
         parent = None if row["parent"] == "base" else self.bench.registry.verify(row["parent"])
         return self._run(row["id"], data, parent)
+
+    def _data(self, number: int | None, since: Position, until: Position) -> Corpus:
+        train = self.bench.train
+        taught_until = self.bench.journal.taught_until(number, unseen=train.unseen, seed=train.seed)
+        return corpus.build(self.bench, since=since, until=until, taught_until=taught_until)
 
     def _run(self, number: int, data: Corpus, parent: AdapterVersion | None) -> Ended:
         bench = self.bench
@@ -142,15 +146,15 @@ class Round:
         folder = self._candidate(number)
         files = export(folder, bench.model.path)
         terms = Terms(bench.rate, bench.settings.decision.min_gain)
-        held_out = data.held_out
+        held_out, setting = data.held_out, bench.settings.decision.after
         before = self._evaluate(served_model(bench.model.path, parent), held_out)
         served = ServedModel(files[MERGED], version="candidate")
         after = self._evaluate(served, [*held_out, *data.unseen])
         new, also = after[: len(held_out)], after[len(held_out) :]
         found = evidence(new, also, terms, drafts=bench.settings.decision.window == 1)
         verdict = judge(
-            serving(before, of(parent.manifest.metrics) if parent else None),
-            candidate(new, also, found),
+            serving(before, of(parent.manifest.metrics) if parent else None, setting),
+            candidate(new, also, found, setting),
             terms=terms,
             tolerance=train.tolerance,
             seed=train.seed,

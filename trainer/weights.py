@@ -128,7 +128,8 @@ def faster_dtype(device: torch.device) -> Literal["bfloat16", "float32"]:
     """What a base is best kept in: BF16, unless this processor has no instructions for it.
 
     Emulated BF16 products take about seven times as long as FP32 ones (AVX2), native ones half as
-    long; the choice is measured on one product, and FP32's twice as large weights must pay.
+    long. The choice is measured on one product: FP32 has to be more than twice as fast, since its
+    weights take twice the memory.
     """
     if device.type != "cpu":
         return "bfloat16"

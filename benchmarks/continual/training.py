@@ -1,7 +1,9 @@
 """One phase of one method: the learner's steps on one family, with replay of the families before.
 
 The methods differ in what their rollouts may do, in what a cloud answer is worth to them, and in
-how λ moves. Everything else is the trainer's own: sampling, grading, learner, replay, warm start.
+how λ moves. Sampling, grading, learner, replay and the losses are the trainer's own. The recipe
+around them is the same for every method, and that of version 0.1: a warm start of a fixed length,
+no unseen queries, no hindsight. `benchmarks.home` runs the product's own rounds.
 """
 
 import math

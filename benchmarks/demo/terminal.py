@@ -18,7 +18,12 @@ from rich.table import Table
 from benchmarks.demo.plan import RATE
 from benchmarks.demo.story import FAMILIES, Findings
 
-_PHASES = {"warm_start": "warm start", "dagrpo": "DA-GRPO", "gate": "gate"}
+_PHASES = {
+    "warm_start": "warm start",
+    "dagrpo": "DA-GRPO",
+    "hindsight": "hindsight",
+    "gate": "gate",
+}
 
 
 class Terminal:
@@ -73,6 +78,8 @@ class Terminal:
 def _figures(step: Mapping[str, Any]) -> str:
     if step["phase"] == "warm_start":
         return f"loss {step['loss'] or 0:.2f}"
+    if step["phase"] == "hindsight":
+        return f"loss {step['loss'] or 0:.2f}  p taught {step['p_offload'] or 0:.2f}"
     return (
         f"reward {step['reward_local'] or 0:.2f}  rate {step['rate'] or 0:.2f}  "
         f"λ {step['dual'] or 0:.2f}"

@@ -10,7 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from benchmarks.home.grammar import Command
 from benchmarks.home.workload import Workload
 from benchmarks.reference_cloud.replies import Replies
 from edge_agent.client import DaemonClient
+from edge_agent.errors import EdgeAgentError
 
 ACCURACY = 0.97
 """Of the reference cloud."""
@@ -87,7 +88,7 @@ class Study:
     """One seed."""
 
     def __init__(self, folder: Path, plan: Plan, seed: int, *, model: str, told: Narrator) -> None:
-        """`folder` keeps the pieces and, until the study is done, the daemon's data."""
+        """`folder` keeps the pieces, and under `data` what the daemon works with."""
         self._pieces = folder / f"seed-{seed}"
         self._data = folder / "data" / f"seed-{seed}"
         self._plan = plan
@@ -99,6 +100,7 @@ class Study:
         """Everything that is not done yet."""
         self._data.mkdir(parents=True, exist_ok=True)
         (self._data.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+        self._require_same_plan()
         if self._has(f"{self._plan.days[-1].name}-measure"):
             return
         plan = self._plan
@@ -125,8 +127,18 @@ class Study:
             for number, day in enumerate(plan.days):
                 seen = list(dict.fromkeys(d.language for d in plan.days[: number + 1]))
                 self._work(App(client), day, loads[day.language])
-                self._train(processes, client, day)
+                self._train(processes, client, day, number + 1)
                 self._measure(App(client), day, {name: loads[name] for name in seen}, replies)
+
+    def _require_same_plan(self) -> None:
+        """Pieces of two plans do not mix. Raises EdgeAgentError."""
+        plan = json.loads(json.dumps(asdict(self._plan)))
+        if not self._has("plan"):
+            self._save("plan", plan)
+        elif json.loads((self._pieces / "plan.json").read_text(encoding="utf-8")) != plan:
+            raise EdgeAgentError(
+                f"{self._pieces} holds a study of another plan; give another --out, or remove it"
+            )
 
     def _has(self, piece: str) -> bool:
         return (self._pieces / f"{piece}.json").exists()
@@ -149,12 +161,19 @@ class Study:
                 f"{len(answered)} {right:.0%} right, {asked:.0%} by the cloud"
             )
 
-    def _train(self, processes: Processes, client: DaemonClient, day: Day) -> None:
+    def _train(self, processes: Processes, client: DaemonClient, day: Day, number: int) -> None:
+        """Round `number` = 1, 2, …, which follows the day's work."""
         piece = f"{day.name}-round"
         if self._has(piece):
             return
         settings = {"EDGE_AGENT_TRAIN_MINUTES": str(self._plan.minutes)}
         rounds = client.get("/v1/training")["rounds"]
+        judged = [row for row in rounds if row["state"] in ("promoted", "rejected")]
+        if len(judged) >= number:  # it ended, and what asked for it did not live to note it
+            row = judged[number - 1]
+            end = {key: row[key] for key in ("state", "adapter", "gate")} | {"round": row["id"]}
+            self._save(piece, {"end": end, "steps": {}, "seconds": {}, "notes": []})
+            return
         resume = bool(rounds) and rounds[-1]["state"] in ("interrupted", "running")
         events: list[Mapping[str, Any]] = []
 

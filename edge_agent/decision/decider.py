@@ -73,9 +73,7 @@ class Decider:
 
     def after(self, evidence: Evidence) -> After:
         """What a version with this evidence decides after."""
-        setting = self._settings.after
-        wanted = evidence.after if setting == "auto" else setting
-        return "draft" if wanted == "draft" and evidence.draft is not None else "first_token"
+        return evidence.decides_after(self._settings.after)
 
     def decide(
         self,
@@ -116,7 +114,7 @@ class Decider:
             reason=Reason.EXPLORE if flip else by_score,
             p_offload=point.p_offload,
             p_first=point.p_first,
-            # At a tie what was seen itself: there and back would not be exact.
+            # At a tie, the value as seen: converting the score back is not exact.
             threshold=seen if cut.threshold == score else _readable(after, cut.threshold),
             gain=None if curve is None else curve.gain(score),
             price=self._price(evidence, after, cut.threshold),

@@ -29,6 +29,11 @@ class Evidence:
         """The calibration of one kind of score."""
         return self.draft if after == "draft" else self.first_token
 
+    def decides_after(self, setting: str) -> After:
+        """What this version decides after, where `decision.after` is `setting`."""
+        wanted = self.after if setting == "auto" else setting
+        return "draft" if wanted == "draft" and self.draft is not None else "first_token"
+
     def floor(self, after: After, min_gain: float) -> float:
         """The score above which asking is expected to gain more than `min_gain`."""
         curve = self.curve(after)

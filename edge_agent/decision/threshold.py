@@ -9,8 +9,8 @@ the policy wanted the cloud and the rate rule of the budget let it ask. For a ne
        τ̂ = clip(τ + GAIN · E, 0, 1)
        E ← E + (1 − age/WINDOW) · (τ − c),     from the oldest decision to the newest, but see below
 2. takes as cap the (1 − τ̂)-quantile of the window's scores, the new one included;
-3. sends s > max(floor, cap) to the cloud, s ≤ floor or s < cap nowhere, and s = cap with the
-   probability q that makes the mass above the cap plus q times the mass at it equal τ̂.
+3. sends s > max(floor, cap) to the cloud, keeps s ≤ floor and s < cap local, and sends s = cap
+   with the probability q that makes the mass above the cap plus q times the mass at it equal τ̂.
 
 Step 3 keeps the rate where scores are saturated or take few values: between equal queries only
 chance can decide.

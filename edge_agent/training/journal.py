@@ -131,6 +131,23 @@ class Journal:
         )
         return Position(rows[0]["last_seq"], rows[0]["last_example"]) if rows else Position()
 
+    def taught_until(self, number: int | None, *, unseen: float, seed: int) -> Position:
+        """How far the rounds before `number` (None: before now) taught what would be set apart.
+
+        A round of version 0.1, or one of another seed or a smaller share of unseen queries, taught
+        some of those that a round with these settings takes for unseen.
+        """
+        rows = self._rows(
+            "SELECT last_seq, last_example, settings FROM training_round"
+            " WHERE id < ? AND state IN ('promoted', 'rejected') ORDER BY id DESC",
+            2**62 if number is None else number,
+        )
+        for row in rows:
+            settings = json.loads(row["settings"])
+            if settings.get("unseen", -1.0) < unseen or settings.get("seed") != seed:
+                return Position(row["last_seq"], row["last_example"])
+        return Position()
+
     def update(self, number: int, **columns: Any) -> None:
         """Set columns of a round; mappings and lists are stored as JSON."""
         values = {

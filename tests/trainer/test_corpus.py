@@ -108,6 +108,41 @@ def test_queries_that_nobody_answered_are_kept_apart(settings: Settings, log: Lo
     assert all(item.reference for item in answered)
 
 
+def test_no_copy_of_a_held_out_or_taught_question_passes_for_unanswered(
+    settings: Settings, log: LogBuilder
+) -> None:
+    for number in range(80):
+        log.ask(f"Question {number}", reference="x", task="t")
+        log.ask(f"question {number}", task="t")  # the same again, and nobody answered
+    log.ask("Another question", task="t")
+    data = corpus.build(bench(settings), since=START, until=items.newest(settings.database))
+    asked = {fingerprint(item.question) for item in data.unanswered}
+    others = {fingerprint(item.question) for item in (*data.fresh, *data.held_out)}
+    assert asked
+    assert not asked & others
+
+
+def test_what_was_taught_once_is_never_unseen_again(settings: Settings, log: LogBuilder) -> None:
+    """The same questions in a second round, as few as need queries to be set apart."""
+    for _ in range(2):
+        for number in range(60):
+            log.ask(f"Question {number}", reference="x", task="t")
+    middle = Position(60, 0)
+    first = corpus.build(bench(settings), since=START, until=middle)
+    second = corpus.build(
+        bench(settings), since=middle, until=items.newest(settings.database), taught_until=START
+    )
+    taught = {fingerprint(item.question) for item in first.fresh}
+    assert not taught & {fingerprint(item.question) for item in second.unseen}
+
+
+def test_what_version_0_1_taught_is_not_unseen(settings: Settings, log: LogBuilder) -> None:
+    since = imports(log, 100, "old")
+    until = imports(log, 100, "new")
+    everything = corpus.build(bench(settings), since=since, until=until, taught_until=since)
+    assert {item.cluster for item in everything.unseen} == {"new"}
+
+
 def test_the_gate_takes_at_most_two_hundred_of_each_kind(
     settings: Settings, log: LogBuilder
 ) -> None:

@@ -10,15 +10,16 @@ from trainer.evaluate import Result
 from trainer.gate import SMALL_KINDS, Side, Verdict, candidate, chance_of_loss, judge, serving
 from trainer.policy_value import (
     Terms,
+    Wish,
     asking,
     auc,
     calibration,
     cross_fitted,
     evidence,
-    expected_gains,
     highest,
     values,
     values_at_random,
+    wishes_of,
 )
 from trainer.records import Item
 
@@ -35,12 +36,17 @@ def result(
 def side(*pairs: tuple[float, float], cluster: str = "a", times: int = 1) -> Side:
     """Results and expected gains: (local reward, gain) repeated."""
     results = [result(local, cluster) for local, _ in pairs] * times
-    return Side(results, [gain for _, gain in pairs] * times)
+    return Side(results, wishes(*[gain for _, gain in pairs] * times))
+
+
+def wishes(*gains: float) -> list[Wish]:
+    """Wishes whose scores rank as their gains do."""
+    return [Wish(gain, gain) for gain in gains]
 
 
 def together(*sides: Side) -> Side:
     results = [r for s in sides for r in s.results]
-    return Side(results, [g for s in sides for g in s.gains or []])
+    return Side(results, [wish for s in sides for wish in s.wishes or []])
 
 
 def decide(before: Side, after: Side, terms: Terms = TERMS) -> Verdict:
@@ -53,13 +59,20 @@ def test_the_largest_scores_ask_and_no_more_than_the_rate() -> None:
 
 
 def test_only_what_gains_more_than_the_price_asks_however_much_the_rate_allows() -> None:
-    assert asking([0.05, 0.9, 0.1, 0.2], Terms(rate=1.0, price=0.1)) == [False, True, False, True]
-    assert asking([0.5, 0.9, 0.4, 0.2], Terms(rate=0.25, price=0.1)) == [False, True, False, False]
+    every, quarter = Terms(rate=1.0, price=0.1), Terms(rate=0.25, price=0.1)
+    assert asking(wishes(0.05, 0.9, 0.1, 0.2), every) == [False, True, False, True]
+    assert asking(wishes(0.5, 0.9, 0.4, 0.2), quarter) == [False, True, False, False]
+
+
+def test_scores_rank_what_curves_of_different_folds_cannot() -> None:
+    """The second query is more doubtful, though its fold's curve expects less of asking."""
+    found = [Wish(score=1.0, gain=0.9), Wish(score=2.0, gain=0.5)]
+    assert asking(found, Terms(rate=0.5, price=0.1)) == [False, True]
 
 
 def test_a_call_costs_its_price() -> None:
     results = [result(0.0), result(0.5)]
-    assert values(results, [0.9, 0.0], TERMS) == [0.9, 0.5]
+    assert values(results, wishes(0.9, 0.0), TERMS) == [0.9, 0.5]
     assert values_at_random(results, TERMS) == pytest.approx([0.45, 0.7])
 
 
@@ -91,8 +104,11 @@ GOOD = side((0.0, 0.9), (1.0, 0.0), times=20)
     ("after", "reason"),
     [
         (GOOD, "no better"),
-        (Side([result(1.0, p=math.nan)] * 40, [0.0] * 40), "not finite"),
-        (Side([result(1.0, ended=False), result(1.0)] * 20, [0.0] * 40), "do not come to an end"),
+        (Side([result(1.0, p=math.nan)] * 40, wishes(*[0.0] * 40)), "not finite"),
+        (
+            Side([result(1.0, ended=False), result(1.0)] * 20, wishes(*[0.0] * 40)),
+            "do not come to an end",
+        ),
         (side(*[(0.0, 0.0)] * 3, *[(1.0, 0.0)] * 2, times=8), "a loses"),
     ],
 )
@@ -151,10 +167,10 @@ def test_what_serves_is_judged_by_the_evidence_it_was_promoted_with() -> None:
     curve = calibration([result(1.0, p=0.01), result(0.0, p=0.99)] * 10, "first_token")
     assert curve is not None
     known = serving([result(0.0, p=0.95)], Evidence(curve, None, "first_token"))
-    assert known.gains is not None
-    assert known.gains[0] > 0.5
-    assert serving([result(0.0)], None).gains is None  # untrained: at random
-    legacy = expected_gains([result(0.0, p=0.6), result(0.0, p=0.4)], UNCALIBRATED, "first_token")
+    assert known.wishes is not None
+    assert known.wishes[0].gain > 0.5
+    assert serving([result(0.0)], None).wishes is None  # untrained: at random
+    legacy = wishes_of([result(0.0, p=0.6), result(0.0, p=0.4)], UNCALIBRATED, "first_token")
     assert asking(legacy, Terms(1.0, 0.1)) == [True, False]
 
 
@@ -173,7 +189,7 @@ def test_no_query_is_judged_by_a_curve_that_has_seen_it() -> None:
     assert again is not None
     assert after is None
     assert again[7] == gains[7]
-    assert again[8] != gains[8]
+    assert again[8].gain != gains[8].gain
 
 
 def test_the_draft_is_waited_for_where_it_is_worth_it() -> None:
@@ -187,6 +203,21 @@ def test_the_draft_is_waited_for_where_it_is_worth_it() -> None:
     )
     first = [result(float(n % 2), p=0.02 if n % 2 else 0.9, logprob=-1.0) for n in range(40)]
     assert evidence(first, (), TERMS, drafts=True).after == "first_token"
+
+
+def test_a_version_is_judged_by_what_the_setting_lets_it_decide_after() -> None:
+    results = [
+        result(float(n % 2), p=0.5, logprob=-0.1 if n % 2 else -9.0 - 0.1 * n) for n in range(40)
+    ]
+    found = evidence(results, (), TERMS, drafts=True)
+    assert found.after == "draft"
+    by_draft, by_first = candidate(results, (), found), candidate(results, (), found, "first_token")
+    assert by_draft.wishes != by_first.wishes
+
+
+def test_with_too_few_to_compare_nobody_waits_for_a_draft() -> None:
+    few = [result(float(n % 2), p=0.5, logprob=-0.1 if n % 2 else -9.0) for n in range(11)]
+    assert evidence(few, (), TERMS, drafts=True).after == "first_token"
 
 
 def test_auc_counts_pairs() -> None:
@@ -208,8 +239,8 @@ def test_a_candidate_reports_how_well_it_knows_itself() -> None:
     )  # fmt: skip
     assert verdict.auc_first_token == 1.0
     assert verdict.auc_draft == 1.0
-    assert verdict.calibration_error is not None
-    assert verdict.calibration_error < 0.05
+    assert verdict.calibration_bias is not None
+    assert abs(verdict.calibration_bias) < 0.05
 
 
 def test_scores_rise_with_doubt() -> None:

@@ -33,6 +33,7 @@ class Scene:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, minutes: float = 15) -> None:
         self.lessons: list[Example] = []
+        self.step_s: list[float] = []
         self.said: list[str] = []
         train = TrainSettings(minutes=minutes)
         vocabulary = SimpleNamespace(encode=lambda _text: [7])
@@ -52,6 +53,8 @@ class Scene:
         self.progress: Any = SimpleNamespace(
             foreseen={},
             hindsight_steps=0,
+            hindsight_ends=None,
+            hindsight_done=False,
             seconds=0.0,
             save=lambda: None,
             learner=SimpleNamespace(
@@ -64,7 +67,7 @@ class Scene:
 
     def _step(self, examples: list[Example]) -> float:
         self.lessons += examples
-        self.progress.seconds += 10.0
+        self.progress.seconds += self.step_s.pop(0) if self.step_s else 10.0
         return 1.0
 
     @staticmethod
@@ -112,6 +115,30 @@ def test_targets_of_a_checkpoint_are_not_drafted_again(monkeypatch: pytest.Monke
     scene.run()
     assert {lesson.p_offload for lesson in scene.lessons} == {0.25, None}
     assert scene.said == []
+
+
+def test_a_query_that_is_gone_after_an_interruption_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = Scene(monkeypatch)
+    scene.progress.foreseen = {one.query_id: 0.25 for one in (*UNSEEN, item("forgotten"))}
+    scene.run()
+    assert scene.progress.hindsight_done
+
+
+def test_what_has_ended_is_not_taught_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, minutes=0.5)
+    scene.run()
+    taught = len(scene.lessons)
+    scene.run()
+    assert len(scene.lessons) == taught
+
+
+def test_one_slow_step_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, minutes=1)
+    scene.step_s = [30.0, *[1.0] * 200]
+    scene.run()
+    assert scene.progress.hindsight_steps >= 8
 
 
 def test_it_ends_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
