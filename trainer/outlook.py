@@ -29,7 +29,11 @@ _SOURCES: Mapping[ReferenceSource, str] = {
     "import": "imported",
 }
 _KINDS_NAMED = 8
-_PHASES: Mapping[Phase, str] = {"warm_start": "warm-start", "dagrpo": "DA-GRPO"}
+_PHASES: Mapping[Phase, str] = {
+    "warm_start": "warm-start",
+    "dagrpo": "DA-GRPO",
+    "hindsight": "hindsight",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
