@@ -56,11 +56,11 @@ def test_some_intents_are_frequent_and_many_are_rare(english: workload.Workload)
     assert counts[0][1] >= 4 * counts[len(counts) // 2][1]
 
 
-def test_a_household_has_habits(english: workload.Workload) -> None:
+def test_a_household_says_each_thing_in_its_own_way(english: workload.Workload) -> None:
     ways: dict[str, set[str]] = {}
     for command in (*english.stream, *english.held_out):
         ways.setdefault(command.template.partition("/")[0], set()).add(command.template)
-    assert max(map(len, ways.values())) == 3
+    assert max(map(len, ways.values())) == 1
 
 
 def test_a_german_house_speaks_german() -> None:
