@@ -1,6 +1,6 @@
 """What a request must be before it may wait for a slot."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence as Ids
 
 from edge_agent.engine.lane import Weights
 from edge_agent.engine.types import GenerationRequest
@@ -24,7 +24,7 @@ def check_request(request: GenerationRequest, weights: Weights) -> None:
 
 
 def check_prompt(
-    prompt: Sequence[int], weights: Weights, param: str, *, max_tokens: int | None = None
+    prompt: Ids[int], weights: Weights, param: str, *, max_tokens: int | None = None
 ) -> None:
     """The same of a prompt alone; `param` is the field it came from."""
     if not prompt:
