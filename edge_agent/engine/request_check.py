@@ -1,13 +1,16 @@
 """What a request must be before it may wait for a slot."""
 
 from collections.abc import Sequence as Ids
+from typing import TYPE_CHECKING
 
-from edge_agent.engine.lane import Weights
 from edge_agent.engine.types import GenerationRequest
 from edge_agent.errors import ContextLengthExceeded, InvalidRequest
 
+if TYPE_CHECKING:
+    from edge_agent.engine.lane import Weights
 
-def check_request(request: GenerationRequest, weights: Weights) -> None:
+
+def check_request(request: GenerationRequest, weights: "Weights") -> None:
     """Raises InvalidRequest naming the field, or ContextLengthExceeded with the numbers."""
     sampling = request.sampling
     check_prompt(request.prompt_ids, weights, "messages", max_tokens=sampling.max_tokens)
@@ -24,7 +27,7 @@ def check_request(request: GenerationRequest, weights: Weights) -> None:
 
 
 def check_prompt(
-    prompt: Ids[int], weights: Weights, param: str, *, max_tokens: int | None = None
+    prompt: Ids[int], weights: "Weights", param: str, *, max_tokens: int | None = None
 ) -> None:
     """The same of a prompt alone; `param` is the field it came from."""
     if not prompt:
