@@ -11,8 +11,8 @@ from itertools import repeat
 from edge_agent.engine.context import NO_KV_SLOT, LlamaContext
 from edge_agent.engine.job import Choice
 from edge_agent.engine.kv_cache import Sequence
+from edge_agent.engine.logprobs import Row
 from edge_agent.engine.reservation import Reservations
-from edge_agent.engine.sampling import Row
 
 _log = logging.getLogger(__name__)
 

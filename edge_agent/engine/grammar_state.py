@@ -6,7 +6,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from edge_agent.engine.sampling import Row
+from edge_agent.engine.logprobs import Row
 from edge_agent.errors import InvalidRequest
 from models.llama_model import LlamaModel
 

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from edge_agent.engine.decoding_rules import DecodingRules
 from edge_agent.engine.kv_cache import Sequence
-from edge_agent.engine.logprobs import log_sum_exp_without, token_logprob
-from edge_agent.engine.sampling import Row, Sampler
+from edge_agent.engine.logprobs import Row, log_sum_exp_without, token_logprob
+from edge_agent.engine.sampling import Sampler
 from edge_agent.engine.text_stream import TextStream
 from edge_agent.engine.types import (
     DecisionPoint,

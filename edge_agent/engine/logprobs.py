@@ -5,8 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.engine.sampling import Row
 from edge_agent.engine.types import TokenLogprob
+
+Row = npt.NDArray[np.float32]
+"""Logits of one position, shape (n_vocab,)."""
 
 
 def log_sum_exp(row: Row) -> float:

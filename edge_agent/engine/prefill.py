@@ -10,7 +10,7 @@ from collections.abc import Callable
 from edge_agent.engine.context import LlamaContext
 from edge_agent.engine.job import Choice
 from edge_agent.engine.kv_cache import KvCache, Sequence
-from edge_agent.engine.sampling import Row
+from edge_agent.engine.logprobs import Row
 from models.errors import ModelError
 
 _log = logging.getLogger(__name__)

@@ -13,11 +13,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edge_agent.engine.logprobs import Row
 from edge_agent.engine.types import SamplingParams
 from edge_agent.errors import EngineError
-
-Row = npt.NDArray[np.float32]
-"""Logits of one position, shape (n_vocab,)."""
 
 _BLOCK = 256
 _BAN = -100.0

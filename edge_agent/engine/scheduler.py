@@ -20,10 +20,9 @@ from edge_agent.engine.decoding_rules import DecodingRules
 from edge_agent.engine.fair_queue import FairQueue
 from edge_agent.engine.job import Choice, Job, Phase
 from edge_agent.engine.kv_cache import KvCache, Sequence, common_prefix
-from edge_agent.engine.logprobs import probability
+from edge_agent.engine.logprobs import Row, probability
 from edge_agent.engine.prefill import Prefill
 from edge_agent.engine.reservation import Reservations
-from edge_agent.engine.sampling import Row
 from edge_agent.errors import EdgeAgentError, EngineError
 
 _log = logging.getLogger(__name__)
