@@ -16,7 +16,7 @@ what the model thinks of the draft it wrote (`calibration.draft_score`). Which o
 follows the setting `decision.after` and, for "auto", the version's `Evidence`.
 
 Exploration flips a decision with probability ε, so that each route keeps a known, non-zero
-probability on every query and the log can judge other policies (`off_policy`). ε never
+probability on every query and the log can judge other policies (inverse propensity). ε never
 exceeds τ: with a budget of nothing, nothing is explored. The cap lets (τ − ε)/(1 − 2ε) through, so
 that where it binds the rate is τ, flips included.
 

@@ -3,7 +3,7 @@
 import secrets
 
 from edge_agent.engine.grammar_state import Candidates, GrammarState
-from edge_agent.engine.sampling import Sampler, Weights, biases
+from edge_agent.engine.sampling import Exponentials, Sampler, biases
 from edge_agent.engine.types import SamplingParams
 from edge_agent.engine.vocabulary import Vocabulary
 from models.llama_model import LlamaModel
@@ -21,7 +21,7 @@ class DecodingRules:
         self.eog = frozenset(i for i in range(model.n_vocab) if self.vocabulary.is_eog(i))
         """Tokens that end a generation."""
         self._model = model
-        self._weights = Weights(model.n_vocab)
+        self._weights = Exponentials(model.n_vocab)
         self._candidates = Candidates(model.n_vocab)
 
     def sampler(self, sampling: SamplingParams, index: int, prompt: list[int]) -> Sampler:

@@ -105,7 +105,7 @@ class Penalties:
         self._said[token] += 1
 
 
-class Weights:
+class Exponentials:
     """exp of a row of logits, in an array allocated once for all samplers of a model."""
 
     def __init__(self, n_vocab: int) -> None:
@@ -136,7 +136,7 @@ class Sampler:
         *,
         seed: int,
         bias: Biases,
-        weights: Weights,
+        weights: Exponentials,
         prompt: list[int],
         grammar: Grammar | None = None,
     ) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.sampling import Penalties, Sampler, Weights, biases
+from edge_agent.engine.sampling import Exponentials, Penalties, Sampler, biases
 from edge_agent.engine.types import SamplingParams
 
 VOCAB = 300
@@ -21,7 +21,7 @@ VOCAB = 300
 def sampler(seed: int = 0, banned: tuple[int, ...] = (), **params: object) -> Sampler:
     sampling = SamplingParams(**params)
     bias = biases(sampling, banned=banned)
-    return Sampler(sampling, seed=seed, bias=bias, weights=Weights(VOCAB), prompt=[])
+    return Sampler(sampling, seed=seed, bias=bias, weights=Exponentials(VOCAB), prompt=[])
 
 
 def expected(row: np.ndarray, *, temperature: float, top_k: int, top_p: float, min_p: float):
