@@ -1,9 +1,27 @@
-"""Commands of the benchmarks. Heavy imports are inside, so that `edge-agent --help` is fast."""
+"""Commands of the benchmarks. Heavy imports are inside, so that `edge-agent --help` is fast.
+
+The group `edge-agent benchmark`.
+
+To add a command, import its function from a light module and register it at the end of the file:
+the function imports what is heavy when it runs, so that `--help` is fast.
+"""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from benchmarks.continual.command import continual
+from benchmarks.runtime.commands import (
+    compare,
+    engine,
+    interference,
+    latency,
+    log,
+    memory,
+    start,
+    train,
+)
 
 Work = Literal["exercises", "home"]
 
@@ -121,3 +139,15 @@ def demo(
             data_dir=ctx.obj.load().settings.data_dir,
         )
     )
+
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def benchmark() -> None:
+    """Measure this machine: latency, engine, memory, training, interference; and the method."""
+
+
+for command in (latency, engine, memory, train, interference, log, start, compare, continual):
+    app.command()(command)

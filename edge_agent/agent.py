@@ -1,41 +1,45 @@
 """The agent put together: one object that opens, answers, reports and closes.
 
 Everything is built here and handed down; nothing below reaches up or sideways for it.
+
+What the running agent says of itself: `GET /v1/status`, `edge-agent status`, `/metrics`.
 """
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import random
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
+from edge_agent import __version__
 from edge_agent.answer import Answer, Services, begin
 from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.paid_call import Assistance
+from edge_agent.chat.template import ChatTemplate
 from edge_agent.cloud.client import CloudClient, find_api_key
-from edge_agent.decision import evidence
-from edge_agent.decision.decider import Decider
-from edge_agent.decision.evidence import Evidence
-from edge_agent.draft import Hold
+from edge_agent.config.settings import Settings
 from edge_agent.engine.engine import Engine
 from edge_agent.errors import BudgetExhausted, CloudError, NotFound, StoreError, Unavailable
-from edge_agent.formats.chat_template import ChatTemplate
+from edge_agent.learning import machine
+from edge_agent.learning.background import BackgroundTraining
+from edge_agent.learning.machine import Activity
+from edge_agent.learning.report import report, summary
+from edge_agent.learning.watchdog import Watchdog
 from edge_agent.log.store import Store
 from edge_agent.records import Audit, Feedback, Query, Usage
+from edge_agent.routing import calibration
+from edge_agent.routing.calibration import Evidence
+from edge_agent.routing.decider import Decider
+from edge_agent.routing.draft import Hold
 from edge_agent.served import served_model
-from edge_agent.settings import Settings
-from edge_agent.training import activity
-from edge_agent.training.activity import Activity
-from edge_agent.training.background import BackgroundTraining
-from edge_agent.training.report import report
-from edge_agent.training.watchdog import Watchdog
 from models import catalog, offload_token
-from models.adapter_version import AdapterVersion
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
+from models.adapters.version import AdapterVersion
 from models.errors import EdgeAgentError, ModelError
-from models.paths import private_dir
+from models.storage import private_dir
 
 _log = logging.getLogger(__name__)
 _ADAPTER_POLL_S = 1.0
@@ -68,7 +72,7 @@ class Agent:
         charged = self.ledger.recover()
         if charged:
             _log.warning("%d cloud calls of a crashed process were charged in full", charged)
-        self.activity = Activity.own(settings.data_dir / activity.FILE)
+        self.activity = Activity.own(settings.data_dir / machine.FILE)
         self._metrics: dict[str, Mapping[str, Any]] = {}
         """What the manifest of each version served so far holds: a query that one version began
         ends with it, whatever is active by then."""
@@ -153,7 +157,7 @@ class Agent:
 
     def evidence(self, version: str) -> Evidence:
         """What training found out about the decisions of an adapter version."""
-        return evidence.of(self._metrics.get(version, {}))
+        return calibration.of(self._metrics.get(version, {}))
 
     def price(self, version: str) -> float | None:
         """λ in force for an adapter version; where nothing is calibrated, that of its training."""
@@ -263,3 +267,78 @@ class Agent:
         audit = Audit(query.id, time.time(), assistance.model, text, usage, cost, failure)
         with contextlib.suppress(StoreError):
             await asyncio.wrap_future(self.store.save_audit(audit))
+
+
+T = TypeVar("T")
+
+COLD_START_NOTE = (
+    "No adapter is trained yet, so p_offload carries no information. Until then a random share "
+    "of the queries, at the budget's rate, is asked of the cloud: that is the evidence the first "
+    "training round needs."
+)
+
+
+def status(agent: "Agent") -> dict[str, Any]:
+    """A JSON-ready snapshot; rates in [0, 1], times in Unix seconds, money in USD."""
+    version = agent.engine.version
+    trained = version != "base"
+    return {
+        "version": __version__,
+        "started_at": agent.started_at,
+        "uptime_s": time.time() - agent.started_at,
+        "model": {
+            "name": agent.model.entry.name,
+            "path": str(agent.model.path),
+            "offload_token": agent.model.entry.offload_token,
+            "context_limit": agent.engine.context_limit,
+        },
+        "adapter": {"version": version, "trained": trained, "dual": agent.dual(version)},
+        "engine": dataclasses.asdict(agent.engine.stats()),
+        "decision": {
+            "policy": "threshold" if trained else "cold_start",
+            "note": None if trained else COLD_START_NOTE,
+            "window": agent.settings.decision.window,
+            "min_gain": agent.settings.decision.min_gain,
+            **(_standing(agent, version) if trained else {"threshold": None}),
+            "rate_target": _readable(lambda: agent.ledger.limits().rate),
+        },
+        "budget": _readable(lambda: _budget(agent)),
+        "cloud": _cloud(agent),
+        "training": _readable(lambda: summary(agent.training_report(10))),
+        "log": {
+            "enabled": _readable(lambda: agent.store.enabled),
+            "path": str(agent.settings.database),
+            "today": _readable(agent.store.counts_today),
+            "on_failure": agent.settings.log.on_failure,
+            **dataclasses.asdict(agent.store.health.state()),
+        },
+    }
+
+
+def _standing(agent: "Agent", version: str) -> dict[str, Any]:
+    return dataclasses.asdict(agent.decider.standing(version, agent.evidence(version)))
+
+
+def _readable(read: Callable[[], T]) -> T | None:
+    """What `read` gives; None where the database cannot be read, which `log.failing` explains."""
+    try:
+        return read()
+    except StoreError:
+        return None
+
+
+def _budget(agent: "Agent") -> dict[str, dict[str, Any]]:
+    return {name: dataclasses.asdict(limit) for name, limit in agent.ledger.state().items()}
+
+
+def _cloud(agent: "Agent") -> dict[str, Any] | None:
+    if agent.cloud is None:
+        return None
+    settings, cloud = agent.settings.cloud, agent.cloud
+    return {
+        "url": settings.url,
+        "model": settings.model,
+        "state": cloud.state,
+        "last_failure": cloud.last_failure,
+        "mended": cloud.lessons.sentences(),
+    }

@@ -22,11 +22,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass
 
 from edge_agent.budget.paid_call import Assistance, PaidCall
-from edge_agent.decision.decider import Decider
-from edge_agent.decision.evidence import Evidence
-from edge_agent.draft import Draft, Hold
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.generation import Generation
+from edge_agent.engine.stream import Generation
 from edge_agent.engine.types import DecisionPoint, GenerationRequest, TokenEvent
 from edge_agent.errors import (
     BudgetExhausted,
@@ -37,8 +34,20 @@ from edge_agent.errors import (
     StoreError,
 )
 from edge_agent.log.store import Store
-from edge_agent.records import Decision, Delta, Outcome, Query, Reason, Route, Source, Usage
-from edge_agent.transcript import Transcript
+from edge_agent.records import (
+    Decision,
+    Delta,
+    Outcome,
+    Query,
+    Reason,
+    Route,
+    Source,
+    Transcript,
+    Usage,
+)
+from edge_agent.routing.calibration import Evidence
+from edge_agent.routing.decider import Decider
+from edge_agent.routing.draft import Draft, Hold
 
 NO_CLOUD = "no cloud is configured: set cloud.url and cloud.model, or ask the model edge-local"
 

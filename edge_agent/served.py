@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edge_agent.engine.types import ServedModel
-from models.adapter_version import AdapterVersion
+from models.adapters.version import AdapterVersion
 
 
 def served_model(base: Path, active: AdapterVersion | None) -> ServedModel:

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.errors import GgufError, ModelError, ModelNotFound
-from models.gguf_file import GgufInfo, inspect
-from models.paths import private_dir
-from models.storage import file_sha256, locked, write_atomically
-from models.tuned import Tuned
+from models.gguf import GgufInfo, inspect
+from models.storage import file_sha256, locked, private_dir, write_atomically
+from models.tune import Tuned
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument

@@ -18,10 +18,10 @@ import numpy.typing as npt
 from gguf.constants import GGMLQuantizationType
 
 from models.errors import GgufError, OffloadTokenError
-from models.gguf_file import TensorInfo, inspect
+from models.gguf import TensorInfo, inspect
 
 if TYPE_CHECKING:
-    from models.llama_model import LlamaModel
+    from models.llama.model import LlamaModel
 
 TWIN_COSINE = 0.95
 """Rows this close are one direction for a LoRA to move: measured twins lie above 0.99, tokens
@@ -154,7 +154,7 @@ def _special(kinds: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
 def _checker(path: Path, model: "LlamaModel | None") -> Iterator[_Checker]:
     import llama_cpp
 
-    from models.llama_model import LlamaModel
+    from models.llama.model import LlamaModel
 
     info = inspect(path)
     texts: list[bytes] = info.array("tokenizer.ggml.tokens")

@@ -7,8 +7,8 @@ from pathlib import Path
 import llama_cpp
 
 from models.errors import ModelError
-from models.gguf_file import GgufInfo, inspect
-from models.llama_model import quiet_llama
+from models.gguf import GgufInfo, inspect
+from models.llama.model import quiet_llama
 from models.storage import sync_dir
 
 FILE_TYPES = {

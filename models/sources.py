@@ -14,8 +14,7 @@ from models import catalog
 from models.catalog import HubFile, ModelEntry
 from models.errors import DownloadError, GgufError, ModelError, OffloadTokenError
 from models.offload_token import usable, verify
-from models.paths import private_dir
-from models.storage import file_sha256, locked, sync_dir
+from models.storage import file_sha256, locked, private_dir, sync_dir
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -1,4 +1,9 @@
-"""Files on disk: known by their SHA-256 (read once per content), replaced whole or not at all."""
+"""Other processes on this machine. Standard library only: the command line imports it first.
+
+Where data lives. One directory holds the database, `models/` (cache) and `adapters/`.
+
+Files on disk: known by their SHA-256 (read once per content), replaced whole or not at all.
+"""
 
 import fcntl
 import hashlib
@@ -9,6 +14,34 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import platformdirs
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of that number runs, whosever it is."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def default_data_dir() -> Path:
+    """`$EDGE_AGENT_DATA_DIR`, else the platform's user data directory for edge-agent."""
+    override = os.environ.get("EDGE_AGENT_DATA_DIR")
+    if override:
+        return Path(override).expanduser()
+    return Path(platformdirs.user_data_dir("edge-agent"))
+
+
+def private_dir(path: Path) -> Path:
+    """Create `path` (and parents) readable by its owner only; returns it."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
 
 _in_process: dict[str, str] = {}
 _REMEMBERED = 200

@@ -1,20 +1,254 @@
-"""Choose, by measuring, the weight type that serves a model best on this machine."""
+"""What `edge-agent models tune` chose for a model on this machine, remembered beside its files.
 
+Speed and perplexity of one GGUF on this machine, through llama.cpp's low-level API.
+
+`pp512` and decoding are measured as llama-bench does it (warm-up, median of several runs);
+perplexity is taken over windows of the text in this package, each token predicted from those
+before it in its window.
+
+Choose, by measuring, the weight type that serves a model best on this machine.
+"""
+
+import importlib.metadata
+import json
+import math
+import platform
 import shutil
-from collections.abc import Callable, Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import llama_cpp
+import numpy as np
 import psutil
 
 from models import catalog
 from models.errors import ModelError
-from models.gguf_file import inspect
-from models.measure import Bench
-from models.paths import private_dir
+from models.gguf import inspect
+from models.llama.model import LlamaModel
 from models.quantize import FILE_TYPES, expected_bytes, quantize
-from models.storage import file_sha256, locked
-from models.tuned import Tuned, cpu_name, llama_cpp_version
+from models.storage import file_sha256, locked, private_dir, write_atomically
+
+_FILE = "tuned.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The choice and what it holds for; `stale` says if that changed."""
+
+    choice: str
+    """`as shipped` or a quantization, e.g. `Q4_0`."""
+    file: str | None
+    """Name of the requantized GGUF in the model's folder; None for the shipped file."""
+    file_size: int
+    """Bytes of `file`."""
+    shipped_sha256: str
+    llama_cpp: str
+    """Version of llama-cpp-python."""
+    cpu: str
+    rows: tuple[Mapping[str, Any], ...]
+    """What was measured, for `models show`."""
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tuned | None":
+        """The choice remembered in `folder`; None if there is none or it cannot be read."""
+        try:
+            values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            return cls(**{**values, "rows": tuple(values["rows"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def save(self, folder: Path) -> None:
+        """Remember the choice, atomically."""
+        write_atomically(folder / _FILE, json.dumps(asdict(self), indent=1))
+
+    def path(self, folder: Path) -> Path | None:
+        """The requantized file; None if the shipped one was the best."""
+        return folder / self.file if self.file else None
+
+    def stale(self, folder: Path, shipped_sha256: Callable[[], str]) -> str | None:
+        """Why the choice no longer holds, or None if it does."""
+        if self.llama_cpp != llama_cpp_version():
+            return f"llama-cpp-python is now {llama_cpp_version()} (was {self.llama_cpp})"
+        if self.cpu != cpu_name():
+            return f"the processor is now {cpu_name()} (was {self.cpu})"
+        path = self.path(folder)
+        if path is not None and (not path.is_file() or path.stat().st_size != self.file_size):
+            return f"{path.name} is gone or has changed"
+        if self.shipped_sha256 != shipped_sha256():
+            return "the shipped file has changed"
+        return None
+
+
+def forget(folder: Path) -> None:
+    """Drop the choice; the shipped file is served again."""
+    (folder / _FILE).unlink(missing_ok=True)
+
+
+def llama_cpp_version() -> str:
+    """Version of the installed llama-cpp-python, without importing it."""
+    return importlib.metadata.version("llama-cpp-python")
+
+
+def cpu_name() -> str:
+    """The processor's own name, e.g. "AMD EPYC 9R14"."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+PREFILL = 512
+DECODE_STEPS = 32
+BATCHES = (1, 8)
+RUNS = 3
+_WINDOW = 512
+_LOGIT_ROWS = 128
+"""Tokens scored per llama_decode: 128 rows of a 262k vocabulary are 134 MB of logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Tokens per second, median."""
+
+    prefill: float
+    decode: dict[int, float]
+    """By the number of sequences decoded together; tokens of all of them."""
+
+
+class Bench:
+    """One model and a context of its own. Use it in a `with` block."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int,
+        gpu_layers: int = -1,
+        sequences: int = max(BATCHES),
+        cells: int = 2 * _WINDOW,
+    ) -> None:
+        """Load `path`, with KV `cells` for up to `sequences` sequences decoded together.
+
+        Raises GgufError, or ModelError if there is no room for a context.
+        """
+        self._model = LlamaModel(path, gpu_layers=gpu_layers)
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = cells
+        params.n_batch = params.n_ubatch = PREFILL
+        params.n_seq_max = sequences
+        params.kv_unified = True
+        params.n_threads = params.n_threads_batch = threads
+        self._context: Any = llama_cpp.llama_init_from_model(self._model.handle, params)
+        if not self._context:
+            self._model.close()
+            raise ModelError(f"llama.cpp cannot make a context for {path.name}")
+        self._batch = llama_cpp.llama_batch_init(PREFILL, 0, 1)
+
+    def __enter__(self) -> "Bench":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        llama_cpp.llama_batch_free(self._batch)
+        llama_cpp.llama_free(self._context)
+        self._model.close()
+
+    def speed(self, *, runs: int = RUNS) -> Speed:
+        """Prefill of 512 tokens, and decoding at each of BATCHES."""
+        prefill = self._median(self.prefill_s, runs)
+        decode = {}
+        for width in BATCHES:
+            seconds = self._median(lambda width=width: self.decode_s(width), runs)  # type: ignore[misc]
+            decode[width] = width * DECODE_STEPS / seconds
+        return Speed(PREFILL / prefill, decode)
+
+    def perplexity(self, text: str) -> float:
+        """exp of the mean negative log-likelihood per token of `text`."""
+        tokens = self._tokenize(text)
+        total, count = 0.0, 0
+        for start in range(0, len(tokens), _WINDOW):
+            window = tokens[start : start + _WINDOW]
+            self._clear()
+            for first in range(0, len(window) - 1, _LOGIT_ROWS):
+                piece = window[first : first + _LOGIT_ROWS]
+                self._run([(token, first + i, 0) for i, token in enumerate(piece)], logits=True)
+                targets = window[first + 1 : first + 1 + len(piece)]
+                total += self._negative_log_likelihood(targets)
+                count += len(targets)
+        return math.exp(total / count)
+
+    def _negative_log_likelihood(self, targets: Sequence[int]) -> float:
+        """Sum over the rows of the last batch; row i predicts `targets[i]`."""
+        pointer = llama_cpp.llama_get_logits(self._context)
+        rows = np.ctypeslib.as_array(pointer, (len(targets), self._model.n_vocab))
+        peaks = rows.max(axis=1)
+        log_sums = np.log(np.exp(rows - peaks[:, None]).sum(axis=1)) + peaks
+        return float((log_sums - rows[np.arange(len(targets)), list(targets)]).sum())
+
+    def prefill_s(self, tokens: int = PREFILL) -> float:
+        """Seconds to process a prompt of at most PREFILL tokens in one batch."""
+        self._clear()
+        items = [(self._token(i), i, 0) for i in range(tokens)]
+        return self._timed(lambda: self._run(items, logits=False))
+
+    def decode_s(self, width: int, steps: int = DECODE_STEPS) -> float:
+        """Seconds to decode `steps` tokens of each of `width` sequences, from an empty KV."""
+        self._clear()
+
+        def decode() -> None:
+            for i in range(steps):
+                items = [(self._token(i + seq), i, seq) for seq in range(width)]
+                self._run(items, logits=True)
+
+        return self._timed(decode)
+
+    def _token(self, place: int) -> int:
+        return (7919 * place) % self._model.n_vocab
+
+    def _timed(self, work: Callable[[], None]) -> float:
+        start = time.perf_counter()
+        work()
+        llama_cpp.llama_synchronize(self._context)
+        return time.perf_counter() - start
+
+    def _median(self, run: Callable[[], float], runs: int) -> float:
+        run()  # warm-up: pages in the weights, starts the threads
+        return statistics.median(run() for _ in range(runs))
+
+    def _run(self, items: Sequence[tuple[int, int, int]], *, logits: bool) -> None:
+        """Decode (token, position, sequence) items; the last one always yields logits."""
+        batch = self._batch
+        batch.n_tokens = len(items)
+        for i, (token, position, sequence) in enumerate(items):
+            batch.token[i] = token
+            batch.pos[i] = position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = logits or i == len(items) - 1
+        status = llama_cpp.llama_decode(self._context, batch)
+        if status:
+            raise ModelError(f"llama.cpp failed on {self._model.path.name} (status {status})")
+
+    def _clear(self) -> None:
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+
+    def _tokenize(self, text: str) -> list[int]:
+        data, size = text.encode(), 0
+        while True:  # too small a buffer is answered with minus the size it takes
+            buffer = (llama_cpp.llama_token * size)()
+            count = llama_cpp.llama_tokenize(
+                self._model.vocab, data, len(data), buffer, size, True, False
+            )
+            if count >= 0:
+                return list(buffer[:count])
+            size = -count
+
 
 AS_SHIPPED = "as shipped"
 TOLERANCE = 0.02

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from edge_agent import __version__
-from edge_agent.settings import Settings
+from edge_agent.config.settings import Settings
 from server import errors
+from server.doors import admin, chat, completions, docs, embeddings, feedback, models, training
 from server.guard import Guard
 from server.metrics import Metrics
-from server.routes import admin, chat, completions, docs, embeddings, feedback, models, training
 from server.service import Admission, Service
 
 if TYPE_CHECKING:

@@ -80,8 +80,8 @@ def _serve(root: Any, flags: dict[str, Any], *, reference_cloud: bool, as_json: 
     import time
 
     from server import daemon, stand_in
-    from server.announce import Announcer
-    from server.bound import api_keys, bind, url_of
+    from server.daemon import Announcer
+    from server.listen import api_keys, bind, url_of
 
     settings = root.load(flags).settings
     keys = api_keys(settings.server)

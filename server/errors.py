@@ -18,7 +18,7 @@ from edge_agent.errors import (
     Unauthorized,
     Unavailable,
 )
-from server.schemas import (
+from server.doors.schemas import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,

@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edge_agent.config.settings import ServerSettings
 from edge_agent.errors import EdgeAgentError, Forbidden, Unauthorized
-from edge_agent.settings import ServerSettings
 from server.errors import BodyTooLarge, error_response
 
 OPEN_PATHS = frozenset({"/health"})

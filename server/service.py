@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from edge_agent.config.settings import Settings
 from edge_agent.errors import Unavailable
-from edge_agent.settings import Settings
 from server.errors import ClientGone
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from edge_agent.settings import Settings
-    from edge_agent.training.journal import Position
-    from trainer.progress import Watcher
-    from trainer.round import Ended
+    from edge_agent.config.settings import Settings
+    from edge_agent.learning.journal import Position
+    from trainer.round.progress import Watcher
+    from trainer.round.round import Ended
 
 
 def train(  # noqa: PLR0917
@@ -63,7 +63,7 @@ def _train(
 ) -> "Ended":
     import signal
 
-    from edge_agent.training.idle import end_with_parent, lower_priority, wait_without_spinning
+    from edge_agent.processes.own import end_with_parent, lower_priority, wait_without_spinning
 
     if idle:
         lower_priority()
@@ -73,15 +73,15 @@ def _train(
     _require_packages()
     if allow_cloud:
         _buy(settings, allow_cloud, as_json=as_json)
-    from trainer.display import display
+    from trainer.report.display import display
 
     with display(as_json=as_json) as watcher:
         watcher.say("reading the log")
         until = _look(settings, watcher, resume=resume, as_json=as_json)
         watcher.say("loading torch")
         # Torch and peft take seconds to import: only now is it known that they are needed.
-        from trainer.round import Round
-        from trainer.workbench import Workbench
+        from trainer.round.round import Round
+        from trainer.round.workbench import Workbench
 
         with Workbench(settings, told=watcher.say) as bench:
             training = Round(bench, watcher, between=_yielding(settings))
@@ -89,7 +89,7 @@ def _train(
 
 
 def _require_packages() -> None:
-    from edge_agent.training.background import missing
+    from edge_agent.learning.background import missing
     from trainer.errors import NotTrainable
 
     absent = missing()
@@ -104,9 +104,9 @@ def _look(settings: "Settings", watcher: "Watcher", *, resume: bool, as_json: bo
     """
     from contextlib import closing
 
-    from edge_agent.training.journal import Journal
-    from trainer import items
-    from trainer.outlook import outlook, standing
+    from edge_agent.learning.journal import Journal
+    from trainer.data import items
+    from trainer.round.outlook import outlook, standing
 
     with closing(Journal(settings.database)) as journal:
         journal.require_idle()
@@ -134,8 +134,8 @@ def _buy(settings: "Settings", at_most: int, *, as_json: bool) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from edge_agent.training.journal import Journal
-    from trainer.purchase import buy
+    from edge_agent.learning.journal import Journal
+    from trainer.data.purchase import buy
 
     with closing(Journal(settings.database)) as journal:
         journal.require_idle()
@@ -156,7 +156,7 @@ def _buy(settings: "Settings", at_most: int, *, as_json: bool) -> None:
 
 def _yielding(settings: "Settings") -> Any:
     """Between micro-batches, live requests go first."""
-    from edge_agent.training.activity import Activity
+    from edge_agent.learning.machine import Activity
 
     activity = Activity.open(settings.data_dir / "activity")
     return lambda: activity.wait_while_busy(0.5)
@@ -167,9 +167,9 @@ def _interrupt(_signal: int, _frame: Any) -> None:
 
 
 def _status(settings: "Settings", *, as_json: bool) -> None:
-    from edge_agent.training import report
-    from edge_agent.training.moves import describe
-    from models.command_options import indented
+    from edge_agent.learning import report
+    from edge_agent.learning.shift import describe
+    from models.cli.options import indented
 
     found = report.report(settings.database, waiting_for=None)
     if as_json:

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.adapter_version import LORA, MERGED, PEFT_CONFIG, PEFT_WEIGHTS
-from models.gguf_file import GgufInfo, TensorInfo, inspect
+from models.adapters.version import LORA, MERGED, PEFT_CONFIG, PEFT_WEIGHTS
+from models.gguf import GgufInfo, TensorInfo, inspect
 from trainer.errors import ExportError
-from trainer.lora import read_config, read_weights
-from trainer.weights import Layout, dequantize, permute, read_layout
+from trainer.policy.lora import read_config, read_weights
+from trainer.policy.weights import Layout, dequantize, permute, read_layout
 
 MergeType = Literal["Q8_0", "BF16", "F16", "F32", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
 _PREFIX = "base_model.model."

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from trainer import dagrpo
-from trainer.logprobs import AnswerLogProbs
-from trainer.packing import Ids
-from trainer.settings import LearnerSettings
+from trainer.policy.logprobs import AnswerLogProbs
+from trainer.policy.packing import Ids
+from trainer.policy.settings import LearnerSettings
 
 
 @dataclass(frozen=True, slots=True)

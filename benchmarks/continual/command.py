@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from benchmarks.continual.protocol import Protocol
+    from benchmarks.continual.plan import Protocol
 
 _DEFAULT = "full"
 _HOME = "home"
@@ -111,14 +111,14 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 
 def _protocol(source: str, values: dict[str, Any]) -> "Protocol":
-    from benchmarks.continual.protocol import read, validated
+    from benchmarks.continual.plan import read, validated
 
     given = {key: value for key, value in values.items() if value is not None}
     return validated({**read(source).model_dump(), **given})
 
 
 def _run(protocol: "Protocol", folder: Path, settings: Any) -> None:
-    from edge_agent.training.background import missing
+    from edge_agent.learning.background import missing
     from trainer.errors import NotTrainable
 
     absent = missing()
@@ -126,8 +126,7 @@ def _run(protocol: "Protocol", folder: Path, settings: Any) -> None:
         raise NotTrainable(f"training needs the package {absent}: pip install 'edge-agent[train]'")
     from benchmarks.continual.progress import Bars
     from benchmarks.continual.records import Store
-    from benchmarks.continual.run import Benchmark
-    from benchmarks.continual.session import workbench
+    from benchmarks.continual.run import Benchmark, workbench
 
     store = Store(folder)
     store.open(protocol)

@@ -4,7 +4,7 @@ Train and evaluation questions are disjoint by construction: which side a questi
 on its own text (generated families, see `benchmarks.demo.families`) or on the data set's own split.
 """
 
-from benchmarks.continual import hub, humaneval
+from benchmarks.continual import hub, tasks
 from benchmarks.continual.tasks import Source, Task, Tasks
 from benchmarks.demo import families as demo
 from benchmarks.demo.families import ARITHMETIC, WORDS, Generator
@@ -36,7 +36,7 @@ def generated(family: demo.Family) -> Source:
 
 SOURCES: dict[str, Source] = {
     **{family.name: generated(family) for family in (ARITHMETIC, WORDS, LOGIC)},
-    "humaneval": humaneval.source,
+    "humaneval": tasks.source,
     **hub.SOURCES,
 }
 """Every family that a protocol may name."""

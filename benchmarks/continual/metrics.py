@@ -8,11 +8,11 @@ from statistics import fmean
 
 from benchmarks.continual.methods import Asks
 from benchmarks.continual.records import Record
-from edge_agent.decision.decider import Decider
+from edge_agent.config.settings import DecisionSettings
 from edge_agent.engine.types import DecisionPoint
 from edge_agent.records import Route
-from edge_agent.settings import DecisionSettings
-from trainer.policy_value import highest
+from edge_agent.routing.decider import Decider
+from trainer.gate.policy_value import highest
 
 _LEVELS = 10
 """Rates over which APGR averages, as RouteLLM (arXiv 2406.18665) does: 10 %, …, 100 %."""

@@ -7,8 +7,7 @@ from statistics import fmean
 from benchmarks.continual import metrics
 from benchmarks.continual.methods import Asks
 from benchmarks.continual.metrics import Continual, Worth
-from benchmarks.continual.plan import Variant
-from benchmarks.continual.protocol import Protocol
+from benchmarks.continual.plan import Protocol, Variant
 from benchmarks.continual.records import Phase, Record
 
 SERVED_QUERIES = 200

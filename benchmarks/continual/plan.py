@@ -1,10 +1,113 @@
-"""The protocol as a list of runs; a run is one method, seed and budget, in phases."""
+"""Every size of the benchmark, from a TOML file; the presets beside this file are such files.
 
+The protocol as a list of runs; a run is one method, seed and budget, in phases.
+"""
+
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from benchmarks.continual.families import SOURCES
 from benchmarks.continual.methods import ABLATIONS, METHODS, Method, method
-from benchmarks.continual.protocol import Protocol
-from trainer.settings import LINEAR_MODULES
+from edge_agent.errors import ConfigError
+from trainer.policy.settings import LINEAR_MODULES
+
+PRESETS = Path(__file__).with_name("presets")
+Study = Literal["main", "budgets", "schedule", "duals", "ablations"]
+
+
+class Protocol(BaseModel):
+    """What is run. Two results compare only if their protocols are equal."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    model: str = Field("smollm2-135m-instruct", description="Catalog name or path of a GGUF")
+    families: tuple[str, ...] = Field(("arithmetic", "words", "logic"), min_length=1)
+    methods: tuple[str, ...] = Field(tuple(METHODS), min_length=1)
+    studies: tuple[Study, ...] = Field(
+        ("main", "budgets", "schedule", "duals", "ablations"),
+        description="main: every method at rate; the others vary one thing",
+    )
+    seeds: int = Field(3, ge=1)
+    rate: float = Field(0.3, gt=0, lt=1, description="τ of the main study")
+    other_rates: tuple[float, ...] = Field((0.1, 0.5), description="τ of the study of budgets")
+    changed_rate: float = Field(
+        0.1, gt=0, lt=1, description="τ from the middle of the second phase on (schedule)"
+    )
+    first_dual: float = Field(0.5, ge=0, description="λ₀; the paper's, second-hand")
+    other_first_duals: tuple[float, ...] = Field((0.0, 2.0), description="λ₀ of the study of duals")
+
+    stream: int = Field(1500, ge=8, description="Training questions of a family")
+    held_out: int = Field(200, ge=4, description="Most evaluation questions of a family")
+    steps: int = Field(100, ge=1, description="Learner steps of a phase (the paper: 840, then 400)")
+    group_size: int = Field(8, ge=2)
+    prompts_per_step: int = Field(8, ge=1)
+    max_new_tokens: int = Field(16, ge=1)
+    context: int = Field(8192, ge=64, description="KV cells of the engine")
+    warm: Literal["switch", "all"] = Field(
+        "switch",
+        description="switch: each family is new when its phase begins, and is learned with "
+        "supervision first; all: every family is, before the first phase",
+    )
+    warm_steps: int = Field(300, ge=1, description="Of one warm start; methods share the first")
+    warm_examples: int = Field(16, ge=1, description="In one step of the warm start")
+    warm_learning_rate: float = Field(1e-3, gt=0, description="Highest, of supervised learning")
+    learning_rate: float = Field(5e-5, gt=0)
+    replay: float = Field(0.25, ge=0, lt=1)
+    kl: float = Field(0.01, ge=0)
+    entropy: float = Field(0.01, ge=0)
+    threads: int | None = Field(None, ge=1)
+    look_every: int = Field(25, ge=1, description="Steps between two looks at a few held-out items")
+    look_items: int = Field(24, ge=0, description="Items of each family in a look; 0: none")
+    cloud_accuracy: float = Field(0.95, ge=0, le=1)
+    window: int = Field(50, ge=1, description="Queries (and steps / 5) over which rates are shown")
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        for kind, names, known in (
+            ("family", self.families, SOURCES),
+            ("method", self.methods, METHODS | ABLATIONS),
+        ):
+            for name in names:
+                if name not in known:
+                    raise ValueError(f"no {kind} {name!r}; there are {', '.join(known)}")
+            if len(set(names)) != len(names):
+                raise ValueError(f"a {kind} is named twice")
+        return self
+
+
+def presets() -> list[str]:
+    """Names of the configurations that come with the benchmark."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def read(source: str) -> Protocol:
+    """The preset of that name, else the TOML file at that path. Raises ConfigError."""
+    path = PRESETS / f"{source}.toml" if source in presets() else Path(source)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"no preset or file {source!r}; presets: {', '.join(presets())}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return validated({"name": path.stem, **values})
+
+
+def validated(values: dict[str, object]) -> Protocol:
+    """A protocol of these values. Raises ConfigError that names the first wrong one."""
+    try:
+        return Protocol.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "protocol"
+        raise ConfigError(f"{field}: {first['msg'].removeprefix('Value error, ')}") from error
+
 
 _RATES_OF_BUDGETS = ("ours", "da-grpo", "gapg")
 _OF_SCHEDULE = ("ours", "da-grpo", "gapg")

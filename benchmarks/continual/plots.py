@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.continual import metrics
 from benchmarks.continual.summary import Row, Summary
-from trainer.plots import STYLE, pyplot, running_mean
+from trainer.report.plots import STYLE, pyplot, running_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

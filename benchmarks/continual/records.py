@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.continual.protocol import Protocol
+from benchmarks.continual.plan import Protocol
 from edge_agent.errors import EdgeAgentError
 from models.storage import sync_dir
-from trainer.evaluate import Result
+from trainer.gate.evaluate import Result
 
 FORMAT = 1
 

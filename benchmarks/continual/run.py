@@ -1,29 +1,61 @@
-"""Runs the protocol, unit by unit. What is done is on disk; what is not is done now.
+"""The workbench that all methods share: one engine, one set of graders, temporary data.
+
+Runs the protocol, unit by unit. What is done is on disk; what is not is done now.
 
 Several processes may work on one folder: each takes whole runs that nobody else is at.
 """
 
 import asyncio
+import contextlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.continual import router
 from benchmarks.continual.families import SOURCES
-from benchmarks.continual.plan import Run, files, runs
+from benchmarks.continual.plan import Protocol, Run, files, runs
 from benchmarks.continual.progress import Watcher
-from benchmarks.continual.protocol import Protocol
 from benchmarks.continual.records import Look, Phase, Record, Step, Store
 from benchmarks.continual.tasks import Task, Tasks, items, key
 from benchmarks.continual.training import PhaseTraining, learner_settings, warm_start, window
+from benchmarks.runtime.servers import temporary_data
+from edge_agent.config.settings import Settings
 from edge_agent.engine.types import ServedModel
 from edge_agent.errors import EdgeAgentError
+from trainer.data.items import Item
 from trainer.dual import Dual
-from trainer.evaluate import Result, evaluate
-from trainer.learner import Learner
-from trainer.records import Item
-from trainer.workbench import Workbench
+from trainer.gate.evaluate import Result, evaluate
+from trainer.policy.learner import Learner
+from trainer.round.workbench import Workbench
+
+
+@contextlib.contextmanager
+def workbench(settings: Settings, protocol: Protocol) -> Iterator[Workbench]:
+    """A workbench for `protocol`; of the user's own only the models are seen, nothing is written.
+
+    The weights are what the daemon would serve: the choice of `models tune`, if there is one.
+    """
+    with temporary_data(settings) as folder:
+        engine = {"context": protocol.context, "threads": protocol.threads}
+        train = {
+            "group_size": protocol.group_size,
+            "prompts_per_step": protocol.prompts_per_step,
+            "max_new_tokens": protocol.max_new_tokens,
+            "threads": protocol.threads,
+            "rate": protocol.rate,
+        }
+        own = settings.model_copy(
+            update={
+                "data_dir": folder,
+                "model": protocol.model,
+                "decision": settings.decision.model_copy(update={"window": 1}),
+                "engine": settings.engine.model_copy(update=engine),
+                "train": settings.train.model_copy(update=train),
+            }
+        )
+        with Workbench(own) as bench:
+            yield bench
 
 
 class Benchmark:

@@ -7,8 +7,7 @@ from typing import Any
 
 from benchmarks.continual import metrics
 from benchmarks.continual.outcome import Outcome, outcome
-from benchmarks.continual.plan import Run, Variant, files, trained, variants
-from benchmarks.continual.protocol import Protocol
+from benchmarks.continual.plan import Protocol, Run, Variant, files, trained, variants
 from benchmarks.continual.records import Store
 
 TOLERANCE = 0.02

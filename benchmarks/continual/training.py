@@ -13,21 +13,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 
-from benchmarks.continual import gapg
+from benchmarks.continual import methods
 from benchmarks.continual.methods import Method
-from benchmarks.continual.plan import Variant
-from benchmarks.continual.protocol import Protocol
+from benchmarks.continual.plan import Protocol, Variant
 from benchmarks.continual.records import Step
+from trainer.data.items import Item
+from trainer.data.replay import Batches, Replay
 from trainer.dual import Dual
-from trainer.evaluate import CloudValue
-from trainer.learner import Learner
+from trainer.gate.evaluate import CloudValue
 from trainer.objective import Episode
-from trainer.records import Item
-from trainer.reinforcement import episode, gains, rise
-from trainer.replay import Batches, Replay
-from trainer.settings import LearnerSettings, LoraSettings
-from trainer.warm_start import Asking, example, factor, highest_rate
-from trainer.workbench import Workbench
+from trainer.phases.reinforcement import episode, gains, rise
+from trainer.phases.warm_start import Asking, example, factor, highest_rate
+from trainer.policy.learner import Learner
+from trainer.policy.settings import LearnerSettings, LoraSettings
+from trainer.round.workbench import Workbench
 
 _PRICED_BATCHES = 6
 """Most batches that the first λ is measured on, fewer in short phases: 3 to 8 % of rollouts."""
@@ -213,7 +212,7 @@ class PhaseTraining:
         if not self.variant.how.filtered:
             return episodes
         asked = [episode.asked for episode in episodes]
-        kept = gapg.kept(asked, self.protocol.group_size, gapg.ratio(rate))
+        kept = methods.kept(asked, self.protocol.group_size, methods.ratio(rate))
         return [episodes[k] for k in kept]
 
 

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.demo.families import Family
+from benchmarks.demo.families import RATE, Family
 from benchmarks.demo.figures import Measured
-from benchmarks.demo.plan import RATE
 from benchmarks.demo.story import FAMILIES, Findings
-from trainer.plots import BLUE, GREEN, ORANGE, STYLE, pyplot
+from trainer.report.plots import BLUE, GREEN, ORANGE, STYLE, pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,14 +13,14 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.demo import figures, pictures
-from benchmarks.demo.plan import RATE, Plan
+from benchmarks.demo.families import RATE, Plan
 from benchmarks.demo.processes import Processes
 from benchmarks.demo.story import Findings, Story
 from benchmarks.demo.terminal import Terminal, closing, results
 from edge_agent.errors import EdgeAgentError
 from models import catalog
 from models.errors import ModelNotFound
-from trainer import plots, report
+from trainer.report import plots, report
 
 MODEL = "smollm2-135m-instruct"
 _NEEDS = ("reasoning_gym", "matplotlib", "torch", "peft", "transformers")

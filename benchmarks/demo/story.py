@@ -8,12 +8,20 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from benchmarks.demo import figures
-from benchmarks.demo.families import ARITHMETIC, WORDS, Family, Question, Questions, draw
+from benchmarks.demo.families import (
+    ARITHMETIC,
+    RATE,
+    WORDS,
+    Family,
+    Plan,
+    Question,
+    Questions,
+    draw,
+)
 from benchmarks.demo.figures import Live, Measured
-from benchmarks.demo.plan import RATE, Plan
 from benchmarks.demo.processes import Processes
 from benchmarks.demo.traffic import Answered, App, LightStream
-from edge_agent.client import DaemonClient
+from edge_agent.cli.client import DaemonClient
 
 FAMILIES = (ARITHMETIC, WORDS)
 CLOUD_ACCURACY = 0.95

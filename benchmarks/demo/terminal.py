@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from benchmarks.demo.plan import RATE
+from benchmarks.demo.families import RATE
 from benchmarks.demo.story import FAMILIES, Findings
 
 _PHASES = {

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Literal, Self
 
-from benchmarks.demo.families import Family, Question
-from benchmarks.demo.plan import MAX_TOKENS
-from edge_agent.client import DaemonClient
-from edge_agent.conversation import PATH, Options, body
+from benchmarks.demo.families import MAX_TOKENS, Family, Question
+from edge_agent.cli.client import DaemonClient
+from edge_agent.cli.conversation import PATH, Options, body
 from edge_agent.errors import EdgeAgentError
 
 AT_ONCE = 16

@@ -8,14 +8,12 @@ from typing import cast, get_args
 
 import uvicorn
 
-from benchmarks.reference_cloud.app import ReferenceCloud, create_app
-from benchmarks.reference_cloud.faults import parse_faults
-from benchmarks.reference_cloud.latency import Latency
+from benchmarks.reference_cloud.app import MODEL, ReferenceCloud, create_app
+from benchmarks.reference_cloud.faults import Latency, parse_faults
 from benchmarks.reference_cloud.replies import Replies, Style, read_answers
-from benchmarks.reference_cloud.wire import MODEL
+from edge_agent.config.settings import Price
 from edge_agent.errors import ConfigError
-from edge_agent.settings import Price
-from server.bound import bind, url_of
+from server.listen import bind, url_of
 
 NOTICE = "This is a stand-in, not a real model: it only answers reasoning-gym questions."
 

@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter, defaultdict
 
-from benchmarks.reference_cloud.registry import Solvers
+from benchmarks.reference_cloud.solvers import Solvers
 
 solvers = Solvers()
 _ROWS = r"(?P<rows>-?\d+(?:[ \t]+-?\d+)*(?:\n-?\d+(?:[ \t]+-?\d+)*)*)"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.runtime.compare import number
 from benchmarks.runtime.result import Figure, Result
-from benchmarks.runtime.tables import number
-from trainer.plots import STYLE, pyplot
+from trainer.report.plots import STYLE, pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,14 +16,14 @@ from pathlib import Path
 import llama_cpp
 import psutil
 
-from benchmarks.runtime.bandwidth import bytes_per_token, read_bytes_per_second
 from benchmarks.runtime.energy import Meter
+from benchmarks.runtime.machine import bytes_per_token, read_bytes_per_second
 from benchmarks.runtime.session import Output, Session, session
-from edge_agent.settings import Settings
+from edge_agent.config.settings import Settings
 from models import catalog
-from models.gguf_file import inspect
-from models.measure import PREFILL, Bench
+from models.gguf import inspect
 from models.quantize import FILE_TYPES, quantize
+from models.tune import PREFILL, Bench
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,11 @@ from typing import Literal
 
 from benchmarks.demo.processes import Processes
 from benchmarks.runtime import http_load, servers
-from benchmarks.runtime.http_load import Target
+from benchmarks.runtime.http_load import Prompts, Target
 from benchmarks.runtime.latency import add_load
-from benchmarks.runtime.prompts import Prompts
 from benchmarks.runtime.session import Output, Session, session
+from edge_agent.config.settings import Settings
 from edge_agent.errors import EdgeAgentError, Unavailable
-from edge_agent.settings import Settings
 
 State = Literal["alone", "training"]
 _STATES: tuple[State, ...] = ("alone", "training")

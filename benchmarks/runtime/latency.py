@@ -6,8 +6,7 @@ from typing import Literal
 
 from benchmarks.runtime import http_load
 from benchmarks.runtime.energy import Meter
-from benchmarks.runtime.http_load import Target
-from benchmarks.runtime.prompts import Messages, Prompts
+from benchmarks.runtime.http_load import Messages, Prompts, Target
 from benchmarks.runtime.session import Session
 from benchmarks.runtime.timings import Load, Timing
 from edge_agent.errors import EdgeAgentError

@@ -9,11 +9,11 @@ from benchmarks.runtime import routes, servers
 from benchmarks.runtime.energy import Meter
 from benchmarks.runtime.http_load import Target
 from benchmarks.runtime.latency import PREFIXES, LatencyRun, Plan
-from benchmarks.runtime.overhead import decision_and_logging
+from benchmarks.runtime.routes import decision_and_logging
 from benchmarks.runtime.session import Output, Session, session
-from edge_agent.client import find_daemon
+from edge_agent.cli.client import find_daemon
+from edge_agent.config.settings import Settings
 from edge_agent.errors import InvalidRequest
-from edge_agent.settings import Settings
 
 Part = Literal["cold", "warm", "conversation", "overhead", "routes", "adapter"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -1,4 +1,6 @@
-"""What a large log costs: writing one more query, and reading what a round trains on.
+"""Queries and answers as the log gets them, without a model: made up, of ordinary size.
+
+What a large log costs: writing one more query, and reading what a round trains on.
 
 insert, one at a time   a query handed to the log, until its row is committed; mean
 insert, together        a thousand at once: the writer commits what waits in one transaction
@@ -14,17 +16,58 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.runtime.log_rows import example_query, example_response
+from ulid import ULID
+
+from benchmarks.runtime.http_load import Prompts
 from benchmarks.runtime.servers import temporary_data
 from benchmarks.runtime.session import Output, session
+from edge_agent.config.settings import Settings
+from edge_agent.engine.types import SamplingParams
 from edge_agent.errors import EdgeAgentError
 from edge_agent.log.database import immediate, open_database
-from edge_agent.log.search_index import tidy
 from edge_agent.log.store import Store
-from edge_agent.settings import Settings
+from edge_agent.log.writer import tidy
+from edge_agent.records import Decision, Outcome, Query, Reason, Route, Source, Usage
 
 if TYPE_CHECKING:
-    from trainer.workbench import Workbench
+    from trainer.round.workbench import Workbench
+
+PROMPT_TOKENS, ANSWER_TOKENS = 48, 16
+TEMPLATE = "benchmark"
+
+
+def example_query(rng: random.Random, *, template: str = TEMPLATE) -> Query:
+    """A chat query with a reference, so that it can be trained on."""
+    text = Prompts(rng.randrange(2**31)).text(PROMPT_TOKENS - 16)
+    messages = ({"role": "user", "content": text},)
+    return Query(
+        id=str(ULID()),
+        at=time.time(),
+        model="edge",
+        prompt_ids=tuple(rng.randrange(1000, 40_000) for _ in range(PROMPT_TOKENS)),
+        template=template,
+        messages=messages,
+        body={"model": "edge", "messages": messages, "max_tokens": 64},
+        sampling=SamplingParams(max_tokens=64),
+        task=f"task-{rng.randrange(4)}",
+        reference=str(rng.randrange(1000)),
+    )
+
+
+def example_response(rng: random.Random) -> tuple[Decision, Outcome]:
+    """A local answer."""
+    decision = Decision(Route.LOCAL, Reason.THRESHOLD, p_offload=rng.random(), p_first=0.1)
+    outcome = Outcome(
+        source=Source.LOCAL,
+        usage=Usage(PROMPT_TOKENS, ANSWER_TOKENS),
+        texts=(Prompts(rng.randrange(2**31)).text(ANSWER_TOKENS),),
+        finish_reasons=("stop",),
+        token_ids=(tuple(rng.randrange(1000, 40_000) for _ in range(ANSWER_TOKENS)),),
+        ttft_s=0.1,
+        duration_s=0.5,
+    )
+    return decision, outcome
+
 
 _SEED_ROWS = 1000
 _ONE_BY_ONE = 200
@@ -49,7 +92,7 @@ def run(plan: Plan, settings: Settings, *, seed: int, output: Output) -> None:
             "what the trainer reads is measured too, which needs torch: "
             "pip install 'edge-agent[train]'"
         ) from error
-    from trainer.workbench import Workbench
+    from trainer.round.workbench import Workbench
 
     with session("log", asdict(plan), seed=seed, output=output) as running:
         running.expect(len(plan.sizes) * (1 + plan.repeats))
@@ -148,8 +191,8 @@ def _insert(settings: Settings, rng: random.Random) -> dict[str, float]:
 
 def _sample(bench: "Workbench", size: int) -> dict[str, float]:
     """Seconds to read a round's data, in all and for each query; the last thousand are new."""
-    from edge_agent.training.journal import Position
-    from trainer import corpus, items
+    from edge_agent.learning.journal import Position
+    from trainer.data import corpus, items
 
     since, until = Position(max(0, size - _SEED_ROWS)), Position(size)
     began = time.perf_counter()

@@ -1,4 +1,12 @@
-"""What a figure was measured on: machine, versions, revision of the source."""
+"""Memory of a process: resident, peak, shared and private pages.
+
+On Linux from /proc (smaps_rollup and VmHWM, proc(5)); elsewhere only what psutil knows.
+
+How fast this machine reads memory: the limit of decoding one sequence, which reads every weight
+once for each token.
+
+What a figure was measured on: machine, versions, revision of the source.
+"""
 
 import contextlib
 import importlib.metadata
@@ -6,13 +14,88 @@ import os
 import platform
 import sqlite3
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
-from edge_agent.training.machine import look
-from models.tuned import cpu_name
+from edge_agent.learning.machine import look
+from models.gguf import GgufInfo
+from models.tune import cpu_name
+
+_KB = 1e-3
+_ROLLUP = {
+    "rss": ("Rss",),
+    "proportional": ("Pss",),
+    "shared": ("Shared_Clean", "Shared_Dirty"),
+    "private": ("Private_Clean", "Private_Dirty"),
+}
+
+
+def memory_mb(pid: int, proc: Path = Path("/proc")) -> dict[str, float]:
+    """MB by kind: rss, peak rss, proportional, shared, private, gpu; those that can be told.
+
+    Weights mapped from a file count as shared once another process maps them too, else as
+    private; `proportional` divides shared pages among those who share them.
+    """
+    found: dict[str, float] = {}
+    try:
+        rollup = _fields(proc / str(pid) / "smaps_rollup")
+        status = _fields(proc / str(pid) / "status")
+    except OSError:
+        found["rss"] = psutil.Process(pid).memory_info().rss / 1e6
+    else:
+        for kind, names in _ROLLUP.items():
+            found[kind] = sum(rollup.get(name, 0) for name in names) * 1.024 * _KB
+        found["peak rss"] = status.get("VmHWM", 0) * 1.024 * _KB
+    gpu = gpu_memory_mb(pid)
+    return found if gpu is None else found | {"gpu": gpu}
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """`Name:   123 kB` lines, in KiB."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, _, value = line.partition(":")
+        words = value.split()
+        if len(words) == 2 and words[1] == "kB":
+            found[name] = int(words[0])
+    return found
+
+
+_PASSES = 6
+_LARGEST = 1_000_000_000
+
+
+def read_bytes_per_second(n_bytes: int, threads: int) -> float:
+    """The best of a few passes over a buffer of `n_bytes`, one part for each thread.
+
+    A buffer of the weights' own size has the same help from the caches as the weights have. It is
+    a plain read (bitwise or of 8-byte words), which no decoder of weights can beat.
+    """
+    words = min(n_bytes, _LARGEST) // 8
+    parts = np.array_split(np.ones(words, np.int64), threads)
+    seconds = []
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(_PASSES):
+            began = time.perf_counter()
+            list(pool.map(np.bitwise_or.reduce, parts))
+            seconds.append(time.perf_counter() - began)
+    return 8 * words / min(seconds)
+
+
+def bytes_per_token(info: GgufInfo) -> int:
+    """Weights read to decode one token: all but an embedding table that only looks up rows."""
+    separate_output = info.tensor("output.weight") is not None
+    return sum(
+        tensor.n_bytes or 0
+        for tensor in info.tensors
+        if not (separate_output and tensor.name == "token_embd.weight")
+    )
+
 
 _PACKAGES = (
     *("edge-agent", "llama-cpp-python", "numpy", "fastapi", "uvicorn", "sqlite-utils"),

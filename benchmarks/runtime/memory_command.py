@@ -7,12 +7,11 @@ from pathlib import Path
 import psutil
 
 from benchmarks.runtime import http_load, servers, train
-from benchmarks.runtime.http_load import Target
-from benchmarks.runtime.memory import memory_mb
-from benchmarks.runtime.prompts import Prompts
+from benchmarks.runtime.http_load import Prompts, Target
+from benchmarks.runtime.machine import memory_mb
 from benchmarks.runtime.session import Output, Session, session
+from edge_agent.config.settings import Settings
 from edge_agent.errors import EdgeAgentError, Unavailable
-from edge_agent.settings import Settings
 
 _PROMPT_WORDS, _ANSWER_TOKENS = 128, 32
 

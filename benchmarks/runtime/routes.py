@@ -1,18 +1,33 @@
-"""Routes of a daemon of our own: the cloud's, the way back from it, and adapted models.
+"""An adapter to measure with. Its values are those of a fresh one: what it costs to serve
+
+depends on its shape alone.
+
+Decision and logging on their own, in this process: the daemon's own parts, nothing else.
+
+    decision   τ read from the ledger, and the policy's choice
+    logging    a query handed to the log's writer, until its row is committed
+
+p_offload itself is read from logits that answering needs anyway; its softmax is part of the
+request, not of this. Both are set against the time of one request measured in the same run.
+
+Routes of a daemon of our own: the cloud's, the way back from it, and adapted models.
 
 The cloud is the stand-in with a fixed first-token time, asked directly too, so that what the
 daemon adds is seen. In the fallback it answers every call with a server error.
 """
 
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 from benchmarks.runtime import http_load
-from benchmarks.runtime.adapter import Kind, install
-from benchmarks.runtime.http_load import Target
+from benchmarks.runtime.http_load import Prompts, Target
 from benchmarks.runtime.latency import LatencyRun, Plan, add_load, with_model
-from benchmarks.runtime.prompts import Prompts
+from benchmarks.runtime.log_size import example_query, example_response
 from benchmarks.runtime.servers import (
     OURS,
     Own,
@@ -22,7 +37,92 @@ from benchmarks.runtime.servers import (
     wait_for,
 )
 from benchmarks.runtime.session import Session
-from edge_agent.settings import Settings
+from edge_agent.budget.ledger import Ledger
+from edge_agent.config.settings import Settings
+from edge_agent.engine.types import DecisionPoint
+from edge_agent.log.store import Store
+from edge_agent.routing.decider import Decider
+from models import catalog
+from models.adapters.registry import AdapterRegistry
+from models.adapters.version import MERGED
+from models.offload_token import verify
+from trainer.export import export
+from trainer.policy.learner import Learner
+from trainer.policy.settings import LearnerSettings, LoraSettings
+
+Kind = Literal["merged", "lora"]
+
+
+def install(settings: Settings, folder: Path, kind: Kind) -> None:
+    """Activate a fresh adapter of `settings.train`'s shape in the data directory `folder`.
+
+    `merged`: with every file that a round of training makes, so that the daemon serves it as it
+    would serve a promoted one. `lora`: without the merged weights, so that the LoRA is attached
+    at run time.
+    """
+    model = catalog.resolve(settings.model, settings.data_dir)
+    train = settings.train
+    lora = LoraSettings(rank=train.rank, alpha=train.alpha)
+    if train.modules:
+        lora = LoraSettings.model_validate({**lora.model_dump(), "modules": train.modules})
+    learner = Learner(
+        model.path,
+        LearnerSettings(lora=lora),
+        offload_token=verify(model.path, model.entry.offload_token),
+    )
+    work = folder / "adapter"
+    learner.lora.save(work)
+    files = export(work, model.path)
+    if kind == "lora":
+        files.pop(MERGED)
+    registry = AdapterRegistry(folder / "adapters", base_sha256=model.base_sha256)
+    version = registry.add(files, base_model=model.entry.name, base_sha256=model.base_sha256)
+    registry.set_status(version.version, "promoted", reason="benchmark")
+    registry.activate(version.version)
+
+
+_CALLS = 200
+SERIES = "decision and logging"
+
+
+def decision_and_logging(
+    session: Session, settings: Settings, folder: Path, *, request_s: float, repeats: int
+) -> None:
+    """Milliseconds of each, and their share of a request that takes `request_s`."""
+    rng = random.Random(0)  # noqa: S311
+    ledger = Ledger(folder / "overhead.db", seed=settings.budget)
+    store = Store(folder / "overhead.db")
+    decider = Decider(settings.decision, rng=rng)
+
+    def decide() -> None:
+        rate = ledger.limits().rate
+        point = DecisionPoint(rng.random(), 0.1, 128, 0, "v0001", 0.1)
+        decider.decide(point, trained=True, rate=rate)
+
+    def log() -> None:
+        decision, outcome = example_response(rng)
+        store.save(example_query(rng), decision, outcome).result()
+
+    try:
+        for _ in range(repeats):
+            costs = {"decision": _mean_s(decide), "logging": _mean_s(log)}
+            for name, seconds in costs.items():
+                session.figures.add(SERIES, name, 1000 * seconds, unit="ms")
+            share = 100 * sum(costs.values()) / request_s
+            session.figures.add(SERIES, "share of a request", share, unit="%")
+    finally:
+        store.close()
+        ledger.close()
+    session.step()
+
+
+def _mean_s(call: Callable[[], None]) -> float:
+    call()
+    began = time.perf_counter()
+    for _ in range(_CALLS):
+        call()
+    return (time.perf_counter() - began) / _CALLS
+
 
 CLOUD_TTFT_MS = 50
 _CONCURRENCY = (1, 8)

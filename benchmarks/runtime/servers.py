@@ -18,12 +18,11 @@ import psutil
 
 from benchmarks.demo.processes import Processes
 from benchmarks.runtime import http_load
-from benchmarks.runtime.http_load import Target
-from benchmarks.runtime.prompts import Prompts
-from edge_agent.client import DaemonClient, find_daemon
+from benchmarks.runtime.http_load import Prompts, Target
+from edge_agent.cli.client import DaemonClient, find_daemon
+from edge_agent.config.reference import environment
+from edge_agent.config.settings import Settings
 from edge_agent.errors import EdgeAgentError, Unavailable
-from edge_agent.settings import Settings
-from edge_agent.settings_reference import environment
 
 OURS = "edge-agent"
 _NAMES = {"edge-agent": OURS, "llamacpp": "llama-server", "library": "ollama"}

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.runtime import machine
-from benchmarks.runtime.options import OUT
+from benchmarks.runtime.commands import OUT
+from benchmarks.runtime.compare import print_result
 from benchmarks.runtime.result import Figures, Result, save
-from benchmarks.runtime.tables import print_result
 
 _BUSY = 0.5
 """Load for each CPU above which a machine is not idle."""

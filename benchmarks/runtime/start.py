@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from benchmarks.runtime import servers
 from benchmarks.runtime.session import Output, session
-from edge_agent.settings import Settings
+from edge_agent.config.settings import Settings
 
 _HELP = (sys.executable, "-m", "edge_agent", "--help")
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmarks.runtime import servers
 from benchmarks.runtime.session import Output, Session, session
+from edge_agent.config.settings import Settings
 from edge_agent.errors import EdgeAgentError, InvalidRequest
-from edge_agent.settings import Settings
 from models import catalog
 
 OURS, SUPERVISED = "DA-GRPO step", "supervised step"

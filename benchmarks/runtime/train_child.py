@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.runtime.memory import memory_mb
+from benchmarks.runtime.machine import memory_mb
 from benchmarks.runtime.train import Plan
 from benchmarks.runtime.train_job import Job, Step
-from edge_agent.settings import Settings
+from edge_agent.config.settings import Settings
 
 
 def summary(steps: Sequence[Step]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.runtime.train import Plan
-from edge_agent.settings import Settings
+from edge_agent.config.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from trainer.learner import Example, Learner
+from trainer.data.items import Item
 from trainer.objective import Episode
-from trainer.records import Item
-from trainer.workbench import Workbench
+from trainer.policy.learner import Example, Learner
+from trainer.round.workbench import Workbench
 
 if TYPE_CHECKING:
     from benchmarks.runtime.train_job import Job, Question, Step

@@ -1,4 +1,8 @@
-"""The ledger: every cloud call is reserved at its worst case, then settled at what it cost.
+"""What the ledger holds, asked in SQL: sums by window, day and month; places; its latest time.
+
+How cloud calls ended, kept until it is booked: the database may be full or locked just then.
+
+The ledger: every cloud call is reserved at its worst case, then settled at what it cost.
 
 One BEGIN IMMEDIATE transaction checks every limit and books the worst case, so neither threads
 nor processes on one database can overrun a limit between them. What a call turns out to cost is
@@ -13,45 +17,149 @@ What no limit can prevent is a cloud that bills more than the reservation foresa
 as it is, the limits count it, and further reservations for that model cover as much (`overrun`).
 """
 
+import dataclasses
 import logging
 import os
+import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_agent.budget.bill import Bill, Reservation, bill
-from edge_agent.budget.endings import RELEASE, SETTLE, Ending, Endings
+from edge_agent.budget.bill import REMEMBER, Bill, Reservation, beyond, bill
 from edge_agent.budget.limits import (
+    Booked,
     Calendar,
     LimitState,
+    Totals,
     allowances,
     answer_cap,
-    states,
-    to_usd,
-)
-from edge_agent.budget.overrides import (
     check_names,
+    exhausted,
+    explain_beyond,
     limits_in_force,
     read_overrides,
+    refuse_unknown_price,
+    states,
+    to_usd,
     write_overrides,
 )
-from edge_agent.budget.overrun import beyond
-from edge_agent.budget.refusals import exhausted, explain_beyond, refuse_unknown_price
-from edge_agent.budget.sums import last_place, latest_time, sum_booked, take_place
+from edge_agent.config.settings import BudgetSettings, Price
 from edge_agent.errors import StoreError
-from edge_agent.log.database import boundary, immediate, open_database, snapshot
-from edge_agent.log.setting import write_setting
-from edge_agent.process_identity import is_dead, started
+from edge_agent.log.database import boundary, immediate, open_database, snapshot, write_setting
+from edge_agent.log.store import count_arrival
+from edge_agent.processes.own import is_dead, started
 from edge_agent.records import Usage
-from edge_agent.settings import BudgetSettings, Price
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+
+
+def sum_booked(
+    db: "Database", calendar: Calendar, *, since: int, only_open: bool = False
+) -> Totals:
+    """Sums over the window (places after `since`), the day and the month."""
+    if only_open:
+        window = "SELECT count(*) FROM ledger WHERE state = 'reserved' AND seq > ?"
+        days = (
+            "SELECT sum(calls), sum(tokens), sum(nano_usd) FROM ledger "
+            "WHERE state = 'reserved' AND day BETWEEN ? AND ?"
+        )
+    else:
+        window = "SELECT sum(calls) FROM ledger WHERE seq > ?"
+        days = (
+            "SELECT sum(calls), sum(tokens), sum(nano_usd) FROM budget_day "
+            "WHERE day BETWEEN ? AND ?"
+        )
+
+    def booked(first: str, last: str) -> Booked:
+        sums = db.conn.execute(days, [first, last]).fetchone()
+        return Booked(*(value or 0 for value in sums))
+
+    return Totals(
+        window=db.conn.execute(window, [since]).fetchone()[0] or 0,
+        day=booked(calendar.day, calendar.day),
+        month=booked(f"{calendar.month}-01", f"{calendar.month}-31"),
+    )
+
+
+def latest_time(db: "Database") -> float:
+    """Time of the latest call whose clock is believed; 0 without one."""
+    row = db.conn.execute(
+        "SELECT at FROM ledger WHERE id > coalesce("
+        "(SELECT CAST(value AS INTEGER) FROM setting WHERE name = 'clock_accepted_at'), 0) "
+        "ORDER BY at DESC LIMIT 1"
+    ).fetchone()
+    return 0.0 if row is None else float(row[0])
+
+
+def take_place(db: "Database", query_id: str, now: float) -> int:
+    """Where the call stands among the queries: its query's own place if that is new, else last."""
+    count_arrival(db, query_id, now)
+    return last_place(db)
+
+
+def last_place(db: "Database") -> int:
+    """How many queries were counted."""
+    return int(db.conn.execute("SELECT coalesce(max(seq), 0) FROM arrival").fetchone()[0])
+
+
+# A call that `recover` charged although it lived on is set right by both.
+SETTLE = """
+UPDATE ledger SET state = 'settled', tokens = coalesce(:tokens, tokens),
+    nano_usd = coalesce(:nano_usd, nano_usd), settled_at = :at
+WHERE id = :id AND state IN ('reserved', 'charged')
+"""
+RELEASE = """
+UPDATE ledger SET state = 'released', calls = 0, tokens = 0, nano_usd = nano_usd * 0,
+    settled_at = :at
+WHERE id = :id AND state IN ('reserved', 'charged')
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The end of one reservation; writing it twice changes nothing."""
+
+    sql: str
+    id: int
+    """Of the reservation."""
+    at: float
+    """Unix seconds."""
+    bill: Bill = Bill()
+
+
+class Endings:
+    """Ends that are not booked yet, oldest first. Any thread may add; one at a time writes."""
+
+    def __init__(self) -> None:
+        self._owed: deque[Ending] = deque()
+
+    def add(self, ending: Ending) -> None:
+        """Owe one more."""
+        self._owed.append(ending)
+
+    def write(self, connection: sqlite3.Connection) -> int:
+        """Book all that is owed, in the transaction that is open; returns how many."""
+        owed = list(self._owed)
+        for ending in owed:
+            bill = ending.bill
+            values = {"id": ending.id, "at": ending.at, **dataclasses.asdict(bill)}
+            connection.execute(ending.sql, values)
+            if bill.over_tokens or bill.over_nano_usd:
+                connection.execute(REMEMBER, values)
+        return len(owed)
+
+    def committed(self, count: int) -> None:
+        """The oldest `count` are booked for good."""
+        for _ in range(count):
+            self._owed.popleft()
+
 
 _log = logging.getLogger(__name__)
 

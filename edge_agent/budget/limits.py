@@ -2,17 +2,25 @@
 
 Pure functions, no database. Money is an int of 1e-9 USD: sums of floats drift, and a guarantee
 must not.
+
+Why the ledger refuses a call, as errors that name the limit and say what to do.
+
+The limits in force: those of the configuration, with what `budget set` stored on top.
 """
 
 import math
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from edge_agent.config.settings import BudgetSettings, Price
+from edge_agent.errors import BudgetExhausted, ConfigError
 from edge_agent.records import Usage
-from edge_agent.settings import BudgetSettings, Price
 
 LIMITS: Final = ("rate", "calls_per_day", "tokens_per_day", "usd_per_day", "usd_per_month")
 MONEY: Final = ("usd_per_day", "usd_per_month")
@@ -240,3 +248,83 @@ def states(
         ),
     }
     return {name: LimitState(*rows[name]) for name in LIMITS}
+
+
+def refuse_unknown_price(limits: BudgetSettings, model: str) -> None:
+    """Raise BudgetExhausted for a `model` without a price, if a limit is about money."""
+    money = [name for name in MONEY if getattr(limits, name) is not None]
+    if money:
+        raise BudgetExhausted(
+            f"{money[0]} is set, but the price of {model!r} is not known: set it in the "
+            f'configuration, e.g. cloud.prices."{model}" = {{ input = 0.15, output = 0.60 }} '
+            "(USD per million tokens), or lift the limit",
+            limit="price",
+        )
+
+
+def exhausted(
+    name: str, limits: BudgetSettings, totals: Totals, calendar: Calendar, *, now: float
+) -> BudgetExhausted:
+    """The refusal of a call for which the limit `name` has no room; `now` in Unix seconds."""
+    state = states(limits, totals, totals, calendar)[name]
+    if name == "rate":
+        message = (
+            f"the cloud has had {totals.window} of the last {limits.rate_window} queries; "
+            f"the budget allows {state.limit:g}"
+        )
+        return BudgetExhausted(message, limit=name)
+    used = f"{state.reserved:g} of {state.limit:g}"
+    assert state.resets_at is not None
+    return BudgetExhausted(
+        f"the budget's {name} leaves no room for this call: {used} used or reserved",
+        limit=name,
+        retry_after_s=max(0.0, state.resets_at - now),
+    )
+
+
+def explain_beyond(error: BudgetExhausted, beyond: Beyond, model: str) -> BudgetExhausted:
+    """`error`, which then says that hidden tokens or unforeseen costs were to be reserved too."""
+    if error.limit in ("rate", "calls_per_day") or beyond == Beyond():
+        return error
+    return BudgetExhausted(
+        f"{error.message}; {model} may bill {beyond.tokens} hidden tokens and "
+        f"{to_usd(beyond.nano_usd):g} USD beyond its answer (cloud.max_hidden_tokens)",
+        limit=error.limit,
+        retry_after_s=error.retry_after_s,
+    )
+
+
+def read_overrides(connection: sqlite3.Connection) -> dict[str, float | None]:
+    """What is stored; None: no limit."""
+    return dict(connection.execute("SELECT name, value FROM budget_limit"))
+
+
+def write_overrides(
+    connection: sqlite3.Connection, changes: Mapping[str, float | None], unset: Iterable[str]
+) -> None:
+    """Store `changes`, and forget what is `unset`."""
+    for name in unset:
+        connection.execute("DELETE FROM budget_limit WHERE name = ?", [name])
+    for name, value in changes.items():
+        connection.execute(
+            "INSERT INTO budget_limit VALUES (?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            [name, value],
+        )
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise ConfigError for a name that is no limit's."""
+    for name in names:
+        if name not in BudgetSettings.model_fields:
+            known = ", ".join(BudgetSettings.model_fields)
+            raise ConfigError(f"{name!r} is not a limit; the limits are {known}")
+
+
+def limits_in_force(seed: BudgetSettings, connection: sqlite3.Connection) -> BudgetSettings:
+    """`seed` with the overrides. Raises ConfigError that names a wrong value."""
+    try:
+        return BudgetSettings.model_validate(seed.model_dump() | read_overrides(connection))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"budget.{first['loc'][0]}: {first['msg']}") from error

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Self
 
-from edge_agent.cloud.breaker import CircuitBreaker
 from edge_agent.cloud.objects import Malformed, has_content
+from edge_agent.cloud.retry import CircuitBreaker
 from edge_agent.cloud.stream import AnswerReader
 from edge_agent.errors import CloudBroken, CloudError, CloudTimeout
 from edge_agent.records import Delta, Usage

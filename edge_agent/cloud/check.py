@@ -1,12 +1,43 @@
-"""What `doctor` says of the cloud, from its answer to GET {url}/models."""
+"""Where the cloud's API key comes from: the environment, else the system's keyring.
+
+What `doctor` says of the cloud, from its answer to GET {url}/models.
+"""
 
 import difflib
 import json
+import os
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from edge_agent.settings import CloudSettings
+from edge_agent.config.settings import CloudSettings
+from edge_agent.errors import ConfigError
+
+KEYRING_SERVICE = "edge-agent"
+
+
+def find_api_key(settings: CloudSettings) -> str | None:
+    """Environment variable `api_key_env`, else the keyring entry of that name, else None.
+
+    Raises ConfigError for a key that no HTTP header can carry; the message does not repeat it.
+    """
+    name = settings.api_key_env
+    key = (os.environ.get(name) or _from_keyring(name) or "").strip()
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(f"the API key in {name} has characters that no API key has")
+    return key or None
+
+
+def _from_keyring(name: str) -> str | None:
+    import keyring  # 50 ms, and only needed where the environment has no key
+    import keyring.errors
+
+    try:
+        found: str | None = keyring.get_password(KEYRING_SERVICE, name)
+    except (keyring.errors.KeyringError, OSError, RuntimeError):
+        return None  # no keyring, or a locked one, on a headless machine: there is no key
+    return found
+
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

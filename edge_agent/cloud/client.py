@@ -1,4 +1,6 @@
-"""The cloud client: any OpenAI-compatible API, always streamed.
+"""The request body a cloud gets, made from the one a client sent.
+
+The cloud client: any OpenAI-compatible API, always streamed.
 
 A call passes four gates: the circuit breaker, the connection, the status, the first content.
 `CloudClient.open` returns behind the last one. Up to there a failed try may be repeated, but only
@@ -17,21 +19,27 @@ from pathlib import Path as File
 from typing import Any, Self
 
 from edge_agent.cloud.answer import CloudAnswer
-from edge_agent.cloud.breaker import BreakerState, CircuitBreaker
-from edge_agent.cloud.check import CloudCheck, judge
-from edge_agent.cloud.key import find_api_key
-from edge_agent.cloud.lessons import Lessons, apply, lesson
-from edge_agent.cloud.objects import error_message
-from edge_agent.cloud.refusal import (
+from edge_agent.cloud.check import CloudCheck, find_api_key, judge
+from edge_agent.cloud.lessons import (
+    Lessons,
     Path,
+    apply,
     is_about_the_field,
     is_about_the_query,
+    lesson,
     refused_fields,
 )
-from edge_agent.cloud.request import request_body
-from edge_agent.cloud.retry import backoff_s, is_retryable, retry_after_s
+from edge_agent.cloud.objects import error_message
+from edge_agent.cloud.retry import (
+    BreakerState,
+    CircuitBreaker,
+    backoff_s,
+    is_retryable,
+    retry_after_s,
+)
 from edge_agent.cloud.stream import AnswerReader
 from edge_agent.cloud.transport import Response, Transport
+from edge_agent.config.settings import CloudSettings, Price
 from edge_agent.errors import (
     CloudBroken,
     CloudBusy,
@@ -40,7 +48,43 @@ from edge_agent.errors import (
     CloudRefused,
     ConfigError,
 )
-from edge_agent.settings import CloudSettings, Price
+
+_OURS = frozenset({"edge_agent", "model", "stream", "stream_options"})
+_TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
+_NEED_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
+_MAY_BE_NULL = frozenset({"content"})
+
+
+def request_body(
+    body: Mapping[str, Any], model: str, endpoint: str, max_tokens: int
+) -> dict[str, Any]:
+    """`body` with our model, streamed with usage, and at most `max_tokens` tokens a choice.
+
+    The limit keeps the field name the client used; without a limit of the client's it gets ours.
+    Fields that say nothing are left out: strict servers refuse a null and an empty list of tools.
+    """
+    kept = {
+        k: v for k, v in body.items() if k not in _OURS and k not in _TOKEN_FIELDS and v is not None
+    }
+    if not kept.get("tools"):
+        kept = {k: v for k, v in kept.items() if k not in _NEED_TOOLS}
+    if "messages" in kept:
+        kept["messages"] = [_message(message) for message in kept["messages"]]
+    asked = {field: body[field] for field in _TOKEN_FIELDS if body.get(field) is not None}
+    field = "max_tokens" if endpoint == "completions" else next(reversed(asked), "max_tokens")
+    return {
+        **kept,
+        "model": model,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        field: min([max_tokens, *asked.values()]),
+    }
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """SDKs send a whole answer back, with its empty fields."""
+    return {k: v for k, v in message.items() if k in _MAY_BE_NULL or (v is not None and v != [])}
+
 
 _ERROR_BYTES = 64 * 1024
 _LIST_BYTES = 4_000_000

@@ -1,9 +1,18 @@
-"""When to try again: full jitter, and Retry-After where the server gives one."""
+"""When to try again: full jitter, and Retry-After where the server gives one.
+
+Circuit breaker: after a row of failures stop asking for a while, then let one call probe.
+
+closed ──N failures in a row──▶ open ──reset_s──▶ half open ──first content──▶ closed
+                                 ▲                    │
+                                 └──────failure───────┘
+"""
 
 import random
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Literal
 
 BASE_S = 0.5
 CAP_S = 8.0
@@ -49,3 +58,85 @@ def _date(text: str) -> datetime | None:
     except (ValueError, OverflowError):
         return None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+BreakerState = Literal["closed", "open", "half_open"]
+
+
+class CircuitBreaker:
+    """Counts failures of calls; not thread-safe (one event loop uses it).
+
+    `enter` gives a ticket or None; each call that got one ends exactly once, in `success`,
+    `failure` or `abandon`.
+    """
+
+    def __init__(
+        self, failures: int, reset_s: float, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit = failures
+        self._reset_s = reset_s
+        self._clock = clock
+        self._failed = 0
+        self._opened_at: float | None = None
+        self._probe: int | None = None
+        self._tickets = 0
+        self.last_failure = ""
+        """What the last failed call said; "" once a call has succeeded."""
+
+    @property
+    def state(self) -> BreakerState:
+        """As a call made now would find it."""
+        if self._opened_at is None:
+            return "closed"
+        return "open" if self.reopens_in_s > 0 else "half_open"
+
+    @property
+    def reopens_in_s(self) -> float:
+        """Seconds until a probe may pass; 0 when closed or half open."""
+        if self._opened_at is None:
+            return 0.0
+        return max(0.0, self._opened_at + self._reset_s - self._clock())
+
+    def enter(self) -> int | None:
+        """A ticket for one call, or None if it must not be made."""
+        if self.state == "open" or (self.state == "half_open" and self._probe is not None):
+            return None
+        self._tickets += 1
+        if self.state == "half_open":
+            self._probe = self._tickets
+        return self._tickets
+
+    def progress(self, ticket: int) -> None:
+        """The call has its first content: a probe lets others pass, but is not yet a success.
+
+        Without it a long answer would keep all others out; with a full reset a cloud that cuts
+        each answer would never open the breaker again.
+        """
+        if ticket == self._probe:
+            self._close(failed=self._limit - 1)
+
+    def success(self) -> None:
+        """The service answered, be it to refuse this one query."""
+        self._close(failed=0)
+        self.last_failure = ""
+
+    def failure(self, why: str) -> None:
+        """Busy, late, unreachable, broken, or it refuses every query alike.
+
+        A probe's failure is one more of those in a row.
+        """
+        self.last_failure = why
+        self._failed += 1
+        if self._failed >= self._limit:
+            self._opened_at = self._clock()
+            self._probe = None
+
+    def abandon(self, ticket: int) -> None:
+        """The caller went away before anything could be learned."""
+        if ticket == self._probe:
+            self._probe = None
+
+    def _close(self, *, failed: int) -> None:
+        self._failed = failed
+        self._opened_at = None
+        self._probe = None

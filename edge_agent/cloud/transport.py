@@ -18,6 +18,7 @@ from edge_agent import __version__
 from edge_agent.cloud.answer import Body
 from edge_agent.cloud.objects import Malformed, UpstreamError
 from edge_agent.cloud.retry import is_retryable
+from edge_agent.config.settings import CloudSettings
 from edge_agent.errors import (
     CloudBroken,
     CloudBusy,
@@ -27,7 +28,6 @@ from edge_agent.errors import (
     CloudUnreachable,
     ConfigError,
 )
-from edge_agent.settings import CloudSettings
 
 _MESSAGE_CHARS = 300
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from edge_agent.settings import Settings
+from edge_agent.config.settings import Settings
 
 
 class Verdict(StrEnum):

@@ -1,11 +1,18 @@
-"""Checks of what lies on disk: data directory, database, model, adapters."""
+"""Checks of what lies on disk: data directory, database, model, adapters.
+
+Whether every answer is in the log.
+"""
 
 import contextlib
 import os
 import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 from edge_agent.doctor.check import Check, Subject, failure, ok, warning
+from edge_agent.errors import EdgeAgentError
+from edge_agent.log.health import read_gap
 
 
 def data_dir(subject: Subject) -> Check:
@@ -58,7 +65,7 @@ def model(subject: Subject) -> Check:
     """The model's file is whole, known to llama.cpp, and can carry the offload decision."""
     from models.catalog import resolve
     from models.errors import EdgeAgentError, OffloadTokenError
-    from models.gguf_file import inspect
+    from models.gguf import inspect
     from models.offload_token import verify
 
     settings = subject.settings
@@ -79,7 +86,7 @@ def model(subject: Subject) -> Check:
 
 def adapter(subject: Subject) -> Check:
     """The active adapter's files are as they were when it was promoted."""
-    from models.adapters import AdapterRegistry
+    from models.adapters.registry import AdapterRegistry
     from models.errors import EdgeAgentError
 
     folder = subject.settings.data_dir / "adapters"
@@ -93,3 +100,44 @@ def adapter(subject: Subject) -> Check:
     except EdgeAgentError as error:
         return failure("adapter", str(error), "edge-agent doctor --repair, or adapters rollback")
     return ok("adapter", f"{active.version}: whole")
+
+
+def log(subject: Subject) -> Check:
+    """What a running daemon says of its log, and what the database remembers of gaps."""
+    failing = _failing(subject)
+    if failing is not None:
+        then = (
+            "answers go unlogged"
+            if subject.settings.log.on_failure == "answer"
+            else "queries are refused"
+        )
+        return failure("log", f"cannot be written, so {then}: {failing}", "mend that: it heals")
+    path = subject.settings.database
+    if not path.exists():
+        return ok("log", "begins with the first query")
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            gap = read_gap(db)
+    except sqlite3.Error:  # the check of the database says so
+        return ok("log", "no gap is known")
+    if gap is None:
+        return ok("log", "every answer was logged")
+    first, last = (
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) for at in (gap.first_at, gap.last_at)
+    )
+    return warning(
+        "log",
+        f"{gap.answers} answers were not logged between {first} and {last}",
+        'the log could not be written then; log.on_failure = "refuse" answers nothing unlogged',
+    )
+
+
+def _failing(subject: Subject) -> str | None:
+    from edge_agent.cli.client import connect, find_daemon
+
+    if find_daemon(subject.settings.data_dir) is None:
+        return None
+    with contextlib.suppress(EdgeAgentError):  # the check of the daemon says so
+        reason = connect(subject.settings).get("/v1/status").get("log", {}).get("failing")
+        return None if reason is None else str(reason)
+    return None

@@ -47,7 +47,7 @@ def backend(subject: Subject) -> Check:
     """Which llama.cpp really runs: GPU or CPU, and with which instructions."""
     import llama_cpp
 
-    from models.llama_model import quiet_llama
+    from models.llama.model import quiet_llama
 
     quiet_llama()
     features = llama_cpp.llama_print_system_info().decode("utf-8", "replace")

@@ -12,7 +12,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 def cloud_key(subject: Subject) -> Check:
     """Whether there is a key; never the key."""
-    from edge_agent.cloud.key import find_api_key
+    from edge_agent.cloud.check import find_api_key
 
     cloud = subject.settings.cloud
     if cloud.url is None:
@@ -33,9 +33,8 @@ def cloud_key(subject: Subject) -> Check:
 
 def cloud(subject: Subject) -> Check:
     """One small request that costs nothing."""
-    from edge_agent.cloud.check import CloudCheck
+    from edge_agent.cloud.check import CloudCheck, find_api_key
     from edge_agent.cloud.client import CloudClient
-    from edge_agent.cloud.key import find_api_key
 
     settings = subject.settings.cloud
     if settings.url is None:
@@ -66,7 +65,7 @@ def cloud(subject: Subject) -> Check:
 
 def _last_failure(subject: Subject) -> str | None:
     """Why the running daemon's latest cloud call failed; None if it did not, or none runs."""
-    from edge_agent.client import connect, find_daemon
+    from edge_agent.cli.client import connect, find_daemon
 
     if find_daemon(subject.settings.data_dir) is None:
         return None
@@ -119,7 +118,7 @@ def exposure(subject: Subject) -> Check:
 
 def daemon(subject: Subject) -> Check:
     """Whether a daemon runs, and if not, whether its port is free."""
-    from edge_agent.client import DaemonClient, find_daemon
+    from edge_agent.cli.client import DaemonClient, find_daemon
 
     settings = subject.settings
     running = find_daemon(settings.data_dir)

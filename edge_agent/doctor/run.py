@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from edge_agent.doctor import data, log, machine, network
+from edge_agent.doctor import data, machine, network
+from edge_agent.doctor import data as log
 from edge_agent.doctor.check import Check, Subject, failure
 
 CHECKS: tuple[Callable[[Subject], Check], ...] = (

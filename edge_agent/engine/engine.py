@@ -14,20 +14,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
-from edge_agent.engine import rollouts
-from edge_agent.engine.counters import Counters
-from edge_agent.engine.generation import Generation, Outbox
-from edge_agent.engine.job import Job
-from edge_agent.engine.lane import Lane, Weights, file_identity, free_adapter, load_adapter
-from edge_agent.engine.mailbox import Mailbox
-from edge_agent.engine.request_check import check_prompt, check_request
-from edge_agent.engine.resident import give_back_freed
-from edge_agent.engine.types import EngineStats, GenerationRequest, Group, ServedModel
-from edge_agent.engine.vocabulary import lasting_vocabulary
+from edge_agent.config.settings import EngineSettings
+from edge_agent.engine import stream
+from edge_agent.engine.queues import Mailbox
+from edge_agent.engine.request import Job, check_prompt, check_request
+from edge_agent.engine.runner import Lane, Weights, file_identity, free_adapter, load_adapter
+from edge_agent.engine.stream import Generation, Outbox
+from edge_agent.engine.types import Counters, EngineStats, GenerationRequest, Group, ServedModel
 from edge_agent.errors import EdgeAgentError, EngineError, QueueFull, Unavailable
-from edge_agent.settings import EngineSettings
 from models.errors import ModelError
-from models.llama_model import LlamaModel
+from models.llama.memory import give_back_freed
+from models.llama.model import LlamaModel
+from models.llama.vocabulary import lasting_vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -169,7 +167,7 @@ class Engine:
         prompt k is drawn with seed + k·count + i. Raises as `submit`, and EngineError.
         """
         self.start()
-        return rollouts.sample_groups(
+        return stream.sample_groups(
             self._submit_rollouts,
             prompts,
             count,
@@ -258,7 +256,7 @@ class Engine:
             lane.close()
             raise
 
-    def _submit_rollouts(self, request: GenerationRequest, sink: rollouts.GroupSink) -> None:
+    def _submit_rollouts(self, request: GenerationRequest, sink: stream.GroupSink) -> None:
         check_request(request, self._lane.weights)
         with self._lock:
             self._enqueue(Job(next(self._numbers), request, sink, rollout=True))

@@ -13,17 +13,15 @@ from bisect import insort
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from edge_agent.engine.batch_runner import BatchRunner, Work
-from edge_agent.engine.context import NO_KV_SLOT, LlamaContext
-from edge_agent.engine.counters import Counters
-from edge_agent.engine.decoding_rules import DecodingRules
-from edge_agent.engine.fair_queue import FairQueue
-from edge_agent.engine.job import Choice, Job, Phase
-from edge_agent.engine.kv_cache import KvCache, Sequence, common_prefix
-from edge_agent.engine.logprobs import Row, probability
-from edge_agent.engine.prefill import Prefill
-from edge_agent.engine.reservation import Reservations
+from edge_agent.engine.batch import BatchRunner, Prefill, Work
+from edge_agent.engine.kv_cache import Reservations
+from edge_agent.engine.queues import FairQueue
+from edge_agent.engine.request import Choice, DecodingRules, Job, Phase
+from edge_agent.engine.sampler import Row, probability
+from edge_agent.engine.types import Counters
 from edge_agent.errors import EdgeAgentError, EngineError
+from models.llama.cells import KvCache, Sequence, common_prefix
+from models.llama.context import NO_KV_SLOT, LlamaContext
 
 _log = logging.getLogger(__name__)
 

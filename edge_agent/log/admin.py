@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from edge_agent.errors import StoreError
 from edge_agent.log import erase
-from edge_agent.log.database import boundary, immediate, open_database
-from edge_agent.log.setting import read_setting, write_setting
-from models.paths import private_dir
+from edge_agent.log.database import boundary, immediate, open_database, read_setting, write_setting
+from models.storage import private_dir
 
 if TYPE_CHECKING:
     from sqlite_utils import Database

@@ -1,6 +1,8 @@
 """Opening edge-agent.db: private, in WAL mode, migrated, and safe from several processes at once.
 
 Foreign errors become StoreError here, in `boundary`.
+
+The table `setting`: one text a name, kept by commands and by the daemon.
 """
 
 import contextlib
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edge_agent.errors import StoreError
-from models.paths import private_dir
+from models.storage import private_dir
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -145,7 +147,7 @@ def _enable_wal(connection: sqlite3.Connection) -> None:
 
 
 def _migrate(db: "Database", path: Path) -> None:
-    from edge_agent.log.migrations import migrations
+    from edge_agent.log.schema import migrations
 
     if _unknown_or_pending(db, path):
         # Another process may be migrating: the lock first, then what is pending counts again.
@@ -156,7 +158,7 @@ def _migrate(db: "Database", path: Path) -> None:
 
 def _unknown_or_pending(db: "Database", path: Path) -> bool:
     """Whether migrations are pending. Raises StoreError if the file has some we do not know."""
-    from edge_agent.log.migrations import migrations
+    from edge_agent.log.schema import migrations
 
     pending = {migration.name for migration in migrations.pending(db)}
     applied = {migration.name for migration in migrations.applied(db)}
@@ -167,3 +169,17 @@ def _unknown_or_pending(db: "Database", path: Path) -> bool:
             "upgrade edge-agent, or use another data directory"
         )
     return bool(pending)
+
+
+def read_setting(connection: sqlite3.Connection, name: str) -> str | None:
+    """What is kept under `name`; None if nothing is."""
+    row = connection.execute("SELECT value FROM setting WHERE name = ?", [name]).fetchone()
+    return None if row is None else str(row[0])
+
+
+def write_setting(connection: sqlite3.Connection, name: str, value: str) -> None:
+    """Keep `value` under `name`, in the transaction that is open."""
+    connection.execute(
+        "INSERT INTO setting VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        [name, value],
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent.errors import StoreError
 from edge_agent.log.database import immediate
-from edge_agent.log.search_index import INDEXES, merge
+from edge_agent.log.writer import INDEXES, merge
 
 if TYPE_CHECKING:
     from sqlite_utils import Database

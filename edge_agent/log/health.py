@@ -1,4 +1,6 @@
-"""Whether the log can be written at the moment, and what was answered without it.
+"""What the database remembers of answers that it could not log: how many, and when.
+
+Whether the log can be written at the moment, and what was answered without it.
 
     whole ──a write fails (disk full, locked, read-only, damaged)──▶ failing
       ▲                                                                 │
@@ -7,13 +9,47 @@
 A damaged database does not heal by itself: `edge-agent doctor --repair` mends it.
 """
 
+import json
 import logging
 import sqlite3
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from edge_agent.errors import StoreError
+from edge_agent.log.database import read_setting, write_setting
+
+_NAME = "unlogged"
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """All answers given without a row. Times are Unix seconds."""
+
+    answers: int
+    first_at: float
+    """When the log first failed with answers lost to it."""
+    last_at: float
+    """When it last healed."""
+
+
+def read_gap(db: sqlite3.Connection) -> Gap | None:
+    """What is noted; None if every answer was logged."""
+    kept = read_setting(db, _NAME)
+    gap = None if kept is None else Gap(**json.loads(kept))
+    return gap if gap is not None and gap.answers else None
+
+
+def note_gap(db: sqlite3.Connection, answers: int, since: float) -> None:
+    """Add `answers` that were given without a row from Unix time `since` until now."""
+    known = read_gap(db)
+    gap = Gap(
+        answers=answers + (known.answers if known else 0),
+        first_at=known.first_at if known else since,
+        last_at=time.time(),
+    )
+    write_setting(db, _NAME, json.dumps(asdict(gap)))
+
 
 _log = logging.getLogger(__name__)
 

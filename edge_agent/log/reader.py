@@ -7,11 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from edge_agent.decision.evidence import After
 from edge_agent.log.admin import log_enabled
 from edge_agent.log.database import boundary, open_database, snapshot
 from edge_agent.log.rows import Row, decoded
 from edge_agent.records import Reason, Route
+from edge_agent.routing.calibration import After
 
 _ID_PREFIXES = ("chatcmpl-", "cmpl-")
 _TAIL = """

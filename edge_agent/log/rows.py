@@ -1,13 +1,69 @@
-"""Records to rows and back: the one place that knows both the dataclasses and the columns."""
+"""Token ids as bytes: 2 bytes each where all fit (vocabularies up to 65,536), else 4.
+
+Layout: one byte that says the width, then little-endian unsigned integers.
+
+Which queries of the log can be trained on: conditions on a row of `query`, in SQL.
+
+Records to rows and back: the one place that knows both the dataclasses and the columns.
+"""
 
 import dataclasses
 import json
+import sys
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_agent.engine.types import SamplingParams
-from edge_agent.log.token_ids import pack, unpack
 from edge_agent.records import Audit, Decision, Feedback, Outcome, Query
+
+_CODES = {2: "H", 4: "I"}
+
+COUNT = "((length({0}) - 1) / CASE hex(substr({0}, 1, 1)) WHEN '02' THEN 2 ELSE 4 END)"
+"""How many ids the column {0} holds, in SQL."""
+
+
+def pack(ids: Sequence[int]) -> bytes:
+    """Ids (each in [0, 2³²)) to bytes."""
+    width = 2 if max(ids, default=0) < 1 << 16 else 4
+    packed = array(_CODES[width], ids)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return bytes([width]) + packed.tobytes()
+
+
+def unpack(data: bytes) -> list[int]:
+    """The ids that `pack` was given."""
+    ids = array(_CODES[data[0]])
+    ids.frombytes(data[1:])
+    if sys.byteorder == "big":
+        ids.byteswap()
+    return ids.tolist()
+
+
+LONGEST_PROMPT = 2048
+"""Tokens. Longer prompts are not trained on: a step holds activations for all of its tokens."""
+
+READABLE = f"""(
+    NOT query.private AND query.tools IS NULL
+    AND {COUNT.format("query.prompt_ids")} BETWEEN 1 AND {LONGEST_PROMPT}
+)"""
+"""The trainer may and can read it."""
+
+ANSWERED = """(
+    coalesce(trim(query.reference), '') <> ''
+    OR EXISTS (SELECT 1 FROM feedback WHERE query_id = query.id
+               AND trim(coalesce(reference, correction)) <> '')
+    OR EXISTS (SELECT 1 FROM response JOIN choice ON choice.seq = response.seq
+               WHERE response.seq = query.seq AND response.source = 'cloud'
+               AND finish_reason = 'stop' AND choice.tool_calls IS NULL AND trim(text) <> '')
+    OR EXISTS (SELECT 1 FROM audit WHERE query_id = query.id
+               AND audit.error IS NULL AND trim(text) <> '')
+)"""
+"""There is something to grade an answer against."""
+
+USABLE = f"{READABLE} AND {ANSWERED}"
+
 
 Row = dict[str, Any]
 _JSON = frozenset(

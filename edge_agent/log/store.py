@@ -1,4 +1,6 @@
-"""The log of queries: what is written of each, and what becomes of an answer without a row.
+"""The sequence of all queries, logged or not, over which the budget's rate is counted.
+
+The log of queries: what is written of each, and what becomes of an answer without a row.
 
 A future returned here is done once its row is committed (`writer`). A write that fails resolves
 its future with StoreError. With `on_failure` "answer" an answer's row that cannot be written is
@@ -15,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from edge_agent.errors import EdgeAgentError, NotFound, StoreError, Unavailable
 from edge_agent.log import rows
 from edge_agent.log.admin import log_enabled
-from edge_agent.log.arrival import count_arrival
 from edge_agent.log.database import insert_row, open_database
 from edge_agent.log.health import LogHealth
 from edge_agent.log.reader import LogReader, RecentDecision
@@ -24,6 +25,19 @@ from edge_agent.records import Audit, Decision, Feedback, Outcome, Query
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+
+
+def count_arrival(db: "Database", query_id: str, at: float) -> int:
+    """The query's place among all queries (1, 2, …); counts it if nobody has yet.
+
+    Called by whoever is first: the ledger when it reserves, or the log when the query ends.
+    """
+    known = db.execute("SELECT seq FROM arrival WHERE query_id = ?", [query_id]).fetchone()
+    if known is not None:
+        return int(known[0])
+    cursor = db.execute("INSERT INTO arrival (query_id, at) VALUES (?, ?)", [query_id, at])
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
 
 
 class Store:

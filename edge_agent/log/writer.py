@@ -1,4 +1,10 @@
-"""The thread that writes: one queue, and one transaction for all that waits (group commit).
+"""The full-text indexes of the log.
+
+Each transaction adds a segment, and segments have to be merged. FTS5 does so itself while rows are
+inserted, which in a long log takes longer than the insert; so it is told to be slow about it, and
+the writer merges while nothing waits. https://www.sqlite.org/fts5.html#the_merge_command
+
+The thread that writes: one queue, and one transaction for all that waits (group commit).
 
 A write that ended without failure is committed; from then on kill -9 cannot lose it. One that
 fails ends alone: the thread and the other writes go on. Where the database itself fails
@@ -19,12 +25,33 @@ from typing import TYPE_CHECKING
 
 from edge_agent.errors import EdgeAgentError, StoreError
 from edge_agent.log.database import boundary, immediate
-from edge_agent.log.gaps import note_gap
-from edge_agent.log.health import LogHealth
-from edge_agent.log.search_index import tidy
+from edge_agent.log.health import LogHealth, note_gap
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+
+INDEXES = ("query_fts", "choice_fts")
+
+_PAGES_PER_STEP = 64
+"""So little at a time that a writer in another process need not wait long."""
+
+
+def tidy(db: "Database") -> bool:
+    """Merge a little, where at least four segments are alike; whether there may be more to do."""
+    did = [merge(db, index, _PAGES_PER_STEP) for index in INDEXES]
+    return any(did)
+
+
+def merge(db: "Database", index: str, pages: int) -> bool:
+    """Merge about `pages` pages in a transaction; whether there may be more to do.
+
+    Negative: begin to merge everything into one segment; go on with positive numbers.
+    """
+    before = db.conn.total_changes
+    with immediate(db):
+        db.conn.execute(f"INSERT INTO {index} ({index}, rank) VALUES ('merge', ?)", [pages])  # noqa: S608
+    return db.conn.total_changes - before >= 2
+
 
 _LARGEST_BATCH = 256
 _PROBE_S = 1.0

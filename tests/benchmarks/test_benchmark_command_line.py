@@ -9,7 +9,7 @@ from scripted_openai import Script, scripted
 from tiny_gguf import write_tiny_gguf
 from typer.testing import CliRunner, Result
 
-from edge_agent.cli import root
+from edge_agent.cli.root import root
 
 LOAD = ("--concurrency", "1,2", "--requests", "2", "--repeats", "2", "--output-tokens", "5")
 

@@ -7,9 +7,8 @@ import pytest
 from benchmark_cases import figure, result
 
 from benchmarks.runtime.charts import draw
-from benchmarks.runtime.compare import compare
+from benchmarks.runtime.compare import compare, number
 from benchmarks.runtime.result import Figures, load, save
-from benchmarks.runtime.tables import number
 from edge_agent.errors import EdgeAgentError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.runtime.energy import Meter
-from benchmarks.runtime.memory import memory_mb
+from benchmarks.runtime.machine import memory_mb
 
 
 def write(root: Path, **values: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.home import workload
 from benchmarks.home.app import is_right
 from benchmarks.home.grammar import Command, Grammar
-from benchmarks.reference_cloud.mistakes import mistake
+from benchmarks.reference_cloud.replies import mistake
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ import sqlite3
 from pathlib import Path
 
 from benchmarks.runtime.log_size import fill
+from edge_agent.config.settings import Settings
+from edge_agent.learning.journal import Position
 from edge_agent.log.reader import LogReader
-from edge_agent.settings import Settings
-from edge_agent.training.journal import Position
-from trainer import items
+from trainer.data import items
 
 
 def test_every_query_is_there_whole_and_can_be_trained_on(tmp_path: Path):

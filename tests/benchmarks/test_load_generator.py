@@ -9,7 +9,7 @@ from benchmark_cases import target_at
 from scripted_openai import Script, scripted
 
 from benchmarks.runtime import http_load, servers
-from benchmarks.runtime.prompts import Prompts
+from benchmarks.runtime.http_load import Prompts
 from edge_agent.errors import Unavailable
 
 

@@ -9,7 +9,7 @@ import pytest
 from tiny_gguf import write_tiny_gguf
 from typer.testing import CliRunner
 
-from edge_agent.cli import root
+from edge_agent.cli.root import root
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 

@@ -7,7 +7,7 @@ import pytest
 from local_clock import ZONE, Clock
 
 from edge_agent.budget.ledger import Ledger
-from edge_agent.settings import BudgetSettings
+from edge_agent.config.settings import BudgetSettings
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent.budget.ledger import Ledger
+from edge_agent.config.settings import BudgetSettings
 from edge_agent.records import Usage
-from edge_agent.settings import BudgetSettings
 
 
 def budget(*arguments: str, succeeds: bool = True) -> str:

@@ -9,9 +9,9 @@ from local_clock import ZONE, Clock
 
 from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.limits import Calendar
+from edge_agent.config.settings import Price
 from edge_agent.errors import BudgetExhausted
 from edge_agent.records import Usage
-from edge_agent.settings import Price
 
 LedgerWith = Callable[..., Ledger]
 DOLLAR_A_TOKEN = Price(input=0, output=1e6)

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 from local_clock import ZONE, Clock
 
-from edge_agent.budget.bill import Reservation
+from edge_agent.budget.bill import HIDDEN_TOKENS, Reservation
 from edge_agent.budget.ledger import Ledger
-from edge_agent.budget.overrun import HIDDEN_TOKENS
+from edge_agent.config.settings import BudgetSettings, Price
 from edge_agent.errors import BudgetExhausted
-from edge_agent.log.arrival import count_arrival
 from edge_agent.log.database import immediate, open_database
+from edge_agent.log.store import count_arrival
 from edge_agent.records import Usage
-from edge_agent.settings import BudgetSettings, Price
 
 PRICE = Price(input=30_000, cached_input=10_000, output=70_000)  # USD per million tokens
 PROMPT = 3

@@ -15,7 +15,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from edge_agent.budget.ledger import Ledger
-from edge_agent.settings import BudgetSettings
+from edge_agent.config.settings import BudgetSettings
 from edge_agent.errors import BudgetExhausted
 from edge_agent.records import Usage
 

@@ -20,9 +20,9 @@ from test_ledger_model import LedgerAgainstModel
 
 from edge_agent.budget.bill import Reservation
 from edge_agent.budget.ledger import Ledger
+from edge_agent.config.settings import BudgetSettings
 from edge_agent.errors import BudgetExhausted
 from edge_agent.records import Usage
-from edge_agent.settings import BudgetSettings
 
 WORKERS = 3
 RUNNING = LedgerAgainstModel.running

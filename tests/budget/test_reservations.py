@@ -13,10 +13,10 @@ from local_clock import ZONE, Clock
 
 from edge_agent.budget.bill import Reservation
 from edge_agent.budget.ledger import Ledger
+from edge_agent.config.settings import BudgetSettings, Price
 from edge_agent.errors import BudgetExhausted, ConfigError
 from edge_agent.log.database import immediate, open_database
 from edge_agent.records import Usage
-from edge_agent.settings import BudgetSettings, Price
 
 LedgerWith = Callable[..., Ledger]
 PRICE = Price(input=1.0, cached_input=0.1, output=4.0)  # USD per million tokens
@@ -199,7 +199,7 @@ import os, sys
 from pathlib import Path
 from zoneinfo import ZoneInfo
 from edge_agent.budget.ledger import Ledger
-from edge_agent.settings import BudgetSettings, Price
+from edge_agent.config.settings import BudgetSettings, Price
 zone = ZoneInfo(sys.argv[2])
 ledger = Ledger(Path(sys.argv[1]), seed=BudgetSettings(rate=None), tz=zone)
 ledger.reserve("q", model="big", price=Price(input=1, output=4), prompt_tokens=100, max_tokens=1000)

@@ -12,7 +12,7 @@ from fuzzing import ANY_TEXT, examples, harmed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.config import known_keys, load
+from edge_agent.config.loading import known_keys, load
 from edge_agent.errors import ConfigError
 
 VALID = b"""\

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.config import load
+from edge_agent.config.loading import load
 from edge_agent.doctor import data, machine, network
 from edge_agent.doctor.check import Subject, Verdict
 from edge_agent.doctor.run import CHECKS, examine

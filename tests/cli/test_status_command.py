@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent.budget.ledger import Ledger
+from edge_agent.config.settings import BudgetSettings, Price
 from edge_agent.records import Usage
-from edge_agent.settings import BudgetSettings, Price
 
 STATUS = {
     "version": "0.1.0",

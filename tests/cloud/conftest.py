@@ -8,7 +8,7 @@ import pytest
 from scripted_server import ScriptedServer, Time
 
 from edge_agent.cloud.client import CloudClient
-from edge_agent.settings import CloudSettings
+from edge_agent.config.settings import CloudSettings
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from scripted_server import BODY, DONE, WHOLE, chunk, head
 
-from edge_agent.cloud.breaker import CircuitBreaker
+from edge_agent.cloud.retry import CircuitBreaker
 from edge_agent.errors import CloudBroken, CloudBusy, CloudDown, CloudError, CloudRefused
 
 BUSY = head("application/json", "503 X") + b"{}"

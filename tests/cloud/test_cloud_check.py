@@ -10,8 +10,8 @@ import pytest
 from scripted_server import head
 
 from edge_agent.cloud.client import CloudClient, find_api_key
+from edge_agent.config.settings import CloudSettings
 from edge_agent.errors import ConfigError
-from edge_agent.settings import CloudSettings
 
 PRICES = {"big": {"input": 1, "output": 2}}
 

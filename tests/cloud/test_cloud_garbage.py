@@ -12,7 +12,7 @@ from scripted_server import BODY, DONE, ScriptedServer, chunk, event, head
 
 from edge_agent.cloud.client import CloudClient
 from edge_agent.errors import CloudBroken, CloudBusy, CloudError, CloudRefused
-from edge_agent.transcript import Transcript
+from edge_agent.records import Transcript
 
 Connect = Callable[..., CloudClient]
 HUNDRED_MB = 100_000_000

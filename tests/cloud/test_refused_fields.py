@@ -11,9 +11,9 @@ import pytest
 from scripted_server import BODY, WHOLE, ScriptedServer, event, head
 
 from edge_agent.cloud.client import CloudClient
-from edge_agent.cloud.refusal import refused_fields
+from edge_agent.cloud.lessons import refused_fields
+from edge_agent.config.settings import CloudSettings
 from edge_agent.errors import CloudDown, CloudRefused
-from edge_agent.settings import CloudSettings
 
 Connect = Callable[..., CloudClient]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.cloud.sse import SseDecoder
+from edge_agent.cloud.stream import SseDecoder
 
 
 def decode(pieces: list[bytes]) -> list[str]:

@@ -9,7 +9,7 @@ from scripted_server import BODY, DONE, USAGE, ScriptedServer, chunk, event, hea
 
 from edge_agent.cloud.client import CloudClient
 from edge_agent.errors import CloudBroken
-from edge_agent.transcript import Transcript
+from edge_agent.records import Transcript
 
 Connect = Callable[..., CloudClient]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.similarity import Embedder
+from trainer.data.similarity import Embedder
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from cluster_cases import questions
 
-from trainer.clusters import OTHER, Clusters, assign, template
-from trainer.similarity import Embedder
+from trainer.data.clusters import OTHER, Clusters, assign, template
+from trainer.data.similarity import Embedder
 
 KINDS = ("sums", "spelling", "sorting", "divisors")
 

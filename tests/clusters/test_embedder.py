@@ -12,10 +12,10 @@ import torch
 from cluster_cases import RELATED, SENTENCES
 from transformers import AutoModel, AutoTokenizer
 
-from trainer import embedding_export
+from trainer.data import embedding_export
+from trainer.data.items import Item
+from trainer.data.similarity import Embedder, prepare
 from trainer.graders import Graders
-from trainer.records import Item
-from trainer.similarity import Embedder, prepare
 
 
 def published_weights() -> Path:
@@ -82,7 +82,7 @@ def test_it_is_exported_once_and_again_when_damaged(
 def test_without_weights_there_is_one_line_and_no_embedder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("trainer.similarity._PACKAGE", "no_such_package")
+    monkeypatch.setattr("trainer.data.similarity._PACKAGE", "no_such_package")
     with caplog.at_level(logging.INFO):
         assert Embedder.open(tmp_path, download=False) is None
     assert len(caplog.records) == 1

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from cluster_cases import questions
 
-from edge_agent.training.shift import compare, one_hot, shifts
-from trainer.similarity import Embedder
+from edge_agent.learning.shift import compare, one_hot, shifts
+from trainer.data.similarity import Embedder
 
 
 def labels(rng: np.random.Generator, count: int, first: float) -> list[str]:

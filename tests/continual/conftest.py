@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny_gguf import write_tiny_gguf
 
-from benchmarks.continual.protocol import Protocol, validated
-from benchmarks.continual.session import workbench
-from edge_agent.config import load
-from trainer.workbench import Workbench
+from benchmarks.continual.plan import Protocol, validated
+from benchmarks.continual.run import workbench
+from edge_agent.config.loading import load
+from trainer.round.workbench import Workbench
 
 
 @pytest.fixture(scope="session", autouse=True)

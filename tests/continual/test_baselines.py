@@ -5,26 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.continual import gapg, router
+from benchmarks.continual import methods, router
 from benchmarks.continual.methods import ABLATIONS, METHODS, method
-from benchmarks.continual.plan import Run, Variant, runs, trained, variants
-from benchmarks.continual.protocol import Protocol, presets, read
+from benchmarks.continual.plan import Protocol, Run, Variant, presets, read, runs, trained, variants
 from benchmarks.continual.training import learner_settings
 
 
 def test_a_ratio_of_cloud_to_local_is_not_a_rate():
-    assert gapg.ratio(0.5) == 1.0
-    rho = gapg.ratio(0.3)
+    assert methods.ratio(0.5) == 1.0
+    rho = methods.ratio(0.3)
     assert rho / (1 + rho) == pytest.approx(0.3)
 
 
 def test_gapg_keeps_the_prompts_that_ask_least_as_far_as_the_ratio_goes():
-    rho = gapg.ratio(0.25)  # cloud at most a third of local
-    assert gapg.kept([0, 0, 0], 8, rho) == [0, 1, 2]
-    assert gapg.kept([8, 0, 8, 0], 8, rho) == [1, 3], "8 asked of 24 would be a rate of 1/3"
-    assert gapg.kept([8, 0, 0, 0], 8, rho) == [0, 1, 2, 3], "8 asked of 32 is just allowed"
-    assert gapg.kept([4, 1, 8], 8, rho) == [1]
-    assert gapg.kept([8, 8], 8, rho) == [], "nothing is learned from a batch that only asks"
+    rho = methods.ratio(0.25)  # cloud at most a third of local
+    assert methods.kept([0, 0, 0], 8, rho) == [0, 1, 2]
+    assert methods.kept([8, 0, 8, 0], 8, rho) == [1, 3], "8 asked of 24 would be a rate of 1/3"
+    assert methods.kept([8, 0, 0, 0], 8, rho) == [0, 1, 2, 3], "8 asked of 32 is just allowed"
+    assert methods.kept([4, 1, 8], 8, rho) == [1]
+    assert methods.kept([8, 8], 8, rho) == [], "nothing is learned from a batch that only asks"
 
 
 def test_logistic_regression_meets_its_first_order_conditions_and_separates():

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.continual.findings import failures
-from benchmarks.continual.protocol import Protocol, validated
+from benchmarks.continual.plan import Protocol, validated
 from benchmarks.continual.records import Store
+from benchmarks.continual.report import failures
 from benchmarks.continual.summary import summarise
 
 RESULTS = Path(__file__).parents[2] / "benchmarks/results"

@@ -8,13 +8,12 @@ import pytest
 
 from benchmarks.continual import plots, report
 from benchmarks.continual.methods import METHODS
-from benchmarks.continual.plan import files, runs
-from benchmarks.continual.protocol import Protocol
+from benchmarks.continual.plan import Protocol, files, runs
 from benchmarks.continual.records import Store
 from benchmarks.continual.run import Benchmark
 from benchmarks.continual.summary import summarise
 from edge_agent.errors import EdgeAgentError
-from trainer.workbench import Workbench
+from trainer.round.workbench import Workbench
 
 
 class Watcher:

@@ -2,12 +2,12 @@
 
 import pytest
 
-from benchmarks.continual import hub, humaneval
+from benchmarks.continual import hub, tasks
 from benchmarks.continual.families import SOURCES
 from benchmarks.continual.tasks import Task
 from benchmarks.demo.families import is_held_out
+from trainer.data.items import Item
 from trainer.graders import Graders
-from trainer.records import Item
 
 MATH = {
     "problem": "What is $\\frac{1}{2} + \\frac{1}{4}$?",
@@ -66,7 +66,7 @@ def graders():
         (hub.mmlu(MMLU), "D", "B"),
         (hub.taco(TACO), "print(sum(map(int, input().split())))", "print(3)"),
         (
-            humaneval.task(HUMANEVAL),
+            tasks.task(HUMANEVAL),
             "```python\ndef total(xs: List[int]) -> int:\n    return sum(xs)\n```",
             "```python\ndef total(xs):\n    return 3 if len(xs) == 1 else 0\n```",
         ),
@@ -106,7 +106,7 @@ def test_humaneval_trains_on_even_problems_and_holds_odd_ones_out():
         HUMANEVAL | {"task_id": f"HumanEval/{n}", "prompt": HUMANEVAL["prompt"] + f"    # {n}\n"}
         for n in range(10)
     ]
-    found = humaneval.tasks(rows, 20, 3, seed=0)
+    found = tasks.tasks(rows, 20, 3, seed=0)
     assert len(found.stream) == 20
     assert len(found.held_out) == 3
     assert not {task.text for task in found.stream} & {task.text for task in found.held_out}

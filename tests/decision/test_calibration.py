@@ -6,8 +6,16 @@ import random
 
 import pytest
 
-from edge_agent.decision.calibration import Calibration, fit, logit, sigmoid
-from edge_agent.decision.evidence import KEY, UNCALIBRATED, Evidence, of
+from edge_agent.routing.calibration import (
+    KEY,
+    UNCALIBRATED,
+    Calibration,
+    Evidence,
+    fit,
+    logit,
+    of,
+    sigmoid,
+)
 
 
 def test_a_known_curve_is_found_again() -> None:

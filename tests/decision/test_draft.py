@@ -18,14 +18,13 @@ from scripted_server import WHOLE, ScriptedServer, chunk, head
 
 from edge_agent.agent import Agent
 from edge_agent.answer import Answer
-from edge_agent.decision.calibration import Calibration
-from edge_agent.decision.evidence import KEY, Evidence
+from edge_agent.config.settings import Settings
 from edge_agent.engine.types import SamplingParams
 from edge_agent.records import Delta, Query, Reason, Route, Source
-from edge_agent.settings import Settings
+from edge_agent.routing.calibration import KEY, Calibration, Evidence
 from models import catalog
-from models.adapters import AdapterRegistry
-from server.render import extension
+from models.adapters.registry import AdapterRegistry
+from server.doors.render import extension
 
 SURE = Calibration(slope=1.0, middle=50.0, reward_off=0.9, known=60)
 """Every draft is trusted."""
@@ -358,7 +357,7 @@ async def test_after_a_swap_a_query_keeps_the_evidence_of_its_own_version(
 
 
 async def test_a_tool_call_in_a_draft_is_read_as_ever(open_agent: Open) -> None:
-    from edge_agent.formats.tools import ToolFormat
+    from edge_agent.chat.tool_format import ToolFormat
 
     weather = {
         "type": "function",

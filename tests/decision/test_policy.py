@@ -5,14 +5,13 @@ from collections import Counter
 
 import pytest
 
-from edge_agent.decision import threshold
-from edge_agent.decision.calibration import Calibration
-from edge_agent.decision.decider import COLD_START_RATE, Decider
-from edge_agent.decision.evidence import UNCALIBRATED, Evidence
+from edge_agent.config.settings import DecisionSettings
 from edge_agent.engine.types import DecisionPoint
 from edge_agent.log.reader import RecentDecision
 from edge_agent.records import Reason, Route
-from edge_agent.settings import DecisionSettings
+from edge_agent.routing import threshold
+from edge_agent.routing.calibration import UNCALIBRATED, Calibration, Evidence
+from edge_agent.routing.decider import COLD_START_RATE, Decider
 
 EVIDENCE = Evidence(
     first_token=Calibration(slope=1.0, middle=0.0, reward_off=0.9, known=50),

@@ -3,8 +3,7 @@
 import pytest
 
 from benchmarks.demo import figures
-from benchmarks.demo.families import Question
-from benchmarks.demo.plan import Plan
+from benchmarks.demo.families import Plan, Question
 from benchmarks.demo.story import Findings
 from benchmarks.demo.traffic import Answered
 

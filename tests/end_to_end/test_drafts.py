@@ -8,10 +8,9 @@ import pytest
 from engine_harness import write_lora
 from processes import running
 
-from edge_agent.decision.calibration import Calibration
-from edge_agent.decision.evidence import KEY, Evidence
+from edge_agent.routing.calibration import KEY, Calibration, Evidence
 from models import catalog
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is 12 + 30?"}]
 

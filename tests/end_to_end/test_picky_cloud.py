@@ -12,7 +12,7 @@ import requests
 from processes import Running, running
 from tiny_gguf import write_tiny_gguf
 
-from edge_agent.config import load
+from edge_agent.config.loading import load
 from edge_agent.doctor import network
 from edge_agent.doctor.check import Subject, Verdict
 

@@ -12,7 +12,7 @@ from engine_harness import write_lora
 from processes import Running
 
 from models import catalog
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
 
 ASK: list[Any] = [{"role": "user", "content": "Count from one to twenty in words."}]
 CLIENTS = 16

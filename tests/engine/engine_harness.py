@@ -10,8 +10,9 @@ import gguf
 import llama_cpp
 import numpy as np
 
+from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.generation import Generation
+from edge_agent.engine.stream import Generation
 from edge_agent.engine.types import (
     DecisionPoint,
     FinishReason,
@@ -21,8 +22,7 @@ from edge_agent.engine.types import (
     TokenEvent,
     TokenLogprob,
 )
-from edge_agent.settings import EngineSettings
-from models.llama_model import LlamaModel
+from models.llama.model import LlamaModel
 
 OFFLOAD = 5
 """`<offload>` of the tiny model."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from engine_harness import OFFLOAD, Answer, Reference, ask, make_engine, prompt_of, read, settled
 
-from edge_agent.engine.fair_queue import FairQueue
+from edge_agent.engine.queues import FairQueue
 from edge_agent.engine.types import GenerationRequest, SamplingParams
 from edge_agent.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 

@@ -9,7 +9,7 @@ import pytest
 from engine_harness import OFFLOAD, Reference, ask, make_engine, prompt_of, read, settled
 
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.generation import Generation
+from edge_agent.engine.stream import Generation
 from edge_agent.engine.types import GenerationRequest, SamplingParams
 from edge_agent.errors import EngineError
 

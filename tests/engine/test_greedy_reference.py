@@ -5,9 +5,9 @@ from pathlib import Path
 
 from engine_harness import Reference, ask, make_engine, prompt_of, read, stop
 
+from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import GenerationRequest, SamplingParams, ServedModel
-from edge_agent.settings import EngineSettings
 
 
 async def test_concurrent_answers_equal_the_reference(engine: Engine, reference: Reference) -> None:

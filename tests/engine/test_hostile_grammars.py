@@ -11,13 +11,13 @@ from fuzzing import ANY_JSON, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.chat import response_format
+from edge_agent.chat.template import ChatTemplate
+from edge_agent.chat.tool_format import ToolFormat
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.vocabulary import Vocabulary
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats import grammar
-from edge_agent.formats.chat_template import ChatTemplate
-from edge_agent.formats.tools import ToolFormat
-from models.llama_model import LlamaModel
+from models.llama.model import LlamaModel
+from models.llama.vocabulary import Vocabulary
 
 
 def deep(levels: int) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def served(tiny_model: Path) -> Iterator[tuple[Engine, Vocabulary, ChatTemplate]
 async def outcome(engine: Engine, vocabulary: Vocabulary, gbnf: str) -> str:
     """What the request comes to, as the server would handle it."""
     try:
-        grammar.check(gbnf, vocabulary)
+        response_format.check(gbnf, vocabulary)
         _, (answer,) = await ask(engine, prompt_of(0, 8), grammar=gbnf, max_tokens=6)
     except InvalidRequest as error:
         assert "\n" not in error.message
@@ -115,7 +115,7 @@ async def test_schemas(name: str, served: Any) -> None:
     schema, began = SCHEMAS[name], time.process_time()
     shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     try:
-        gbnf = grammar.from_response_format(shape)
+        gbnf = response_format.from_response_format(shape)
     except InvalidRequest as error:
         assert error.param == "response_format.json_schema.schema"
         assert len(error.message) < 500
@@ -170,7 +170,7 @@ async def test_any_grammar_and_schema(served: Any) -> None:
         tried.append(f"root ::= {root}\na ::= {a}\nb ::= {b}")
         shape = {"type": "json_object", "schema": schema}
         try:
-            tried.append(grammar.from_response_format(shape) or "")
+            tried.append(response_format.from_response_format(shape) or "")
         except InvalidRequest as error:
             assert error.param == "response_format.schema"
 

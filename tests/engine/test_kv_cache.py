@@ -7,12 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.engine.context import LlamaContext
-from edge_agent.engine.kv_cache import KvCache, Sequence, common_prefix
-from edge_agent.engine.prefix_cache import PrefixCache
-from edge_agent.engine.reservation import Reservations
-from edge_agent.engine.shelf import Shelf
-from models.llama_model import LlamaModel
+from edge_agent.engine.kv_cache import PrefixCache, Reservations, Shelf
+from models.llama.cells import KvCache, Sequence, common_prefix
+from models.llama.context import LlamaContext
+from models.llama.model import LlamaModel
 
 
 @pytest.fixture(scope="module")

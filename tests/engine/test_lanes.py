@@ -10,7 +10,7 @@ from engine_harness import Reference, ask, make_engine, prompt_of, read, settled
 from tiny_gguf import write_tiny_gguf
 
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.lane import Lane, load_adapter
+from edge_agent.engine.runner import Lane, load_adapter
 from edge_agent.engine.types import GenerationRequest, SamplingParams, ServedModel
 from edge_agent.errors import Unavailable
 from models.errors import AdapterError, GgufError, ModelError

@@ -7,7 +7,7 @@ import pytest
 from engine_harness import OFFLOAD, Reference, ask, prompt_of
 
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.logprobs import log_sum_exp_without
+from edge_agent.engine.sampler import log_sum_exp_without
 from edge_agent.engine.types import GenerationRequest, SamplingParams
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from engine_harness import Reference, ask, make_engine, prompt_of, write_lora
 
-from edge_agent.engine import prefill
-from edge_agent.engine.context import LlamaContext
+from edge_agent.engine import batch
+from edge_agent.engine.batch import Prefill
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.kv_cache import KvCache, Sequence
-from edge_agent.engine.prefill import Prefill
 from models.errors import ModelError
-from models.llama_model import LlamaModel
+from models.llama.cells import KvCache, Sequence
+from models.llama.context import LlamaContext
+from models.llama.model import LlamaModel
 
 NOISE = 2e-3
 """Between logits of batches of different shapes; different prompts differ by 0.3."""
@@ -109,7 +109,7 @@ def test_a_shared_prefix_is_not_computed_again(model: LlamaModel, kv: KvCache) -
 def test_only_short_prompts_among_many_cells_are_moved(
     model: LlamaModel, kv: KvCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefill, "_WORTH_MOVING", 100)
+    monkeypatch.setattr(batch, "_WORTH_MOVING", 100)
     aside = prefill_of(model, kv)
 
     def suits(length: int, done: int = 0, free: int = 400) -> bool:
@@ -132,7 +132,7 @@ def test_only_short_prompts_among_many_cells_are_moved(
 @pytest.fixture
 def crowded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Everything that suits is worth moving; how many prompts each run moved."""
-    monkeypatch.setattr(prefill, "_WORTH_MOVING", 0)
+    monkeypatch.setattr(batch, "_WORTH_MOVING", 0)
     moved: list[int] = []
     run = Prefill.run
 

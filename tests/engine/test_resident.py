@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from engine_harness import make_engine
 
-from edge_agent.engine.resident import drop_mapped_pages, give_back_freed
 from edge_agent.engine.types import ServedModel
+from models.llama.memory import drop_mapped_pages, give_back_freed
 
 
 def resident_kb(path: Path) -> int:
@@ -62,7 +62,7 @@ def test_freed_buffers_go_back_to_the_system() -> None:
 
 _THREADS = """
 import ctypes, threading
-from edge_agent.engine.resident import give_back_freed, keep_little_freed
+from models.llama.memory import give_back_freed, keep_little_freed
 
 keep_little_freed()
 libc = ctypes.CDLL(None)

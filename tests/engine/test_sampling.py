@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.sampling import Exponentials, Penalties, Sampler, biases
+from edge_agent.engine.sampler import Exponentials, Penalties, Sampler, biases
 from edge_agent.engine.types import SamplingParams
 
 VOCAB = 300

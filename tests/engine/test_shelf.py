@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from engine_harness import Reference, ask, make_engine, prompt_of, settled
 
-from edge_agent.engine.context import LlamaContext, Logits
-from edge_agent.engine.kv_cache import KvCache, Sequence
-from edge_agent.engine.reservation import Reservations
+from edge_agent.engine.kv_cache import Reservations
 from edge_agent.engine.types import ServedModel
-from models.llama_model import LlamaModel
+from models.llama.cells import KvCache, Sequence
+from models.llama.context import LlamaContext, Logits
+from models.llama.model import LlamaModel
 
 
 @pytest.fixture(scope="module")

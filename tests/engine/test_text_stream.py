@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.text_stream import TextStream
+from edge_agent.engine.stream import TextStream
 
 PIECES = st.lists(st.sampled_from([b"a", b"b", b"ab", b"ba", "é".encode(), b"\xe2", b"\x82\xac"]))
 STOPS = st.lists(st.sampled_from(["ab", "aab", "b€", "ba", "é", ""]), max_size=3)

@@ -6,8 +6,8 @@ from pathlib import Path
 import gguf
 import pytest
 
-from edge_agent.engine.vocabulary import Vocabulary
-from models.llama_model import LlamaModel
+from models.llama.model import LlamaModel
+from models.llama.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import ctypes
 import llama_cpp
 import numpy as np
 
-from edge_agent.engine.vocabulary import Vocabulary
+from models.llama.vocabulary import Vocabulary
 
 _ROW = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from templates import GEMMA, LLAMA3, QWEN
 
-from edge_agent.engine.vocabulary import Vocabulary
+from edge_agent.chat.template import CHATML, ChatTemplate, unsupported_part
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.chat_template import CHATML, ChatTemplate, unsupported_part
 from models.errors import ModelError
+from models.llama.vocabulary import Vocabulary
 
 USER = {"role": "user", "content": "Hi"}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}

@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from templates import QWEN
 
-from edge_agent.engine.vocabulary import Vocabulary
-from edge_agent.formats.chat_template import ChatTemplate
+from edge_agent.chat.template import ChatTemplate
+from models.llama.vocabulary import Vocabulary
 
 _TOKENS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<filename>", "<file_sep>"]
 _SHARDS = [*_TOKENS, "<|im_", "end|>", "im_end", "<", ">", "|", "filename", "<tool_call>", "a", " "]

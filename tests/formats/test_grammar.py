@@ -8,14 +8,14 @@ import jsonschema
 import pytest
 from grammar_walk import accepts
 
+from edge_agent.chat import response_format as grammar
+from edge_agent.chat.template import ChatTemplate
+from edge_agent.chat.tool_format import ToolFormat
+from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import GenerationRequest, SamplingParams, ServedModel, TokenEvent
-from edge_agent.engine.vocabulary import Vocabulary
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats import grammar
-from edge_agent.formats.chat_template import ChatTemplate
-from edge_agent.formats.tools import ToolFormat
-from edge_agent.settings import EngineSettings
+from models.llama.vocabulary import Vocabulary
 
 SCHEMA = {
     "type": "object",

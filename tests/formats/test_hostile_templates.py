@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.engine.vocabulary import Vocabulary
+from edge_agent.chat import template as chat_template
+from edge_agent.chat.template import ChatTemplate
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats import chat_template
-from edge_agent.formats.chat_template import ChatTemplate
-from edge_agent.worker import Worker
+from edge_agent.processes.worker import Worker
 from models.errors import ModelError
+from models.llama.vocabulary import Vocabulary
 
 CHILD = Path(chat_template.__file__).with_name("template_child.py")
 MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "Hi"}]

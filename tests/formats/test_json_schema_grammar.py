@@ -11,11 +11,11 @@ from grammar_walk import accepts, random_sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.engine.vocabulary import Vocabulary
+from edge_agent.chat.json_schema import SchemaError, schema_to_gbnf
+from edge_agent.chat.json_values import Bounds, integers, numbers
+from edge_agent.chat.response_format import check
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.grammar import check
-from edge_agent.formats.json_numbers import Bounds, integers, numbers
-from edge_agent.formats.json_schema import SchemaError, schema_to_gbnf
+from models.llama.vocabulary import Vocabulary
 
 PERSON = {
     "type": "object",

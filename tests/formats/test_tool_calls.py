@@ -9,11 +9,11 @@ import pytest
 from grammar_walk import accepts, random_sentence
 from templates import LLAMA3, QWEN
 
+from edge_agent.chat.template import ChatTemplate
+from edge_agent.chat.tool_format import ToolFormat
 from edge_agent.engine.types import TokenEvent
-from edge_agent.engine.vocabulary import Vocabulary
 from edge_agent.errors import InvalidRequest
-from edge_agent.formats.chat_template import ChatTemplate
-from edge_agent.formats.tools import ToolFormat
+from models.llama.vocabulary import Vocabulary
 
 
 def _tool(name: str, **properties: Any) -> dict[str, Any]:

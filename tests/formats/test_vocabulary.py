@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge_agent.engine.vocabulary import Vocabulary
+from models.llama.vocabulary import Vocabulary
 
 
 @pytest.mark.parametrize("text", ["", "Hello, world", " two  spaces\n\n", "naïve 中文 🙂", "a\0b"])

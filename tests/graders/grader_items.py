@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainer.records import Item
+from trainer.data.items import Item
 
 
 def make_item(reference: str, question: str = "?", grader: Any = None, **fields: Any) -> Item:

@@ -10,13 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edge_agent.worker import Worker, WorkerFailed
-from edge_agent.worker_loop import PATIENCE
-from trainer.graders import sandbox
+from edge_agent.processes.worker import Worker, WorkerFailed
+from edge_agent.processes.worker_loop import PATIENCE
+from trainer.graders import code as sandbox
 
 CHILD = """
 import time
-from edge_agent.worker_loop import serve
+from edge_agent.processes.worker_loop import serve
 
 def burn(seconds):
     began = time.process_time()

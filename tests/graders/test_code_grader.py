@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trainer.graders import sandbox_child
-from trainer.graders.sandbox import run
+from trainer.graders.code import run
 
 ADD = {"type": "unit_tests", "tests": ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]}
 GOOD = "Sure!\n```python\ndef add(a, b):\n    return a + b\n```\nDone."

@@ -9,7 +9,7 @@ from fuzzing import ANY_JSON, examples, harmed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
 from models.errors import AdapterError
 
 BASE = "b" * 64

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.adapters import AdapterRegistry, AdapterVersion
+from models.adapters.registry import AdapterRegistry, AdapterVersion
 from models.errors import AdapterError
 
 BASE = "b" * 64

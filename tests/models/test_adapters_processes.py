@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
 
 BASE = {"base_model": "m", "base_sha256": "b"}
 
@@ -28,7 +28,7 @@ pathlib.Path.rename, pathlib.Path.replace = map(fatal, (pathlib.Path.rename, pat
 ADD = """
 import sys
 from pathlib import Path
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
 root, source, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 registry = AdapterRegistry(root)
 for _ in range(count):

@@ -8,8 +8,8 @@ import pytest
 from tiny_gguf import write_tiny_gguf
 
 from models.errors import GgufError
-from models.gguf_file import inspect
-from models.llama_model import LlamaModel
+from models.gguf import inspect
+from models.llama.model import LlamaModel
 
 
 def test_the_default_model_is_described(smollm2: Path) -> None:

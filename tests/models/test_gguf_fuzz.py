@@ -13,7 +13,7 @@ from harmed_ggufs import EXAMPLES, harmed, survived
 from tiny_gguf import write_tiny_gguf
 
 from models.errors import GgufError
-from models.gguf_file import inspect
+from models.gguf import inspect
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +44,11 @@ def test_any_harm_is_one_line_at_once_and_without_memory(whole: Gguf, tmp_path: 
 LOAD = """
 import sys
 from pathlib import Path
-from edge_agent.engine.context import LlamaContext
-from edge_agent.engine.vocabulary import Vocabulary
+from models.llama.context import LlamaContext
+from models.llama.vocabulary import Vocabulary
 from models.errors import EdgeAgentError
-from models.gguf_file import inspect
-from models.llama_model import LlamaModel
+from models.gguf import inspect
+from models.llama.model import LlamaModel
 for line in sys.stdin:
     path = Path(line.rstrip())
     try:

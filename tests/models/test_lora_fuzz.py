@@ -11,9 +11,9 @@ from gguf_mutation import Gguf, take_apart
 from harmed_ggufs import survived
 from tiny_gguf import write_tiny_gguf
 
+from models.adapters.lora_file import check_lora
 from models.errors import AdapterError
-from models.gguf_file import GgufInfo, inspect
-from models.lora_file import check_lora
+from models.gguf import GgufInfo, inspect
 
 LAYER = b"blk.0.attn_output.weight"
 
@@ -37,9 +37,9 @@ def whole(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Gguf:
 ATTACH = """
 import sys
 from pathlib import Path
-from edge_agent.settings import EngineSettings
-from edge_agent.engine.context import LlamaContext
-from edge_agent.engine.lane import Weights, free_adapter, load_adapter
+from edge_agent.config.settings import EngineSettings
+from models.llama.context import LlamaContext
+from edge_agent.engine.runner import Weights, free_adapter, load_adapter
 from models.errors import EdgeAgentError
 weights = Weights(Path(sys.argv[1]), EngineSettings(threads=1, context=64), None)
 for line in sys.stdin:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge_agent.cli import root
-from models.adapters import AdapterRegistry
+from edge_agent.cli.root import root
+from models.adapters.registry import AdapterRegistry
 from models.catalog import resolve
 
 

@@ -6,7 +6,7 @@ import pytest
 from tiny_gguf import write_tiny_gguf
 
 from models.errors import OffloadTokenError
-from models.llama_model import LlamaModel
+from models.llama.model import LlamaModel
 from models.offload_token import usable, verify
 
 

@@ -13,11 +13,10 @@ from gguf_mutation import take_apart
 from models import catalog
 from models.catalog import entry_for, resolve
 from models.errors import ModelError
-from models.gguf_file import inspect
-from models.llama_model import LlamaModel
-from models.measure import Bench
+from models.gguf import inspect
+from models.llama.model import LlamaModel
 from models.quantize import FILE_TYPES, expected_bytes, quantize
-from models.tune import AS_SHIPPED, Row, choose, tune
+from models.tune import AS_SHIPPED, Bench, Row, choose, tune
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from log_records import a_query
 
 from edge_agent.budget.paid_call import Assistance, prompt_token_bound
 from edge_agent.cloud.client import CloudClient
+from edge_agent.config.settings import CloudSettings, Price
 from edge_agent.errors import CloudError
-from edge_agent.settings import CloudSettings, Price
 
 MODEL = "reference-cloud"
 PRICE = Price(input=1, output=2)

@@ -5,8 +5,8 @@ import openai
 import pytest
 
 from edge_agent.cloud.client import CloudClient
+from edge_agent.config.settings import CloudSettings
 from edge_agent.records import Usage
-from edge_agent.settings import CloudSettings
 
 MODEL = "reference-cloud"
 QUESTION = "Calculate 123456 * 1000."

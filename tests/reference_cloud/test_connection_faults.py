@@ -10,8 +10,8 @@ from paid_calls import ANSWER, IN_TIME_S, MAX_TOKENS, MODEL, WORST, ask, booked,
 
 from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.paid_call import Assistance
+from edge_agent.config.settings import BudgetSettings
 from edge_agent.errors import CloudBroken, CloudDown, CloudError, CloudUnreachable
-from edge_agent.settings import BudgetSettings
 
 CALLS = 24
 NO_LIMIT = BudgetSettings(rate=None)

@@ -29,9 +29,9 @@ from benchmarks.reference_cloud.serve import Options, build
 from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.limits import cost_nano
 from edge_agent.budget.paid_call import Assistance
+from edge_agent.config.settings import BudgetSettings
 from edge_agent.errors import CloudDown, CloudError
 from edge_agent.records import Usage
-from edge_agent.settings import BudgetSettings
 
 CALLS = 24
 FREE = {Fault.RATE_LIMIT, Fault.BUSY, Fault.SERVER_ERROR, Fault.REDIRECT, Fault.UNAUTHORIZED}

@@ -7,10 +7,9 @@ import random
 import httpx
 import pytest
 
-from benchmarks.reference_cloud.faults import Fault, draw, parse_faults
-from benchmarks.reference_cloud.latency import Latency
-from benchmarks.reference_cloud.misbehaviour import BrokenAnswer
+from benchmarks.reference_cloud.faults import BrokenAnswer, Fault, Latency, draw, parse_faults
 from edge_agent.cloud.client import CloudClient
+from edge_agent.config.settings import CloudSettings
 from edge_agent.errors import (
     CloudBroken,
     CloudBusy,
@@ -19,7 +18,6 @@ from edge_agent.errors import (
     CloudTimeout,
     ConfigError,
 )
-from edge_agent.settings import CloudSettings
 
 QUESTION = {"messages": [{"role": "user", "content": "Calculate 123456 * 1000."}]}
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from edge_agent.cli import root
+from edge_agent.cli.root import root
 from edge_agent.errors import NotFound
-from edge_agent.training.journal import Journal, Position, StepRow
-from trainer.plots import running_mean
-from trainer.report import read, summary
+from edge_agent.learning.journal import Journal, Position, StepRow
+from trainer.report.plots import running_mean
+from trainer.report.report import read, summary
 
 GATE = {
     "promote": True,

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from edge_agent.agent import Agent
+from edge_agent.config.settings import Settings
 from edge_agent.engine.types import SamplingParams
+from edge_agent.learning.machine import Activity
 from edge_agent.records import Query, Route
-from edge_agent.settings import Settings
-from edge_agent.training.activity import Activity
 
 DIES_BUSY = """
 import os, sys
 from pathlib import Path
-from edge_agent.training.activity import Activity
+from edge_agent.learning.machine import Activity
 activity = Activity.own(Path(sys.argv[1]))
 activity.set(True)
 print(Activity.open(Path(sys.argv[1])).busy(), flush=True)

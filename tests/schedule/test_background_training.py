@@ -17,18 +17,18 @@ import psutil
 import pytest
 from fake_torch import write_fake_torch
 
-from edge_agent.config import load
-from edge_agent.log.importing import read, write
-from edge_agent.settings import Settings
-from edge_agent.settings_reference import environment
-from edge_agent.training import background as background_training
-from edge_agent.training.background import BackgroundTraining
-from edge_agent.training.journal import Journal, Position
-from edge_agent.training.machine import Machine
+from edge_agent.config.loading import load
+from edge_agent.config.reference import environment
+from edge_agent.config.settings import Settings
+from edge_agent.learning import background
+from edge_agent.learning.background import BackgroundTraining
+from edge_agent.learning.journal import Journal, Position
+from edge_agent.learning.machine import Machine
+from edge_agent.log.exchange import read, write
 
 CHILD = """
 import json, os, signal, sys, time
-from edge_agent.config import load
+from edge_agent.config.loading import load
 status, waits = int(sys.argv[1]), sys.argv[2] == "waits"
 print(json.dumps({
     "arguments": sys.argv[3:],
@@ -42,7 +42,7 @@ sys.exit(status)
 """
 IDLE_CHILD = """
 import os, signal, sys, threading
-from edge_agent.training.idle import end_with_parent, lower_priority
+from edge_agent.processes.own import end_with_parent, lower_priority
 lower_priority()
 thread = threading.Thread(target=lambda: policies.append(os.sched_getscheduler(0)))
 policies = [os.sched_getscheduler(0)]
@@ -194,8 +194,8 @@ async def test_a_database_that_cannot_be_read_is_looked_at_again(
 async def test_a_missing_package_is_named(
     make: Make, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    assert background_training.missing() is None
-    monkeypatch.setattr(background_training, "missing", lambda: "peft")
+    assert background.missing() is None
+    monkeypatch.setattr(background, "missing", lambda: "peft")
     training = make()
     await until(lambda: training.waiting_for == "the package peft is not installed")
     assert said(settings) == []
@@ -203,7 +203,7 @@ async def test_a_missing_package_is_named(
 
 def test_looking_for_the_packages_does_not_import_them() -> None:
     program = (
-        "import sys; from edge_agent.training.background import missing; missing();"
+        "import sys; from edge_agent.learning.background import missing; missing();"
         "print(sorted({'torch', 'peft', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
@@ -218,7 +218,7 @@ async def test_a_long_log_is_put_aside(settings: Settings, make: Make) -> None:
 
 
 async def test_the_real_command_takes_what_it_is_given(settings: Settings, make: Make) -> None:
-    make(command=(*background_training.COMMAND, "--status"))
+    make(command=(*background.COMMAND, "--status"))
     (report,) = await until(lambda: said(settings))
     assert report["object"] == "training"
     assert report["rounds"] == []
@@ -232,7 +232,7 @@ async def test_the_real_command_computes_when_nothing_else_wants_to(
     write(settings.database, read(json.dumps(example).encode() for example in examples))
     fake = write_fake_torch(tmp_path / "fake")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(fake), *filter(None, sys.path)]))
-    make(command=background_training.COMMAND)
+    make(command=background.COMMAND)
     (torch,) = await until(lambda: [e for e in said(settings) if e["event"] == "torch"])
     assert torch["policy"] == os.SCHED_IDLE
 
@@ -261,7 +261,7 @@ def test_the_child_steps_behind_and_ends_with_its_parent() -> None:
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="no groups by session")
 @pytest.mark.parametrize("leads", [True, False])
 def test_a_session_of_its_own_steps_behind_too_and_a_terminals_does_not(*, leads: bool) -> None:
-    lower = "from edge_agent.training.idle import lower_priority; lower_priority()"
+    lower = "from edge_agent.processes.own import lower_priority; lower_priority()"
     show = "print(open('/proc/self/autogroup').read().split()[-1])"
     inner = [sys.executable, "-c", f"{lower}; {show}"]
     if not leads:  # a child in the session of another process

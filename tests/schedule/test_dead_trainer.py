@@ -6,12 +6,12 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from edge_agent.training.journal import Journal
+from edge_agent.learning.journal import Journal
 
 BEGIN = """
 import sys
 from pathlib import Path
-from edge_agent.training.journal import Journal, Position
+from edge_agent.learning.journal import Journal, Position
 Journal(Path(sys.argv[1])).begin(until=Position(), base="m", parent="base", settings={})
 print("begun", flush=True)
 sys.stdin.readline()

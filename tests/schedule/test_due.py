@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from edge_agent.config import load
+from edge_agent.config.loading import load
+from edge_agent.config.settings import TrainSettings, within
 from edge_agent.errors import ConfigError
-from edge_agent.settings import TrainSettings
-from edge_agent.training.hours import within
-from edge_agent.training.machine import Machine, hottest, look
-from edge_agent.training.schedule import Failures, Progress, due, unfit
+from edge_agent.learning.machine import Machine, hottest, look
+from edge_agent.learning.schedule import Failures, Progress, due, unfit
 
 NOON = datetime(2026, 3, 4, 12, 0).timestamp()
 READY = Progress(new=200, running=None, interrupted=False, ended_at=None, succeeded_at=0.0)

@@ -9,10 +9,10 @@ from ulid import ULID
 
 from edge_agent import agent as agent_module
 from edge_agent.agent import Agent
+from edge_agent.config.settings import Settings
 from edge_agent.engine.types import SamplingParams
 from edge_agent.records import Decision, Feedback, Outcome, Query, Reason, Route, Source, Usage
-from edge_agent.settings import Settings
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
 
 
 async def rate(agent: Agent, version: str, rating: float) -> None:

@@ -9,17 +9,17 @@ from typing import Any
 from typer.testing import CliRunner
 from ulid import ULID
 
-from edge_agent.cli import root
+from edge_agent.cli.root import root
+from edge_agent.config.settings import TrainSettings
+from edge_agent.learning.journal import Journal, Position
+from edge_agent.learning.machine import Machine
+from edge_agent.learning.report import report
+from edge_agent.learning.schedule import Failures, due, read_progress
+from edge_agent.learning.shift import by_label, describe, moves, stream
 from edge_agent.log.store import Store
 from edge_agent.records import Decision, Outcome, Query, Reason, Route, Source, Usage
-from edge_agent.settings import TrainSettings
-from edge_agent.training.journal import Journal, Position
-from edge_agent.training.machine import Machine
-from edge_agent.training.moves import by_label, describe, moves, stream
-from edge_agent.training.report import report
-from edge_agent.training.schedule import Failures, due, read_progress
-from trainer import items
-from trainer.report import read, summary
+from trainer.data import items
+from trainer.report.report import read, summary
 
 TEMPLATE = "0123456789abcdef"
 CLOCK = itertools.count()

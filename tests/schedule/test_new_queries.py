@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 from ulid import ULID
 
-from edge_agent.log.importing import read, write
+from edge_agent.config.settings import TrainSettings
+from edge_agent.learning.journal import Journal, Position
+from edge_agent.learning.schedule import failed_rounds, read_progress
+from edge_agent.log.exchange import read, write
 from edge_agent.log.store import Store
 from edge_agent.records import (
     Audit,
@@ -21,10 +24,7 @@ from edge_agent.records import (
     Source,
     Usage,
 )
-from edge_agent.settings import TrainSettings
-from edge_agent.training.journal import Journal, Position
-from edge_agent.training.schedule import failed_rounds, read_progress
-from trainer import items
+from trainer.data import items
 
 TEMPLATE = "0123456789abcdef"
 BY_CLOUD = {"source": Source.CLOUD, "token_ids": ()}

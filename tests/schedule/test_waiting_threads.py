@@ -1,6 +1,6 @@
 """The trainer's threads sleep while they wait, unless the user said otherwise."""
 
-from edge_agent.training.idle import wait_without_spinning
+from edge_agent.processes.own import wait_without_spinning
 
 
 def test_threads_sleep_unless_the_user_said_otherwise() -> None:

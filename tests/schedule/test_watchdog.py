@@ -9,6 +9,16 @@ from typing import Any
 import pytest
 from ulid import ULID
 
+from edge_agent.learning.journal import Journal, Position
+from edge_agent.learning.watchdog import (
+    LOOKS,
+    Evidence,
+    Watchdog,
+    agree,
+    alarm,
+    lower_tail,
+    read_evidence,
+)
 from edge_agent.log.store import Store
 from edge_agent.records import (
     Audit,
@@ -21,11 +31,8 @@ from edge_agent.records import (
     Source,
     Usage,
 )
-from edge_agent.training.evidence import Evidence, agree, read_evidence
-from edge_agent.training.journal import Journal, Position
-from edge_agent.training.watchdog import LOOKS, Watchdog, alarm, lower_tail
-from models.adapter_version import AdapterVersion
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
+from models.adapters.version import AdapterVersion
 
 TOLERANCE = 0.05
 
@@ -164,7 +171,7 @@ def test_a_clear_drop_is_rolled_back_at_the_first_look(  # noqa: PLR0917 - five 
     assert journal.rounds()[0]["reason"] == f"rolled back: {reason}"
     journal.close()
     assert watchdog.check() is None
-    assert [r.getMessage() for r in caplog.records if r.name == "edge_agent.training.watchdog"] == [
+    assert [r.getMessage() for r in caplog.records if r.name == "edge_agent.learning.watchdog"] == [
         f"adapter {second} rolled back: {reason}; serving {first} again"
     ]
 

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from scripted_agent import ScriptedAgent
 from serving import Serve, listening
 
-from edge_agent.engine.vocabulary import Vocabulary
-from edge_agent.settings import Settings
-from models.llama_model import LlamaModel
+from edge_agent.config.settings import Settings
+from models.llama.model import LlamaModel
+from models.llama.vocabulary import Vocabulary
 from server.app import create_app
 
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from edge_agent.budget.limits import LimitState
+from edge_agent.chat.template import ChatTemplate
 from edge_agent.engine.types import EngineStats
-from edge_agent.engine.vocabulary import Vocabulary
-from edge_agent.formats.chat_template import ChatTemplate
+from edge_agent.learning.report import report
 from edge_agent.log.health import LogHealth
 from edge_agent.records import (
     Decision,
@@ -22,7 +22,7 @@ from edge_agent.records import (
     Source,
     Usage,
 )
-from edge_agent.training.report import report
+from models.llama.vocabulary import Vocabulary
 
 Script = Callable[[Query], AsyncIterator[Delta]]
 

@@ -10,7 +10,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from server.connection import protocol
+from server.listen import protocol
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 """The fixture `serve`."""

@@ -17,10 +17,10 @@ from serve_process import ANYWHERE, running
 
 from edge_agent.agent import Agent
 from edge_agent.budget.ledger import Ledger
+from edge_agent.config.settings import BudgetSettings, ServerSettings, Settings
 from edge_agent.errors import ConfigError
-from edge_agent.settings import BudgetSettings, ServerSettings, Settings
-from server.bound import api_keys, bind
 from server.daemon import serve
+from server.listen import api_keys, bind
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -11,8 +11,8 @@ import pytest
 from scripted_agent import ScriptedAgent
 from serving import Serve, listening
 
+from edge_agent.config.settings import Settings
 from edge_agent.errors import BudgetExhausted, ContextLengthExceeded, QueueFull
-from edge_agent.settings import Settings
 from server.app import create_app
 
 USER = {"role": "user", "content": "Hi"}

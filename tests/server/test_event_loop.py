@@ -11,10 +11,10 @@ import pytest
 from fastapi import FastAPI
 
 from edge_agent.cloud.client import CloudClient
+from edge_agent.config.settings import CloudSettings, Settings
 from edge_agent.errors import CloudTimeout
-from edge_agent.settings import CloudSettings, Settings
 from server.daemon import _Server
-from server.event_loop import EventLoop
+from server.listen import EventLoop
 
 CALLS = 40
 """More than the threads of asyncio's default pool on any small machine."""

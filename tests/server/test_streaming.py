@@ -11,13 +11,13 @@ import pytest
 from scripted_agent import ScriptedAgent
 from serving import Serve
 
+from edge_agent.config.settings import Settings
 from edge_agent.engine.types import TokenLogprob
 from edge_agent.errors import EngineError, Unavailable
 from edge_agent.records import Delta, Query
-from edge_agent.settings import Settings
+from server.doors.sse import EventStream
 from server.metrics import Metrics, Timing
 from server.service import Service
-from server.sse import EventStream
 
 CHAT = "/v1/chat/completions"
 USAGE = {"include_usage": True}

@@ -9,10 +9,10 @@ import httpx
 import pytest
 from scripted_agent import ScriptedAgent
 
-from edge_agent.settings import Settings
-from edge_agent.status_report import gather, lines
-from edge_agent.training.journal import Journal, Position, StepRow
-from edge_agent.training.report import line, report, summary
+from edge_agent.cli.status import gather, lines
+from edge_agent.config.settings import Settings
+from edge_agent.learning.journal import Journal, Position, StepRow
+from edge_agent.learning.report import line, report, summary
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge_agent.log.explain import why
+from edge_agent.log.text import why
 from edge_agent.records import Reason
 
 FULL = {"calls_per_day": {"limit": 20, "used": 18, "reserved": 2}, "rate": {"limit": 30, "used": 3}}

@@ -11,7 +11,7 @@ from fuzzing import ANY_JSON, ANY_TEXT, examples, harmed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.log.importing import ImportRefused, read, write
+from edge_agent.log.exchange import ImportRefused, read, write
 
 GOOD = {"prompt": "What is 17 + 25?", "reference": "42", "task": "sums"}
 LINE = json.dumps({**GOOD, "grader": {"type": "numeric", "tolerance": 0.1}}).encode()

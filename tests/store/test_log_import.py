@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edge_agent.log.database import open_database
-from edge_agent.log.importing import ImportRefused, preview, read, write
+from edge_agent.log.exchange import ImportRefused, preview, read, write
 
 GOOD = {"prompt": "What is 17 + 25?", "reference": "42"}
 CHAT = {

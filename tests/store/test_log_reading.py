@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from log_records import a_decision, a_query, an_outcome
 
-from edge_agent.log.otel import attributes
+from edge_agent.log.exchange import attributes
 from edge_agent.log.reader import LogReader
 from edge_agent.log.store import Store
 from edge_agent.records import Outcome, Query, Reason, Route, Source

@@ -11,8 +11,8 @@ from sqlite_utils import Database
 from starting_line import run_together
 
 from edge_agent.errors import StoreError
-from edge_agent.log.migrations import migrations
 from edge_agent.log.reader import LogReader
+from edge_agent.log.schema import migrations
 from edge_agent.log.store import Store
 from edge_agent.records import Reason
 
@@ -20,7 +20,7 @@ OPEN = """
 import sys
 from pathlib import Path
 from edge_agent.budget.ledger import Ledger
-from edge_agent.settings import BudgetSettings
+from edge_agent.config.settings import BudgetSettings
 from edge_agent.log.reader import LogReader
 from edge_agent.log.store import Store
 from edge_agent.records import Reason
@@ -63,7 +63,7 @@ def test_a_file_that_others_could_read_is_closed_to_them(database: Path) -> None
 
 def test_durability_of_the_log_and_of_the_ledger(database: Path) -> None:
     from edge_agent.budget.ledger import Ledger
-    from edge_agent.settings import BudgetSettings
+    from edge_agent.config.settings import BudgetSettings
 
     store, ledger = Store(database), Ledger(database, seed=BudgetSettings())
     for connection, level in ((store._db.conn, 1), (ledger._db.conn, 2)):

@@ -8,8 +8,8 @@ import pytest
 from log_records import a_decision, a_query, an_outcome
 
 from edge_agent.log import writer
-from edge_agent.log.search_index import INDEXES
 from edge_agent.log.store import Store
+from edge_agent.log.writer import INDEXES
 
 ALIKE = 4
 """So many segments of one level are merged, fewer are left."""

@@ -31,14 +31,14 @@ import psutil
 from tiny_gguf import write_tiny_gguf
 
 import trainer.round as round_module
-from edge_agent.log.importing import read, write
-from edge_agent.settings import Settings
-from edge_agent.training.journal import Journal, StepRow
-from models.adapters import AdapterRegistry
-from models.gguf_file import inspect
-from trainer import items
-from trainer.checkpoint import Checkpoints
-from trainer.workbench import Workbench
+from edge_agent.config.settings import Settings
+from edge_agent.learning.journal import Journal, StepRow
+from edge_agent.log.exchange import read, write
+from models.adapters.registry import AdapterRegistry
+from models.gguf import inspect
+from trainer.data import items
+from trainer.policy.checkpoint import Checkpoints
+from trainer.round.workbench import Workbench
 
 EXAMPLES = 90
 """New ones for each round."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from models.llama_model import LlamaModel
+from models.llama.model import LlamaModel
 
 
 def llama_logprobs(gguf: Path, ids: Sequence[int], lora: Path | None = None) -> np.ndarray:

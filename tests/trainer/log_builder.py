@@ -8,7 +8,7 @@ from typing import Any
 
 from ulid import ULID
 
-from edge_agent.log.importing import read, write
+from edge_agent.log.exchange import read, write
 from edge_agent.log.store import Store
 from edge_agent.records import Audit, Decision, Outcome, Query, Reason, Route, Source, Usage
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.errors import CheckpointError
+from trainer.policy.checkpoint import Checkpoint, Checkpoints
 
 BASE = "a" * 64
 
@@ -107,7 +107,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import torch
-from trainer.checkpoint import Checkpoint, Checkpoints
+from trainer.policy.checkpoint import Checkpoint, Checkpoints
 store = Checkpoints(Path(sys.argv[1]), base_sha256="a" * 64)
 found = store.load()
 step = 0 if found is None else found.step

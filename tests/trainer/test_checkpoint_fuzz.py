@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save, save_file
 
-from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.errors import CheckpointError, TrainerError
-from trainer.lora import read_config, read_weights
+from trainer.policy.checkpoint import Checkpoint, Checkpoints
+from trainer.policy.lora import read_config, read_weights
 
 BASE = "a" * 64
 

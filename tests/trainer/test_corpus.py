@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from log_builder import TEMPLATE, LogBuilder
 
+from edge_agent.config.settings import Settings
+from edge_agent.learning.journal import Position
 from edge_agent.log.store import Store
-from edge_agent.settings import Settings
-from edge_agent.training.journal import Position
-from trainer import corpus, items
-from trainer.clusters import OTHER
-from trainer.split import fingerprint
+from trainer.data import corpus, items
+from trainer.data.clusters import OTHER
+from trainer.data.corpus import fingerprint
 
 START = Position()
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from tiny_gguf import write_tiny_gguf
 
+from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import ServedModel
-from edge_agent.settings import EngineSettings
-from trainer.evaluate import CloudValue, evaluate
+from trainer.data.items import Item
+from trainer.gate.evaluate import CloudValue, evaluate
 from trainer.graders import Graders
-from trainer.records import Item
 
 OFFLOAD = 5
 

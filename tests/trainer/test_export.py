@@ -10,11 +10,11 @@ from llama_reference import llama_logprobs
 from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURES, OFFLOAD_TOKEN, VOCAB, write_tiny
 
-from models.gguf_file import inspect
+from models.gguf import inspect
 from trainer.errors import ExportError
 from trainer.export import export
-from trainer.learner import Learner
-from trainer.settings import LearnerSettings, LoraSettings
+from trainer.policy.learner import Learner
+from trainer.policy.settings import LearnerSettings, LoraSettings
 
 # fp32 against fp32 differs by summation order (gemma3: by llama.cpp's table of fp16 GELUs).
 EXACT = {"llama": 2e-4, "qwen2": 2e-4, "qwen3": 2e-4, "gemma3": 3e-2}

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from edge_agent.decision.calibration import draft_score, first_token_score
-from edge_agent.decision.evidence import UNCALIBRATED, Evidence
-from trainer.evaluate import Result
-from trainer.gate import SMALL_KINDS, Side, Verdict, candidate, chance_of_loss, judge, serving
-from trainer.policy_value import (
+from edge_agent.routing.calibration import UNCALIBRATED, Evidence, draft_score, first_token_score
+from trainer.data.items import Item
+from trainer.gate.evaluate import Result
+from trainer.gate.gate import SMALL_KINDS, Side, Verdict, candidate, chance_of_loss, judge, serving
+from trainer.gate.policy_value import (
     Terms,
     Wish,
     asking,
@@ -21,7 +21,6 @@ from trainer.policy_value import (
     values_at_random,
     wishes_of,
 )
-from trainer.records import Item
 
 TERMS = Terms(rate=0.5, price=0.1)
 

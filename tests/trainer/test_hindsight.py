@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from edge_agent.settings import Settings, TrainSettings
-from trainer import hindsight
-from trainer.clusters import Clusters
-from trainer.corpus import Corpus
-from trainer.evaluate import Draft
-from trainer.hindsight import Hindsight
-from trainer.learner import Example
-from trainer.records import Item
-from trainer.replay import Replay
+from edge_agent.config.settings import Settings, TrainSettings
+from trainer.data.clusters import Clusters
+from trainer.data.corpus import Corpus
+from trainer.data.items import Item
+from trainer.data.replay import Replay
+from trainer.gate.evaluate import Draft
+from trainer.phases import hindsight
+from trainer.phases.hindsight import Hindsight
+from trainer.policy.learner import Example
 
 
 def item(name: str, reference: str = "", cluster: str = "a") -> Item:

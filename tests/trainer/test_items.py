@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from log_builder import TEMPLATE, LogBuilder
 
+from edge_agent.learning.journal import Position
+from edge_agent.log.rows import LONGEST_PROMPT
 from edge_agent.log.store import Store
 from edge_agent.records import Feedback
-from edge_agent.training.journal import Position
-from edge_agent.training.usable import LONGEST_PROMPT
-from trainer import items
+from trainer.data import items
 
 
 @pytest.fixture

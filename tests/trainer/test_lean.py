@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.lean import Gated, GatedLoraLinear, LoraLinear, RmsNorm
+from trainer.policy.kernels import Gated, GatedLoraLinear, LoraLinear, RmsNorm
 
 N, WIDTH, OUT, RANK, SCALING = 5, 12, 8, 3, 1.7
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from tiny_models import OFFLOAD_TOKEN, write_tiny
 
-from trainer import weights
 from trainer.errors import TrainerError
-from trainer.learner import Example, Learner
-from trainer.logprobs import AnswerLogProbs
 from trainer.objective import Episode
-from trainer.packing import Answers
-from trainer.settings import LearnerSettings, LoraSettings
+from trainer.policy import weights
+from trainer.policy.learner import Example, Learner
+from trainer.policy.logprobs import AnswerLogProbs
+from trainer.policy.packing import Answers
+from trainer.policy.settings import LearnerSettings, LoraSettings
 
 PROMPT = (10, 20, 30, 40)
 GOOD, BAD = (65, 66), (90,)
@@ -240,7 +240,7 @@ def test_a_step_hands_its_memory_back_between_micro_batches_and_at_its_end(
     episodes = [episode(learner), episode(learner)]
     left: list[list[object]] = []
     monkeypatch.setattr(
-        "trainer.learner.give_back_freed",
+        "trainer.policy.learner.give_back_freed",
         lambda: left.append([value.grad for value in learner.lora.parameters.values()]),
     )
     learner.step(episodes, dual=0.0)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainer.looks import Look, Looks
-from trainer.warm_start import factor
+from trainer.phases.warm_start import factor
+from trainer.round.progress import Look, Looks
 
 
 def look(reward: float, nll: float, unanimous: float = 0.0) -> Look:

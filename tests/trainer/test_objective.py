@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.logprobs import AnswerLogProbs
 from trainer.objective import Episode, Objective
-from trainer.settings import LearnerSettings
+from trainer.policy.logprobs import AnswerLogProbs
+from trainer.policy.settings import LearnerSettings
 
 P = 0.25
 PLAIN = LearnerSettings(kl=0.0, entropy=0.0)

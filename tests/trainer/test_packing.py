@@ -8,11 +8,11 @@ import torch
 from tiny_models import ARCHITECTURES, OFFLOAD_TOKEN, write_tiny
 from torch import Tensor
 
-from trainer import weights
-from trainer.logprobs import answer_logprobs
-from trainer.lora import LoraModel
-from trainer.packing import Answers, micro_batches, pack, packed_length, shared_start
-from trainer.settings import LoraSettings
+from trainer.policy import weights
+from trainer.policy.logprobs import answer_logprobs
+from trainer.policy.lora import LoraModel
+from trainer.policy.packing import Answers, micro_batches, pack, packed_length, shared_start
+from trainer.policy.settings import LoraSettings
 
 SMOLLM2_OFFLOAD = 6
 

@@ -3,10 +3,9 @@
 from types import SimpleNamespace
 from typing import Any
 
-from trainer.checkpoint import Checkpoint
 from trainer.dual import Dual
-from trainer.looks import Look
-from trainer.progress import Progress
+from trainer.policy.checkpoint import Checkpoint
+from trainer.round.progress import Look, Progress
 
 
 class Kept:

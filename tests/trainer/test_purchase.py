@@ -16,17 +16,17 @@ from tiny_gguf import write_tiny_gguf
 from ulid import ULID
 
 from edge_agent.budget.ledger import Ledger
-from edge_agent.engine.vocabulary import Vocabulary
+from edge_agent.chat.template import ChatTemplate, template_digest
+from edge_agent.config.settings import BudgetSettings, Settings
 from edge_agent.errors import ConfigError
-from edge_agent.formats.chat_template import ChatTemplate, template_digest
+from edge_agent.learning.journal import Position
 from edge_agent.log.store import Store
 from edge_agent.records import Decision, Outcome, Query, Reason, Route, Source, Usage
-from edge_agent.settings import BudgetSettings, Settings
-from edge_agent.training.journal import Position
-from models.gguf_file import inspect
-from models.llama_model import LlamaModel
-from trainer import items
-from trainer.purchase import buy
+from models.gguf import inspect
+from models.llama.model import LlamaModel
+from models.llama.vocabulary import Vocabulary
+from trainer.data import items
+from trainer.data.purchase import buy
 
 Save = Callable[..., str]
 
@@ -160,9 +160,9 @@ def test_a_cloud_that_keeps_failing_is_left_alone(settings: Settings, save: Save
 KILLED = """
 import os, signal, sys
 from edge_agent.budget.ledger import Ledger
-from edge_agent.config import load
-from edge_agent.training.journal import Position
-from trainer.purchase import buy
+from edge_agent.config.loading import load
+from edge_agent.learning.journal import Position
+from trainer.data.purchase import buy
 real, settled = Ledger.settle, []
 def settle(self, *arguments):
     settled.append(1)

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from edge_agent.config.settings import TrainSettings
 from edge_agent.engine.types import Group, Rollout
-from edge_agent.settings import TrainSettings
-from trainer.clusters import Clusters
-from trainer.corpus import Corpus
+from trainer.data.clusters import Clusters
+from trainer.data.corpus import Corpus
+from trainer.data.items import Item
+from trainer.data.replay import Replay
 from trainer.objective import Episode, StepFigures
-from trainer.records import Item
-from trainer.reinforcement import Reinforcement, episode, worth
-from trainer.replay import Replay
+from trainer.phases.reinforcement import Reinforcement, episode, worth
 
 OFFLOAD = 5
 

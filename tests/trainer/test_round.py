@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tiny_gguf import write_tiny_gguf
 
-from edge_agent.training.journal import Journal
-from models.adapters import AdapterRegistry
+from edge_agent.learning.journal import Journal
+from models.adapters.registry import AdapterRegistry
 
 STEPS = 3
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from edge_agent.config.settings import TrainSettings
 from edge_agent.engine.types import ServedModel
-from edge_agent.settings import TrainSettings
-from trainer import round as rounds
+from trainer.round import round
 
 
 class FakeLora:
@@ -58,9 +58,9 @@ def test_the_gate_begins_without_the_learner(
         at_the_gate.extend([(tmp_path / f"candidate-{number:04d}").is_dir(), dual])
 
     for phase in ("WarmStart", "Reinforcement", "Hindsight"):
-        monkeypatch.setattr(rounds, phase, NoPhase)
-    monkeypatch.setattr(rounds.Round, "_finish", finish)
-    rounds.Round(bench, watcher=None)._run(1, data=None, parent=None)
+        monkeypatch.setattr(round, phase, NoPhase)
+    monkeypatch.setattr(round.Round, "_finish", finish)
+    round.Round(bench, watcher=None)._run(1, data=None, parent=None)
     assert alive == [False]
     assert at_the_gate == [True, 0.5]
 
@@ -76,9 +76,9 @@ def test_a_version_is_measured_without_the_kv_of_the_one_before(
     engine = SimpleNamespace(activate=activate, rest=lambda: log.append("rest"))
     settings = SimpleNamespace(decision=SimpleNamespace(window=1))
     bench = SimpleNamespace(engine=engine, train=TrainSettings(), graders=None, settings=settings)
-    monkeypatch.setattr(rounds, "evaluate", lambda *_, **__: log.append("measured"))
+    monkeypatch.setattr(round, "evaluate", lambda *_, **__: log.append("measured"))
     watcher = SimpleNamespace(say=lambda _: None)
-    gate = rounds.Round(bench, watcher)
+    gate = round.Round(bench, watcher)
     for version in ("base", "candidate"):
         served = ServedModel(tmp_path, version=version)
         gate._evaluate(served, ())

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from edge_agent.config.settings import Settings, TrainSettings
 from edge_agent.engine.types import ServedModel
-from edge_agent.settings import Settings, TrainSettings
-from models.adapter_version import LORA, MERGED
-from trainer.evaluate import evaluate
+from models.adapters.version import LORA, MERGED
+from trainer.data.items import Item
 from trainer.export import export
-from trainer.learner import Learner
-from trainer.records import Item
-from trainer.warm_start import example, factor
-from trainer.workbench import Workbench
+from trainer.gate.evaluate import evaluate
+from trainer.phases.warm_start import example, factor
+from trainer.policy.learner import Learner
+from trainer.round.workbench import Workbench
 
 STEPS, EXAMPLES, QUESTIONS, MAX_TOKENS = 110, 16, 200, 8
 

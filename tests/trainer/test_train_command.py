@@ -15,11 +15,11 @@ from fake_torch import write_fake_torch
 from log_builder import LogBuilder
 from tiny_gguf import write_tiny_gguf
 
-from edge_agent.formats.chat_template import template_digest
+from edge_agent.chat.template import template_digest
+from edge_agent.learning.journal import Journal, Phase, Position, StepRow
 from edge_agent.log.store import Store
 from edge_agent.records import Feedback
-from edge_agent.training.journal import Journal, Phase, Position, StepRow
-from models.gguf_file import inspect
+from models.gguf import inspect
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
+from edge_agent.config.settings import TrainSettings
 from edge_agent.engine.types import Group, Rollout
-from edge_agent.settings import TrainSettings
-from trainer.clusters import Clusters
-from trainer.corpus import Corpus
-from trainer.learner import Example
-from trainer.looks import Looks
-from trainer.records import Item
-from trainer.replay import Replay
-from trainer.warm_start import EXAMPLES_PER_STEP, WarmStart
+from trainer.data.clusters import Clusters
+from trainer.data.corpus import Corpus
+from trainer.data.items import Item
+from trainer.data.replay import Replay
+from trainer.phases.warm_start import EXAMPLES_PER_STEP, WarmStart
+from trainer.policy.learner import Example
+from trainer.round.progress import Looks
 
 TAU = 0.3
 

@@ -9,10 +9,10 @@ import torch
 from llama_reference import llama_logprobs
 from tiny_models import ARCHITECTURES, VOCAB, write_tiny
 
-from models.llama_model import LlamaModel
+from models.llama.model import LlamaModel
 from models.quantize import quantize
-from trainer import weights
 from trainer.errors import NotTrainable
+from trainer.policy import weights
 
 # llama.cpp looks GELU up in a table of fp16 values; the others differ by summation order only.
 TOLERANCE = {"llama": 1e-4, "qwen2": 1e-4, "qwen3": 1e-4, "gemma3": 2e-2}

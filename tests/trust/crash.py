@@ -29,9 +29,9 @@ from engine_harness import write_lora
 from processes import Running, running
 
 from edge_agent.budget.ledger import Ledger
-from edge_agent.settings import BudgetSettings
+from edge_agent.config.settings import BudgetSettings
 from models import catalog
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
 
 MODEL = "smollm2-135m-instruct"
 CLIENTS = 6

@@ -35,7 +35,7 @@ from soak_rounds import SETTINGS, Rounds
 from soak_samples import Sample, counts, grown, left
 
 from models import catalog
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
 
 CELLS = 2048
 _FAULTS = ("server_error=0.03", "rate_limit=0.03", "cut=0.03", "stall=0.01")

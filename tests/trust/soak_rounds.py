@@ -11,7 +11,7 @@ from pathlib import Path
 from soak_clients import Clients
 from soak_workers import Workers
 
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
 from models.errors import AdapterError
 
 SETTINGS = {

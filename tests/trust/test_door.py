@@ -14,9 +14,9 @@ import httpx
 import pytest
 from serving import listening
 
-from edge_agent.settings import Settings
+from edge_agent.config.settings import Settings
 from models import catalog
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
 from models.errors import ModelError
 from server import guard
 from server.app import create_app

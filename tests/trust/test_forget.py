@@ -10,12 +10,12 @@ import pytest
 from log_records import a_decision, a_query, an_outcome
 
 from edge_agent.errors import NotFound, StoreError
+from edge_agent.learning.journal import Journal, Position
 from edge_agent.log import erase
+from edge_agent.log.exchange import read, write
 from edge_agent.log.forget import Selection, forget, preview
-from edge_agent.log.importing import read, write
 from edge_agent.log.store import Store
 from edge_agent.records import Audit, Feedback, Query, Usage
-from edge_agent.training.journal import Journal, Position
 
 NOW = 1_000_000.0
 

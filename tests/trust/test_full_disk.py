@@ -12,9 +12,9 @@ import openai
 import pytest
 from processes import Running, running
 
+from edge_agent.config.settings import LogSettings, Settings
 from edge_agent.doctor.check import Subject
-from edge_agent.doctor.log import log
-from edge_agent.settings import LogSettings, Settings
+from edge_agent.doctor.data import log
 
 
 @contextmanager

@@ -8,9 +8,9 @@ import pytest
 from database_lock import locked
 
 from edge_agent.budget.ledger import Ledger, Reservation
+from edge_agent.config.settings import BudgetSettings, Price
 from edge_agent.errors import StoreError
 from edge_agent.records import Usage
-from edge_agent.settings import BudgetSettings, Price
 
 PRICE = Price(input=1e6, output=1e6)  # a dollar a token
 

@@ -14,7 +14,7 @@ from log_records import a_decision, a_query, an_outcome
 from edge_agent.errors import StoreError, Unavailable
 from edge_agent.log import writer as writer_module
 from edge_agent.log.database import open_database
-from edge_agent.log.gaps import read_gap
+from edge_agent.log.health import read_gap
 from edge_agent.log.store import Store
 
 

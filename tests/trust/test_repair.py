@@ -12,14 +12,13 @@ import pytest
 from log_records import a_decision, a_query, an_outcome
 
 from edge_agent.budget.ledger import Ledger
-from edge_agent.config import load
-from edge_agent.doctor.repair import repair
-from edge_agent.doctor.repair_config import readable, repair_config
+from edge_agent.config.loading import load
+from edge_agent.config.settings import BudgetSettings, Price, Settings
+from edge_agent.doctor.repair import readable, repair, repair_config
 from edge_agent.errors import BudgetExhausted, StoreError
 from edge_agent.log.store import Store
 from edge_agent.records import Usage
-from edge_agent.settings import BudgetSettings, Price, Settings
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
 
 PAGE = 4096
 PRICE = Price(input=1e6, output=1e6)  # a dollar a token

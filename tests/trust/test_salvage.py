@@ -14,16 +14,16 @@ from log_records import a_decision, a_query, an_outcome
 from sqlite_utils import Database
 
 from edge_agent.budget.ledger import Ledger
+from edge_agent.config.settings import BudgetSettings, Price
+from edge_agent.doctor.pages import PageFile
+from edge_agent.doctor.salvage import find_damage, salvage
 from edge_agent.errors import StoreError
 from edge_agent.log.database import open_database
-from edge_agent.log.importing import read, write
-from edge_agent.log.migrations import migrations
-from edge_agent.log.pages import PageFile
+from edge_agent.log.exchange import read, write
 from edge_agent.log.reader import LogReader
-from edge_agent.log.salvage import find_damage, salvage
+from edge_agent.log.schema import migrations
 from edge_agent.log.store import Store
 from edge_agent.records import Audit, Feedback, Usage
-from edge_agent.settings import BudgetSettings, Price
 
 PAGE = 4096
 PRICE = Price(input=1.0, output=2.0)

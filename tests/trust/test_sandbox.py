@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from trainer.graders import sandbox_child
-from trainer.graders.sandbox import Ran, run
+from trainer.graders.code import Ran, run
 
 HAS_LANDLOCK = sys.platform == "linux" and ctypes.CDLL(None).syscall(444, None, 0, 1) > 0
 

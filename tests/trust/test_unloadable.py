@@ -8,9 +8,9 @@ from engine_harness import write_lora
 from tiny_gguf import write_tiny_gguf
 
 from edge_agent.agent import Agent
-from edge_agent.settings import Settings
+from edge_agent.config.settings import Settings
 from models import catalog
-from models.adapters import AdapterRegistry
+from models.adapters.registry import AdapterRegistry
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.training.grader_spec import (
+from edge_agent.log.grader_spec import (
     Choice,
     Exact,
     Feedback,
@@ -19,14 +19,14 @@ from edge_agent.training.grader_spec import (
     Spec,
     UnitTests,
 )
+from trainer.data.items import Item
 from trainer.graders import code, numbers, spec, text
-from trainer.graders.closeness import closeness
 from trainer.graders.grade import Grade, GraderFailed
+from trainer.graders.text import closeness
 from trainer.graders.worker import Worker
-from trainer.records import Item
 
 if TYPE_CHECKING:
-    from trainer.similarity import Embedder
+    from trainer.data.similarity import Embedder
 
 MAX_ANSWER_CHARS = 100_000
 """Longer answers score 0 unread."""

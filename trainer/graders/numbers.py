@@ -6,7 +6,7 @@ Exactly one candidate of an answer is ever compared, so listing many numbers gai
 import re
 from fractions import Fraction
 
-from edge_agent.training.grader_spec import Numeric
+from edge_agent.log.grader_spec import Numeric
 from trainer.graders.worker import Worker
 
 MAX_EXPRESSION_CHARS = 400

@@ -1,9 +1,9 @@
 """Which grader an item gets: the one its client named, else one that suits the reference."""
 
-from edge_agent.training.grader_spec import Choice, Exact, Json, Numeric, Similarity, Spec, validate
+from edge_agent.log.grader_spec import Choice, Exact, Json, Numeric, Similarity, Spec, validate
+from trainer.data.items import Item
 from trainer.graders.numbers import announces_number, looks_numeric
 from trainer.graders.text import letter, normalise, options, read_json
-from trainer.records import Item
 
 __all__ = ["Spec", "infer", "of", "validate"]
 

@@ -1,13 +1,20 @@
-"""Text that must be equal, the letter of a choice, a pattern, JSON."""
+"""Text that must be equal, the letter of a choice, a pattern, JSON.
+
+Closeness of two texts in [0, 1]: by meaning with an embedder, by shared words without.
+"""
 
 import json
 import re
 import string
-from typing import Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
-from edge_agent.training.grader_spec import Choice, Exact, JsonSchema, Regex
+from edge_agent.log.grader_spec import Choice, Exact, JsonSchema, Regex, Similarity
 from trainer.graders.numbers import boxed
 from trainer.graders.worker import Worker
+
+if TYPE_CHECKING:
+    from trainer.data.similarity import Embedder
 
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 _OPTION = re.compile(r"^[ \t]*(?:[-*][ \t]*)?\(?([A-Z])[).:][ \t]+(\S.*)$", re.MULTILINE)
@@ -120,3 +127,28 @@ def _canonical(value: Any) -> Any:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_WORD = re.compile(r"\w+")
+
+
+def closeness(spec: Similarity, reference: str, text: str, embedder: "Embedder | None") -> float:
+    """0 at cosine ≤ `floor`, 1 at cosine 1, linear between.
+
+    Without an embedder the F1 score of shared words (as in SQuAD) stands in for it, unmapped.
+    """
+    if not text.strip():
+        return 0.0
+    if embedder is None:
+        return shared_words(reference, text)
+    one, other = embedder.embed([reference, text])
+    cosine = float(one @ other)
+    return min(1.0, max(0.0, (cosine - spec.floor) / (1 - spec.floor)))
+
+
+def shared_words(reference: str, text: str) -> float:
+    """F1 of the bags of words, lower-cased; 0 when either has none."""
+    wanted = Counter(_WORD.findall(reference.casefold()))
+    given = Counter(_WORD.findall(text.casefold()))
+    common = (wanted & given).total()
+    return 2 * common / (wanted.total() + given.total()) if common else 0.0

@@ -7,7 +7,7 @@ The caller scores 0 then, and the next call starts another child.
 from pathlib import Path
 from typing import Any
 
-from edge_agent import worker
+from edge_agent.processes import worker
 from trainer.graders.grade import GraderFailed
 
 _CHILD = Path(__file__).with_name("worker_child.py")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from edge_agent.worker_loop import serve
+from edge_agent.processes.worker_loop import serve
 
 
 def _math() -> Callable[..., bool]:

@@ -1,0 +1,1 @@
+"""Between chat messages and tokens: templates, tools, and what constrains the output."""

@@ -1,0 +1,343 @@
+"""`tools` and `tool_choice` of a request, checked.
+
+Form of the input: OpenAI's chat completion API.
+
+Tool calls in a model's output, found while it streams.
+
+A parser takes the text of one choice piece by piece. What it has not yet decided about (half a
+tag, an open call) it holds back; nothing is lost: what turns out to be no call is text.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from edge_agent.chat.gbnf import Grammar
+from edge_agent.chat.json_schema import SchemaError, add_schema
+from edge_agent.errors import InvalidRequest
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One function the model may call."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    """JSON schema of the arguments, an object."""
+    strict: bool
+    """True: arguments hold to the schema in full, or the request is refused."""
+    definition: Mapping[str, Any]
+    """As the client sent it; what templates render."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which tools the model may call, and whether it must."""
+
+    mode: Literal["none", "auto", "required"]
+    name: str | None = None
+    """With "required": the one tool it must call."""
+
+
+def parse_tools(tools: Sequence[Mapping[str, Any]]) -> tuple[Tool, ...]:
+    """Check `tools`. Raises InvalidRequest that names the wrong field."""
+    if not isinstance(tools, (list, tuple)):
+        raise InvalidRequest("tools must be a list", param="tools")
+    found: dict[str, Tool] = {}
+    for i, definition in enumerate(tools):
+        tool = _tool(definition, f"tools[{i}]")
+        if tool.name in found:
+            param = f"tools[{i}].function.name"
+            raise InvalidRequest(f"{param}: {tool.name!r} is there twice", param=param)
+        found[tool.name] = tool
+    return tuple(found.values())
+
+
+def _tool(definition: Any, path: str) -> Tool:
+    if not isinstance(definition, Mapping):
+        raise InvalidRequest(f"{path} must be an object", param=path)
+    if definition.get("type") != "function":
+        param = f"{path}.type"
+        raise InvalidRequest(
+            f'{param} must be "function", not {definition.get("type")!r}', param=param
+        )
+    function = definition.get("function")
+    where = f"{path}.function"
+    if not isinstance(function, Mapping):
+        raise InvalidRequest(f"{where} must be an object", param=where)
+    name = function.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        param = f"{where}.name"
+        raise InvalidRequest(f"{param} must be 1 to 64 letters, digits, _ or -", param=param)
+    description = function.get("description") or ""
+    if not isinstance(description, str):
+        param = f"{where}.description"
+        raise InvalidRequest(f"{param} must be a string", param=param)
+    strict = function.get("strict") is True
+    parameters = function.get("parameters") or {"type": "object", "properties": {}}
+    _check_parameters(parameters, f"{where}.parameters", strict=strict)
+    return Tool(name, description, parameters, strict, definition)
+
+
+def _check_parameters(parameters: Any, param: str, *, strict: bool) -> None:
+    if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
+        raise InvalidRequest(f'{param} must be a JSON schema of type "object"', param=param)
+    try:
+        add_schema(Grammar(), parameters, "parameters", lax=not strict)
+    except SchemaError as error:
+        raise InvalidRequest(f"{param}: {error}", param=param) from error
+
+
+def parse_choice(choice: Any, tools: Sequence[Tool]) -> Choice:
+    """Check `tool_choice` (None: the default). Raises InvalidRequest that names the field."""
+    if choice is None or choice in ("auto", "none"):
+        return Choice("auto" if tools and choice != "none" else "none")
+    if not tools:
+        raise InvalidRequest("tool_choice needs tools", param="tool_choice")
+    if choice == "required":
+        return Choice("required")
+    if not isinstance(choice, Mapping) or choice.get("type") != "function":
+        raise InvalidRequest(
+            "tool_choice must be none, auto, required, or "
+            '{"type": "function", "function": {"name": …}}',
+            param="tool_choice",
+        )
+    function = choice.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if name not in {tool.name for tool in tools}:
+        raise InvalidRequest(
+            f"tool_choice.function.name: there is no tool {name!r}",
+            param="tool_choice.function.name",
+        )
+    return Choice("required", str(name))
+
+
+Call = tuple[str, str]
+"""Name, and arguments as JSON text."""
+Tools = Mapping[str, Mapping[str, Any]]
+"""Name → JSON schema of its parameters, of the tools that may be called."""
+
+
+class Parser(Protocol):
+    """One choice's output. Yields text, and calls as they are complete."""
+
+    def feed(self, text: str) -> Iterator[str | Call]:
+        """Take the next piece of output."""
+        ...
+
+    def close(self) -> Iterator[str | Call]:
+        """The output ends here: decide about what was held back."""
+        ...
+
+
+class TaggedParser:
+    """Hermes and Qwen: `<tool_call>{"name": …, "arguments": {…}}</tool_call>` within text.
+
+    Qwen's newer form inside the tags, `<function=…><parameter=…>`, is read as well.
+    """
+
+    _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._held = ""
+        self._inside = False
+        self._called = False
+
+    def feed(self, text: str) -> Iterator[str | Call]:
+        self._held += text
+        while True:
+            tag = self._CLOSE if self._inside else self._OPEN
+            before, found, after = self._held.partition(tag)
+            if not found:
+                break
+            self._held = after
+            if self._inside:
+                yield from self._call(before, self._OPEN + before + self._CLOSE)
+            elif before.strip():
+                yield before.rstrip()
+            self._inside = not self._inside
+        if not self._inside:
+            yield from self._release(len(self._held) - _undecided(self._held, self._OPEN))
+
+    def close(self) -> Iterator[str | Call]:
+        held, self._held = self._held, ""
+        if self._inside:
+            yield from self._call(held, self._OPEN + held)
+        elif held and not (self._called and held.isspace()):
+            yield held
+
+    def _release(self, length: int) -> Iterator[str]:
+        text, self._held = self._held[:length], self._held[length:]
+        if text:
+            yield text
+
+    def _call(self, body: str, raw: str) -> Iterator[str | Call]:
+        calls = _calls(body, self._tools) or _xml_calls(body, self._tools)
+        self._called = self._called or bool(calls)
+        yield from calls
+        if not calls:
+            yield raw
+
+
+class BareParser:
+    """Llama 3: the whole output is `{"name": …, "parameters": {…}}`, or several with ";"."""
+
+    _START = re.compile(r'\s*(?:<\|python_tag\|>)?\s*\{\s*"(?:name|type|function)"')
+    _BEGINNINGS = ('{"name"', '{"type"', '{"function"', "<|python_tag|>{")
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._held = ""
+        self._is_text = False
+
+    def feed(self, text: str) -> Iterator[str | Call]:
+        if self._is_text:
+            yield text
+            return
+        self._held += text
+        squeezed = "".join(self._held.split())
+        if not self._START.match(self._held) and not any(
+            beginning.startswith(squeezed) for beginning in self._BEGINNINGS
+        ):
+            self._is_text = True
+            held, self._held = self._held, ""
+            yield held
+
+    def close(self) -> Iterator[str | Call]:
+        held, self._held = self._held, ""
+        if held:
+            yield from _calls_or_text(held.replace("<|python_tag|>", ""), held, self._tools)
+
+
+class GenericParser:
+    """Our own form: `{"response": "…"}`, `{"tool_call": {…}}` or `{"tool_calls": […]}`.
+
+    The response streams, unescaped, as it arrives. Its grammar allows no escaped surrogates.
+    """
+
+    _RESPONSE = re.compile(r'\s*\{\s*"response"\s*:\s*"')
+    _ESCAPES = {  # noqa: RUF012
+        "n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "/": "/", '"': '"', "\\": "\\",
+    }  # fmt: skip
+    _UNIT = re.compile(
+        r'(?P<text>[^"\\]+)|\\u(?P<code>[0-9a-fA-F]{4})|\\(?P<escape>[^u])|(?P<end>")'
+    )
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._held = ""
+        self._state = "start"
+
+    def feed(self, text: str) -> Iterator[str | Call]:
+        if self._state == "done":
+            return
+        self._held += text
+        if self._state == "start" and (match := self._RESPONSE.match(self._held)):
+            self._held = self._held[match.end() :]
+            self._state = "response"
+        if self._state == "response":
+            unescaped = "".join(self._unescape())
+            if unescaped:
+                yield unescaped
+
+    def close(self) -> Iterator[str | Call]:
+        held, self._held = self._held, ""
+        if self._state == "start" and held:
+            yield from _calls_or_text(held, held, self._tools)
+
+    def _unescape(self) -> Iterator[str]:
+        while match := self._UNIT.match(self._held):
+            self._held = self._held[match.end() :]
+            if match["end"]:
+                self._state, self._held = "done", ""
+                return
+            if match["code"]:
+                code = int(match["code"], 16)
+                yield "\ufffd" if 0xD800 <= code < 0xE000 else chr(code)
+            else:
+                yield match["text"] or self._ESCAPES.get(match["escape"], match["escape"])
+
+
+def _undecided(text: str, tag: str) -> int:
+    """Length of the tail that may belong to a call: spaces, and a beginning of `tag`."""
+    for k in range(min(len(tag) - 1, len(text)), -1, -1):
+        if text.endswith(tag[:k]):
+            return k + len(text[: len(text) - k]) - len(text[: len(text) - k].rstrip())
+    return 0
+
+
+def _calls_or_text(body: str, raw: str, tools: Tools) -> Iterator[str | Call]:
+    calls = _calls(body, tools)
+    yield from calls
+    if not calls:
+        yield raw
+
+
+def _calls(text: str, tools: Tools) -> list[Call]:
+    """Calls in JSON text: one object, a list, or objects with ";" between. [] if it is not all
+    calls of known tools."""
+    found: list[Call] = []
+    decoder = json.JSONDecoder()
+    text = text.strip()
+    while text:
+        try:
+            value, end = decoder.raw_decode(text)
+        except (ValueError, RecursionError):
+            return []
+        text = text[end:].lstrip("; \n\t\r")
+        calls = [_call(item, tools) for item in _unwrapped(value)]
+        if not calls or None in calls:
+            return []
+        found += [call for call in calls if call is not None]
+    return found
+
+
+def _unwrapped(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        if set(value) == {"tool_calls"} and isinstance(value["tool_calls"], list):
+            return list(value["tool_calls"])
+        if set(value) == {"tool_call"}:
+            return [value["tool_call"]]
+    return value if isinstance(value, list) else [value]
+
+
+def _call(value: Any, tools: Tools) -> Call | None:
+    if isinstance(value, dict) and isinstance(value.get("function"), dict):
+        value = value["function"]
+    if not isinstance(value, dict) or value.get("name") not in tools:
+        return None
+    arguments = value.get("arguments", value.get("parameters", {}))
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return value["name"], arguments
+
+
+_FUNCTION = re.compile(r"\s*<function=([^>\s]+)>(.*?)(?:</function>)?\s*", re.DOTALL)
+_PARAMETER = re.compile(r"\s*<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
+
+
+def _xml_calls(text: str, tools: Tools) -> list[Call]:
+    match = _FUNCTION.fullmatch(text)
+    if not match or match[1] not in tools:
+        return []
+    schemas = tools[match[1]].get("properties", {})
+    arguments = {
+        name: _xml_value(value, schemas.get(name)) for name, value in _PARAMETER.findall(match[2])
+    }
+    return [(match[1], json.dumps(arguments, ensure_ascii=False))]
+
+
+def _xml_value(text: str, schema: Any) -> Any:
+    """This form writes strings without quotes: "12" is a string only if the schema says so."""
+    if isinstance(schema, Mapping) and schema.get("type") == "string":
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

@@ -1,1 +1,0 @@
-"""From p_offload to a route: the decider, its threshold, off-policy estimates."""

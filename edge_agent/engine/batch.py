@@ -1,0 +1,178 @@
+"""Runs one batch, and when llama.cpp refuses it, finds out whose fault that is.
+
+`llama_decode` fails for the batch as a whole. The batch is halved until the failing sequence is
+alone: that one fails, all others get their logits.
+
+Short prompts are computed in a small context of their own and then moved to the others.
+
+Attention walks over every KV cell in use, whoever holds it: with 2,500 of them a prompt of 170
+tokens of a small model takes a third longer. Moving it afterwards takes a tenth of that.
+"""
+
+import logging
+from collections.abc import Callable, Collection
+from itertools import repeat
+
+from edge_agent.engine.kv_cache import Reservations
+from edge_agent.engine.request import Choice
+from edge_agent.engine.sampler import Row
+from models.errors import ModelError
+from models.llama.cells import KvCache, Sequence
+from models.llama.context import NO_KV_SLOT, LlamaContext
+
+_log = logging.getLogger(__name__)
+
+Work = list[tuple[Choice, int]]
+"""Who computes, and how many of its pending tokens."""
+
+
+class BatchRunner:
+    """Turns `Work` into `llama_decode` calls and logits."""
+
+    def __init__(
+        self,
+        context: LlamaContext,
+        memory: Reservations,
+        *,
+        take: Callable[[Choice, Row], None],
+        pause: Callable[[Choice], None],
+        refused: Callable[[Choice, int], None],
+        idle: Callable[[], Collection[Sequence]],
+    ) -> None:
+        """take gets the logits of each choice whose tokens are all computed; refused gets those
+        that llama.cpp cannot compute, with its code; pause gets those that lost their KV with
+        them. idle lists the sequences whose KV may be taken."""
+        self._context = context
+        self._memory = memory
+        self._take = take
+        self._pause = pause
+        self._refused = refused
+        self._idle = idle
+
+    def run(self, work: Work) -> None:
+        """Compute, and hand out the logits. Never raises for a failing sequence."""
+        code = self._decode(work)
+        if code == 0:
+            self._hand_out(work)
+        elif code == NO_KV_SLOT and self._memory.evict(self._idle()):
+            self.run(work)
+        elif len(work) > 1:
+            self._undo(work)
+            half = (len(work) + 1) // 2  # decoding choices come first, so prompts are blamed first
+            for part in (work[:half], work[half:]):
+                alive = [(choice, n) for choice, n in part if choice.runs]
+                if alive:
+                    self.run(alive)
+        else:
+            _log.warning("llama_decode returned %d for job %d", code, work[0][0].job.number)
+            self._undo(work)
+            self._refused(work[0][0], code)
+
+    def _decode(self, work: Work) -> int:
+        tokens: list[int] = []
+        positions: list[int] = []
+        sequences: list[int] = []
+        flags: list[int] = []
+        for choice, n in work:
+            sequence = choice.sequence
+            start = sequence.done
+            if n == 1:
+                tokens.append(sequence.tokens[start])
+                positions.append(start)
+                sequences.append(sequence.id)
+            else:
+                tokens += sequence.tokens[start : start + n]
+                positions += range(start, start + n)
+                sequences += repeat(sequence.id, n)
+                flags += repeat(0, n - 1)
+            flags.append(start + n == len(sequence.tokens))
+        return self._context.decode(tokens, positions, sequences, flags)
+
+    def _hand_out(self, work: Work) -> None:
+        for choice, n in work:
+            self._memory.kv.extend(choice.sequence, n)
+        complete = [choice for choice, _ in work if choice.sequence.pending == 0]
+        if complete:
+            rows = self._context.logits(len(complete))
+            for choice, row in zip(complete, rows, strict=True):
+                if choice.runs:  # not failed by a sibling meanwhile
+                    self._take(choice, row)
+
+    def _undo(self, work: Work) -> None:
+        """Forget what a fatal error left half done; a recurrent state is lost as a whole."""
+        for choice, _ in work:
+            sequence = choice.sequence
+            if not self._context.trim(sequence.id, sequence.done):
+                self._memory.kv.close(sequence)
+                self._pause(choice)
+
+
+_WORTH_MOVING = 512
+"""Cells of others that make a prompt slower than moving it."""
+
+
+class Prefill:
+    """The prompts that are computed aside."""
+
+    def __init__(self, kv: KvCache, longest: int, make: Callable[[], LlamaContext]) -> None:
+        """`longest`: tokens of a prompt that surely fits into a batch.
+
+        `make` a context for one batch; it is called when it is first needed.
+        """
+        self._kv = kv
+        self._longest = longest
+        self._make = make
+        self._context: LlamaContext | None = None
+
+    def suits(self, sequence: Sequence, free: int) -> bool:
+        """True for a short prompt that others hold up; `free` cells are nobody's.
+
+        What it shares with others it gets cells of its own for.
+        """
+        length, pending = len(sequence.tokens), sequence.pending
+        if not 1 < pending <= length <= self._longest or sequence.done > free:
+            return False
+        return pending * (self._kv.used - sequence.done) >= length * _WORTH_MOVING
+
+    def run(self, choices: list[Choice]) -> list[tuple[Choice, Row]]:
+        """Compute what is pending of prompts, and move them; with each, the logits after it.
+
+        The others wait to be computed among the rest. Rows are valid until the next call.
+        """
+        context = self._open() if choices else None
+        if context is None:
+            return []
+        context.clear()
+        sequences = [choice.sequence for choice in choices]
+        for k, sequence in enumerate(sequences):
+            if sequence.done and not context.restore(k, self._kv.save(sequence)[0]):
+                return []
+        code = context.decode(
+            [token for s in sequences for token in s.tokens[s.done :]],
+            [position for s in sequences for position in range(s.done, len(s.tokens))],
+            [k for k, s in enumerate(sequences) for _ in range(s.pending)],
+            [left == 1 for s in sequences for left in range(s.pending, 0, -1)],
+        )
+        if code != 0:
+            return []
+        rows = context.logits(len(choices))
+        return [
+            (choice, row)
+            for k, (choice, row) in enumerate(zip(choices, rows, strict=True))
+            if self._kv.replace(choice.sequence, context.save(k))
+        ]
+
+    def _open(self) -> LlamaContext | None:
+        if self._context is None:
+            try:
+                self._context = self._make()
+            except ModelError as error:
+                _log.warning("prompts are computed among other requests' KV: %s", error)
+                self._longest = 0  # nothing suits any more
+        return self._context
+
+    def close(self) -> None:
+        """Free the context. Idempotent."""
+        if self._context is not None:
+            self._context.close()
+            self._context = None

@@ -1,0 +1,191 @@
+"""A lane: one adapter version, with a context, a KV cache and a scheduler of its own.
+
+llama.cpp sets adapters per context, so requests of two versions never share a batch: each
+version has its lane, and lanes of one GGUF share its weights.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import psutil
+
+from edge_agent.config.settings import EngineSettings
+from edge_agent.engine.request import DecodingRules
+from edge_agent.engine.scheduler import Scheduler
+from edge_agent.engine.types import Counters, ServedModel
+from edge_agent.errors import EngineError
+from models.adapters.lora_file import check_lora
+from models.errors import AdapterError, ModelError
+from models.gguf import inspect
+from models.llama.context import LlamaContext
+from models.llama.memory import drop_mapped_pages
+from models.llama.model import LlamaModel
+
+_EMBEDDING_BATCH = 128
+
+
+class Weights:
+    """A loaded GGUF and what decoding needs to know of it."""
+
+    def __init__(self, gguf: Path, settings: EngineSettings, offload_token: int | None) -> None:
+        """Load. Raises GgufError, or ModelError if the file is missing."""
+        self.identity = file_identity(gguf)
+        self.info = inspect(gguf)
+        self.model = LlamaModel(gguf, gpu_layers=settings.gpu_layers)
+        drop_mapped_pages(gguf)
+        self.context_limit = min(settings.context, self.model.n_ctx_train)
+        """Longest prompt + answer of one request, in tokens."""
+        self.rules = DecodingRules(self.model, offload_token, self.context_limit)
+
+    def replaces(self, other: "Weights") -> bool:
+        """True if requests made for `other` can be served by these."""
+        ours, theirs = self.model, other.model
+        return (ours.n_vocab, ours.n_embd, self.context_limit) == (
+            theirs.n_vocab,
+            theirs.n_embd,
+            other.context_limit,
+        )
+
+    def close(self) -> None:
+        """Free the weights; their lanes must be closed."""
+        self.model.close()
+
+
+def file_identity(path: Path) -> tuple[int, ...]:
+    """Equal for equal files: device, inode, size, modification time. Raises ModelError."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def load_adapter(weights: Weights, lora: Path) -> Any:
+    """Handle of a GGUF LoRA. Call it in the engine thread: llama.cpp adds it to the model.
+
+    Raises AdapterError if it is missing, damaged, or made for another model.
+    """
+    if not lora.is_file():
+        raise AdapterError(f"the adapter file {lora} does not exist")
+    check_lora(lora, weights.info)
+    handle: Any = llama_cpp.llama_adapter_lora_init(weights.model.handle, str(lora).encode())
+    if not handle:
+        raise AdapterError(
+            f"llama.cpp cannot load the adapter {lora}: it is damaged or was made for another model"
+        )
+    return handle
+
+
+def free_adapter(handle: Any) -> None:
+    """Forget an adapter that no context uses. In the engine thread, as above."""
+    llama_cpp.llama_adapter_lora_free(handle)
+
+
+class Lane:
+    """One version being served."""
+
+    def __init__(
+        self,
+        served: ServedModel,
+        weights: Weights,
+        adapter: Any,
+        settings: EngineSettings,
+        counters: Counters,
+    ) -> None:
+        """Allocate the context. `adapter` is from `load_adapter`, or None. Raises ModelError."""
+        self.version = served.version
+        self.weights = weights
+        self._adapter = adapter
+        self._settings = settings
+        self._counters = counters
+        self._threads = settings.threads or psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        self.resting = False
+        """Without memory for KV and cached prefixes, until `wake`."""
+        self.context, self.scheduler = self._open()
+        self._embedding: LlamaContext | None = None
+
+    def _open(self) -> tuple[LlamaContext, Scheduler]:
+        settings, model = self._settings, self.weights.model
+        context = LlamaContext(
+            model,
+            cells=settings.context,
+            batch=max(settings.batch, settings.slots + 32),
+            sequences=_sequences(settings.slots),
+            threads=self._threads,
+            adapter=self._adapter,
+        )
+        scheduler = Scheduler(
+            context,
+            self.weights.rules,
+            slots=settings.slots,
+            batch=settings.batch,
+            version=self.version,
+            counters=self._counters,
+            prefill_context=lambda: LlamaContext(
+                model,
+                cells=settings.batch,
+                batch=settings.batch,
+                sequences=min(settings.slots, llama_cpp.llama_max_parallel_sequences()),
+                threads=self._threads,
+                adapter=self._adapter,
+            ),
+        )
+        return context, scheduler
+
+    def rest(self) -> None:
+        """Free the contexts and cached prefixes; no job may be left. Idempotent."""
+        self.resting = True
+        self._close_contexts()
+
+    def wake(self) -> None:
+        """Make the context again. Raises ModelError."""
+        self.context, self.scheduler = self._open()
+        self.resting = False
+
+    def embed(self, prompt: list[int]) -> list[float]:
+        """Mean of the last layer's hidden states over `prompt`, at unit length; (n_embd,)."""
+        if self._embedding is None:
+            self._embedding = LlamaContext(
+                self.weights.model,
+                cells=self.weights.context_limit,
+                batch=_EMBEDDING_BATCH,
+                sequences=1,
+                threads=self._threads,
+                adapter=self._adapter,
+                embeddings=True,
+            )
+        context = self._embedding
+        context.clear()
+        total = np.zeros(self.weights.model.n_embd, np.float64)
+        for start in range(0, len(prompt), _EMBEDDING_BATCH):
+            part = prompt[start : start + _EMBEDDING_BATCH]
+            n = len(part)
+            code = context.decode(part, range(start, start + n), [0] * n, [1] * n)
+            if code != 0:
+                raise EngineError(f"llama.cpp failed on this input (code {code})")
+            total += context.embeddings(n).sum(axis=0, dtype=np.float64)
+        norm = float(np.linalg.norm(total))
+        return [float(x) for x in (total / norm if norm else total)]
+
+    def close(self) -> None:
+        """Free contexts, cached prefixes and adapter. Idempotent."""
+        self._close_contexts()
+        if self._adapter is not None:
+            free_adapter(self._adapter)
+            self._adapter = None
+
+    def _close_contexts(self) -> None:
+        self.scheduler.close()
+        if self._embedding is not None:
+            self._embedding.close()
+            self._embedding = None
+        self.context.close()
+
+
+def _sequences(slots: int) -> int:
+    """Sequence ids: for slots, and as many parked and cached ones as are cheap to keep."""
+    most: int = llama_cpp.llama_max_parallel_sequences()
+    return min(most, max(32, 4 * slots))

@@ -1,1 +1,0 @@
-"""Between messages and tokens: chat templates, grammars from schemas, tool calls."""

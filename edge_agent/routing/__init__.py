@@ -1,0 +1,1 @@
+"""Local or cloud: the decision, its threshold, and what its score is worth."""

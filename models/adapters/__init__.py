@@ -1,0 +1,1 @@
+"""Adapter versions on disk: folders that appear whole, one atomic pointer, a way back."""

@@ -1,0 +1,1 @@
+"""`edge-agent models` and `edge-agent adapters`."""

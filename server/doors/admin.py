@@ -1,0 +1,31 @@
+"""GET /health, /metrics and /v1/status."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from edge_agent.agent import status as snapshot
+from server.doors.common import AgentDep, MetricsDep
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/health", summary="Whether the daemon is ready; needs no key")
+async def health(_agent: AgentDep) -> dict[str, str]:
+    """503 while the model loads and while the daemon stops."""
+    return {"status": "ok"}
+
+
+@router.get("/metrics", summary="Prometheus metrics")
+async def prometheus(request: Request, metrics: MetricsDep, _agent: AgentDep) -> Response:
+    """In the format the Accept header asks for."""
+    accept = request.headers.get("accept", "")
+    content, content_type = await asyncio.to_thread(metrics.exposition, accept)
+    return Response(content, headers={"Content-Type": content_type})
+
+
+@router.get("/v1/status", summary="Model, adapter, budget, cloud and log at a glance")
+async def status(agent: AgentDep) -> dict[str, Any]:
+    """What `edge-agent status` shows."""
+    return await asyncio.to_thread(snapshot, agent)

@@ -1,0 +1,351 @@
+"""Texts that cannot fit the context are refused before they are cut into tokens.
+
+Cutting megabytes takes llama.cpp minutes, and it can end the process.
+
+From a request's body to a `Query`: routes, sampling, the rendered prompt.
+
+Fields that only llama.cpp understands and that change what the answer *is* (`grammar`,
+`logit_bias` by the local model's token ids, `ignore_eos`, `chat_template_kwargs`) make a query
+local. Those that only shape sampling (`top_k`, `min_p`, `repeat_penalty`) leave the route open:
+a cloud answer is drawn by the cloud's own sampling.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ulid import ULID
+
+from edge_agent.chat import response_format as grammar
+from edge_agent.chat.template import unsupported_part
+from edge_agent.chat.tool_format import ToolFormat
+from edge_agent.engine.types import SamplingParams
+from edge_agent.errors import ContextLengthExceeded, InvalidRequest, NotFound
+from edge_agent.log import grader_spec
+from edge_agent.records import Query, Route
+from server.doors import schemas
+from server.doors.schemas import ChatRequest, CompletionRequest
+
+if TYPE_CHECKING:
+    from edge_agent.agent import Agent
+    from edge_agent.engine.engine import Engine
+
+
+def require_possible(prompt: Any, engine: "Engine", param: str) -> None:
+    """Raise ContextLengthExceeded if the strings in the JSON value `prompt` are surely too long.
+
+    A token stands for at most as many bytes as the vocabulary's longest.
+    """
+    fewest = _characters(prompt) // engine.vocabulary.longest_piece
+    if fewest >= engine.context_limit:
+        raise ContextLengthExceeded(
+            f"the context holds {engine.context_limit} tokens, but {param} takes at least {fewest}",
+            param=param,
+        )
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return sum(map(_characters, value)) if isinstance(value, list) else 0
+
+
+MODELS: Mapping[str, Route] = {
+    "edge": Route.AUTO,
+    "edge-local": Route.LOCAL,
+    "edge-cloud": Route.CLOUD,
+}
+_LOCAL_ONLY = ("grammar", "logit_bias", "ignore_eos", "chat_template_kwargs")
+_MAX_STOPS = 16
+
+
+def model_route(model: str) -> Route:
+    """The route a model name stands for. Raises NotFound naming the valid ones."""
+    route = MODELS.get(model)
+    if route is None:
+        raise NotFound(
+            f"the model {model!r} does not exist; there are {', '.join(MODELS)}",
+            param="model",
+            code="model_not_found",
+        )
+    return route
+
+
+def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", client: str) -> Query:
+    """The query of a chat completion. Raises InvalidRequest or NotFound, naming the field."""
+    route = _route(request)
+    _check_encodable(body)
+    schemas.check(request.messages)
+    if request.top_logprobs is not None and not request.logprobs:
+        raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+    tools = tuple(tool.model_dump(exclude_none=True) for tool in request.tools or ())
+    tool_format = _tool_format(request, tools, agent)
+    sampling = _sampling(
+        request,
+        agent,
+        max_tokens=_max_tokens(request),
+        grammar_text=_grammar(request, tool_format, agent),
+        top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+    )
+    return Query(
+        **_common(request, body, route, client),
+        prompt_ids=_chat_prompt(
+            request, body, route=route, tools=tools, tool_format=tool_format, agent=agent
+        ),
+        template=agent.chat.digest,
+        messages=tuple(body["messages"]),
+        body=_as_sent(body),
+        sampling=sampling,
+        tools=tools,
+        tool_format=tool_format,
+    )
+
+
+def from_completion(
+    request: CompletionRequest, body: Mapping[str, Any], agent: "Agent", client: str
+) -> Query:
+    """The query of a plain completion. Raises InvalidRequest or NotFound, naming the field."""
+    route = _route(request)
+    _check_encodable(body)
+    if request.best_of is not None and request.best_of != (request.n or 1):
+        raise InvalidRequest("best_of is only supported as the same number as n", param="best_of")
+    text, ids = _completion_prompt(request, agent)
+    ids = _if_it_fits(ids, request, route, agent)
+    return Query(
+        **_common(request, body, route, client),
+        prompt_ids=ids,
+        prompt=text,
+        body=_as_sent({**body, "prompt": text}),
+        sampling=_sampling(
+            request,
+            agent,
+            max_tokens=_max_tokens(request),
+            grammar_text=_grammar(request, None, agent),
+            top_logprobs=request.logprobs,
+        ),
+    )
+
+
+def _common(
+    request: ChatRequest | CompletionRequest, body: Mapping[str, Any], route: Route, client: str
+) -> dict[str, Any]:
+    ours = request.edge_agent
+    if request.stream_options is not None and not request.stream:
+        raise InvalidRequest("stream_options needs stream: true", param="stream_options")
+    if ours.grader is not None:
+        grader_spec.validate(ours.grader, param="edge_agent.grader")
+    return {
+        "id": str(ULID()),
+        "at": time.time(),
+        "model": request.model,
+        "n": request.n or 1,
+        "stream": bool(request.stream),
+        "route": route,
+        "private": ours.private,
+        "task": ours.task,
+        "reference": ours.reference,
+        "grader": ours.grader,
+        "client": client or request.safety_identifier or request.user or "",
+        "log": ours.log,
+    }
+
+
+def _as_sent(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if key != "edge_agent"}
+
+
+def _route(request: ChatRequest | CompletionRequest) -> Route:
+    """Who may answer, from the model's name, the extension and what only llama.cpp can do."""
+    named, ours = model_route(request.model), request.edge_agent
+    route = Route(ours.route) if ours.route is not None else named
+    if named is not Route.AUTO and route is not named:
+        raise InvalidRequest(
+            f"edge_agent.route {str(route)!r} contradicts the model {request.model!r}; "
+            "use the model 'edge'",
+            param="edge_agent.route",
+        )
+    if ours.private and route is Route.CLOUD:
+        raise InvalidRequest(
+            "edge_agent.private: a private query never leaves this machine, so the cloud cannot "
+            "answer it",
+            param="edge_agent.private",
+        )
+    for field in _LOCAL_ONLY:
+        if not getattr(request, field, None):
+            continue
+        if route is Route.CLOUD:
+            raise InvalidRequest(f"{field} works on the local model only", param=field)
+        route = Route.LOCAL
+    return route
+
+
+def _check_encodable(body: Mapping[str, Any]) -> None:
+    """JSON may escape a lone surrogate, which no tokenizer, database or cloud can take."""
+    for field, value in body.items():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"{field} holds a lone surrogate", param=field) from error
+
+
+def _max_tokens(request: ChatRequest | CompletionRequest) -> int | None:
+    old, new = request.max_tokens, getattr(request, "max_completion_tokens", None)
+    if old is not None and new is not None and old != new:
+        raise InvalidRequest(
+            "max_tokens and max_completion_tokens contradict each other", param="max_tokens"
+        )
+    return new if new is not None else old
+
+
+def _sampling(
+    request: ChatRequest | CompletionRequest,
+    agent: "Agent",
+    *,
+    max_tokens: int | None,
+    grammar_text: str | None,
+    top_logprobs: int | None,
+) -> SamplingParams:
+    fields = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty")
+    given = {
+        field: value
+        for field in (*fields, "repeat_penalty", "seed", "ignore_eos")
+        if (value := getattr(request, field)) is not None
+    }
+    return SamplingParams(
+        **given,
+        logit_bias=_logit_bias(request, agent.engine.vocabulary.size),
+        stop=_stops(request),
+        max_tokens=max_tokens,
+        grammar=grammar_text,
+        top_logprobs=top_logprobs,
+    )
+
+
+def _logit_bias(request: ChatRequest | CompletionRequest, n_vocab: int) -> dict[int, float]:
+    biases = {}
+    for key, value in (request.logit_bias or {}).items():
+        if not (key.isascii() and key.isdigit() and int(key) < n_vocab):
+            raise InvalidRequest(
+                f"logit_bias: {key!r} is not a token id of the local model (0 to {n_vocab - 1})",
+                param="logit_bias",
+            )
+        biases[int(key)] = value
+    return biases
+
+
+def _stops(request: ChatRequest | CompletionRequest) -> tuple[str, ...]:
+    stop = request.stop
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > _MAX_STOPS or "" in stops:
+        raise InvalidRequest(f"stop: at most {_MAX_STOPS} strings, none empty", param="stop")
+    return stops
+
+
+def _tool_format(
+    request: ChatRequest, tools: tuple[Mapping[str, Any], ...], agent: "Agent"
+) -> ToolFormat | None:
+    if request.tool_choice not in (None, "auto", "none") and not tools:
+        raise InvalidRequest("tool_choice needs tools", param="tool_choice")
+    if not tools:
+        return None
+    choice = request.tool_choice
+    named = choice if choice is None or isinstance(choice, str) else choice.model_dump()
+    parallel = request.parallel_tool_calls is not False
+    return ToolFormat.choose(agent.chat, tools, named or "auto", parallel)
+
+
+def _grammar(
+    request: ChatRequest | CompletionRequest, tool_format: ToolFormat | None, agent: "Agent"
+) -> str | None:
+    """The one grammar that constrains the output, known to be one llama.cpp can run."""
+    found: dict[str, str] = {}
+    if request.grammar is not None:
+        found["grammar"] = request.grammar
+    response_format = getattr(request, "response_format", None)
+    if response_format is not None:
+        compiled = grammar.from_response_format(response_format)
+        if compiled is not None:
+            found["response_format"] = compiled
+    if tool_format is not None and tool_format.grammar is not None:
+        found["tools"] = tool_format.grammar
+    if len(found) > 1:
+        first, second = list(found)[:2]
+        raise InvalidRequest(f"{first} and {second} cannot be combined", param=first)
+    for field, text in found.items():
+        grammar.check(text, agent.engine.vocabulary, param=field)
+        return text
+    return None
+
+
+def _chat_prompt(
+    request: ChatRequest,
+    body: Mapping[str, Any],
+    *,
+    route: Route,
+    tools: tuple[Mapping[str, Any], ...],
+    tool_format: ToolFormat | None,
+    agent: "Agent",
+) -> tuple[int, ...]:
+    foreign = unsupported_part(body["messages"])
+    if foreign is not None:
+        if route is Route.CLOUD:
+            return ()
+        raise InvalidRequest(
+            f"{foreign}: the local model reads text only; ask the model edge-cloud", param=foreign
+        )
+    messages = body["messages"]
+    try:
+        require_possible(messages, agent.engine, "messages")
+    except ContextLengthExceeded:
+        if route is Route.CLOUD:
+            return ()
+        raise
+    ids = agent.chat.encode(
+        tool_format.messages(messages) if tool_format is not None else messages,
+        # The generic form has put the tools into the messages.
+        tools=tools if tool_format is not None and tool_format.style != "generic" else (),
+        extra=request.chat_template_kwargs,
+    )
+    return _if_it_fits(ids, request, route, agent)
+
+
+def _if_it_fits(
+    ids: tuple[int, ...],
+    request: ChatRequest | CompletionRequest,
+    route: Route,
+    agent: "Agent",
+) -> tuple[int, ...]:
+    """`ids`, but () for a forced cloud query too long for the local model to take over."""
+    whole = len(ids) + (_max_tokens(request) or 1)
+    return () if route is Route.CLOUD and whole > agent.engine.context_limit else ids
+
+
+def _completion_prompt(request: CompletionRequest, agent: "Agent") -> tuple[str, tuple[int, ...]]:
+    """The prompt as text and as ids; a batch of one is unpacked, a larger one refused."""
+    prompt: Any = request.prompt
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+        if len(prompt) > 1:
+            raise InvalidRequest("one prompt per request; send several requests", param="prompt")
+        prompt = prompt[0]
+    vocabulary = agent.engine.vocabulary
+    if isinstance(prompt, str):
+        require_possible(prompt, agent.engine, "prompt")
+        ids = tuple(vocabulary.encode(prompt, bos=True))
+        text = prompt
+    else:
+        check_token_ids(prompt, vocabulary.size, "prompt")
+        ids, text = tuple(prompt), vocabulary.decode(prompt)
+    if not ids:
+        raise InvalidRequest("prompt is empty", param="prompt")
+    return text, ids
+
+
+def check_token_ids(ids: list[int], n_vocab: int, param: str) -> None:
+    """Raise InvalidRequest if one of `ids` is no token of the local model."""
+    if any(not 0 <= token < n_vocab for token in ids):
+        raise InvalidRequest(
+            f"{param}: token ids of the local model are 0 to {n_vocab - 1}", param=param
+        )

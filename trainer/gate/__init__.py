@@ -1,0 +1,1 @@
+"""Whether a candidate serves: its value on held-out queries against what serves now."""

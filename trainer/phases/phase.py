@@ -1,0 +1,24 @@
+"""A phase of a round: what it works with, and how it closes a step."""
+
+from dataclasses import dataclass
+
+from edge_agent.learning.journal import StepRow
+from trainer.round.progress import Progress, Watcher
+from trainer.round.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What every phase works with."""
+
+    bench: Workbench
+    watcher: Watcher
+    progress: Progress
+    number: int
+    """Of the round."""
+
+    def close_step(self, row: StepRow) -> None:
+        """A step is done: write its figures, tell them, and keep where the round stands."""
+        self.bench.journal.record(self.number, row)
+        self.watcher.step(row)
+        self.progress.save()

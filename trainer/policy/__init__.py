@@ -1,0 +1,1 @@
+"""The policy as torch sees it: weights, adapter, packed batches, one optimizer step."""

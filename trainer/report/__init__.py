@@ -1,0 +1,1 @@
+"""A round as figures, tables and pictures."""
