@@ -17,11 +17,11 @@ DAEMON_KILLS ?= 300
 KILLS ?= 1000
 SOAK_MINUTES ?= 60
 FUZZ_EXAMPLES ?= 2000
-FUZZED := tests/trust/test_api_fuzz.py tests/formats/test_hostile_templates.py \
+FUZZED := tests/trust/test_api_fuzz.py tests/edge_agent/chat/test_hostile_templates.py \
 	tests/models/test_gguf_fuzz.py tests/models/test_adapter_fuzz.py \
 	tests/models/test_lora_fuzz.py \
-	tests/trainer/test_checkpoint_fuzz.py tests/cli/test_config_fuzz.py \
-	tests/store/test_import_fuzz.py tests/engine/test_hostile_grammars.py
+	tests/trainer/test_checkpoint_fuzz.py tests/edge_agent/cli/test_config_fuzz.py \
+	tests/edge_agent/log/test_import_fuzz.py tests/edge_agent/engine/test_hostile_grammars.py
 LOAD ?= 5
 
 .PHONY: run test test-long soak soak-daemon soak-train soak-hour fuzz load audit lint format clean
@@ -38,13 +38,13 @@ test-long: $(VENV)/.dev
 soak: soak-daemon soak-train soak-hour
 
 soak-daemon: $(VENV)/.dev
-	$(BIN)/python tests/trust/crash.py --kills $(DAEMON_KILLS)
+	$(BIN)/python -m tests.soak.crash --kills $(DAEMON_KILLS)
 
 soak-train: $(VENV)/.dev
-	$(BIN)/python tests/trainer/kill_soak.py --kills $(KILLS)
+	$(BIN)/python -m tests.soak.kill_soak --kills $(KILLS)
 
 soak-hour: $(VENV)/.dev
-	$(BIN)/python tests/trust/soak.py --minutes $(SOAK_MINUTES)
+	$(BIN)/python -m tests.soak.soak --minutes $(SOAK_MINUTES)
 
 fuzz: $(VENV)/.dev
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --timeout 7200 $(FUZZED)
@@ -53,7 +53,7 @@ load: $(VENV)/.dev
 	LOAD=$(LOAD) $(BIN)/python -m pytest --timeout 1800 tests/trust/test_load.py
 
 audit: $(VENV)/.dev
-	$(BIN)/python tests/trust/audit.py
+	$(BIN)/python -m tests.trust.audit
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

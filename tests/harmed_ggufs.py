@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from gguf_mutation import Gguf, harm
+from tests.gguf_mutation import Gguf, harm
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "400"))
 _SEED = 0 if "FUZZ_EXAMPLES" not in os.environ else random.SystemRandom().randrange(2**32)

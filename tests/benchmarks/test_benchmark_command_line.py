@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_openai import Script, scripted
-from tiny_gguf import write_tiny_gguf
 from typer.testing import CliRunner, Result
 
 from edge_agent.cli.root import root
+from tests.benchmarks.scripted_openai import Script, scripted
+from tests.tiny_gguf import write_tiny_gguf
 
 LOAD = ("--concurrency", "1,2", "--requests", "2", "--repeats", "2", "--output-tokens", "5")
 

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmark_cases import figure, result
 
 from benchmarks.runtime.charts import draw
 from benchmarks.runtime.compare import compare, number
 from benchmarks.runtime.result import Figures, load, save
 from edge_agent.errors import EdgeAgentError
+from tests.benchmarks.benchmark_cases import figure, result
 
 
 def test_a_result_comes_back_as_it_was_written(tmp_path: Path):

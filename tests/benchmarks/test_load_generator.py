@@ -5,12 +5,12 @@ import sys
 import threading
 
 import pytest
-from benchmark_cases import target_at
-from scripted_openai import Script, scripted
 
 from benchmarks.runtime import http_load, servers
 from benchmarks.runtime.http_load import Prompts
 from edge_agent.errors import Unavailable
+from tests.benchmarks.benchmark_cases import target_at
+from tests.benchmarks.scripted_openai import Script, scripted
 
 
 def test_so_many_requests_are_under_way_at_a_time_as_asked_for():

@@ -1,9 +1,8 @@
 """What the memory benchmark sends before it reads a server's memory."""
 
-from scripted_openai import Script, scripted
-
 from benchmarks.runtime import servers
 from benchmarks.runtime.memory_command import _load
+from tests.benchmarks.scripted_openai import Script, scripted
 
 
 def test_every_request_of_every_wave_has_a_prompt_of_its_own() -> None:

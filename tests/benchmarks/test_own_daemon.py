@@ -6,10 +6,10 @@ from typing import Any
 
 import psutil
 import pytest
-from tiny_gguf import write_tiny_gguf
 from typer.testing import CliRunner
 
 from edge_agent.cli.root import root
+from tests.tiny_gguf import write_tiny_gguf
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 

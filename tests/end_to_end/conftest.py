@@ -5,7 +5,8 @@ from pathlib import Path
 
 import openai
 import pytest
-from processes import Running, running
+
+from tests.end_to_end.processes import Running, running
 
 
 @pytest.fixture(scope="module")

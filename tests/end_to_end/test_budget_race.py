@@ -5,7 +5,8 @@ import contextlib
 from pathlib import Path
 
 import openai
-from processes import Running, running
+
+from tests.end_to_end.processes import Running, running
 
 CALLS, CLIENTS, DAEMONS = 20, 200, 4
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import openai
 import pytest
-from processes import running
+
+from tests.end_to_end.processes import running
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 

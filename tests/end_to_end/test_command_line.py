@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import Running
+
+from tests.end_to_end.processes import Running
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

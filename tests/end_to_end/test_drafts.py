@@ -5,12 +5,12 @@ from typing import Any
 
 import openai
 import pytest
-from engine_harness import write_lora
-from processes import running
 
 from edge_agent.routing.calibration import KEY, Calibration, Evidence
 from models import catalog
 from models.adapters.registry import AdapterRegistry
+from tests.edge_agent.engine.engine_harness import write_lora
+from tests.end_to_end.processes import running
 
 QUESTION: list[Any] = [{"role": "user", "content": "What is 12 + 30?"}]
 

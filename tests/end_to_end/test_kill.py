@@ -5,7 +5,8 @@ import sqlite3
 from pathlib import Path
 
 import openai
-from processes import Running, running
+
+from tests.end_to_end.processes import Running, running
 
 
 def test_every_acknowledged_answer_survives(cloud: Running, tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import requests
-from processes import Running, running
-from tiny_gguf import write_tiny_gguf
 
 from edge_agent.config.loading import load
 from edge_agent.doctor import network
 from edge_agent.doctor.check import Subject, Verdict
+from tests.end_to_end.processes import Running, running
+from tests.tiny_gguf import write_tiny_gguf
 
 PRICES = "{big = {input = 1.0, output = 10.0}}"
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import httpx
-from processes import Running, running
-from tiny_gguf import write_tiny_gguf
+
+from tests.end_to_end.processes import Running, running
+from tests.tiny_gguf import write_tiny_gguf
 
 QUERIES = 200
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from engine_harness import write_lora
-from processes import Running
 
 from models import catalog
 from models.adapters.registry import AdapterRegistry
+from tests.edge_agent.engine.engine_harness import write_lora
+from tests.end_to_end.processes import Running
 
 ASK: list[Any] = [{"role": "user", "content": "Count from one to twenty in words."}]
 CLIENTS = 16

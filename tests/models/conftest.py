@@ -1,14 +1,10 @@
 """Fixtures of the model tests: tiny GGUFs that llama.cpp really loads."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tiny_gguf import write_tiny_gguf
+from tests.tiny_gguf import write_tiny_gguf
 
 
 @pytest.fixture

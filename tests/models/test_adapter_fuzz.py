@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzzing import ANY_JSON, examples, harmed
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.adapters.registry import AdapterRegistry
 from models.errors import AdapterError
+from tests.fuzzing import ANY_JSON, examples, harmed
 
 BASE = "b" * 64
 FILES = ("adapter.gguf", "merged.gguf", "adapter_model.safetensors", "adapter_config.json")

@@ -106,7 +106,7 @@ def test_a_bad_catalog_names_the_entry(data_dir: Path, text: str, why: str) -> N
 
 
 def test_a_file_that_is_no_language_model_is_refused(tmp_path: Path, data_dir: Path) -> None:
-    from tiny_gguf import write_tiny_gguf
+    from tests.tiny_gguf import write_tiny_gguf
 
     path = write_tiny_gguf(tmp_path / "lora.gguf", metadata={"general.type": "adapter"})
     with pytest.raises(GgufError, match="of type adapter, not a language model"):

@@ -5,11 +5,11 @@ import struct
 from pathlib import Path
 
 import pytest
-from tiny_gguf import write_tiny_gguf
 
 from models.errors import GgufError
 from models.gguf import inspect
 from models.llama.model import LlamaModel
+from tests.tiny_gguf import write_tiny_gguf
 
 
 def test_the_default_model_is_described(smollm2: Path) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gguf_mutation import Gguf, Tensor, take_apart
-from harmed_ggufs import EXAMPLES, harmed, survived
-from tiny_gguf import write_tiny_gguf
 
 from models.errors import GgufError
 from models.gguf import inspect
+from tests.gguf_mutation import Gguf, Tensor, take_apart
+from tests.harmed_ggufs import EXAMPLES, harmed, survived
+from tests.tiny_gguf import write_tiny_gguf
 
 
 @pytest.fixture(scope="module")

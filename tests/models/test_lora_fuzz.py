@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from engine_harness import write_lora
-from gguf_mutation import Gguf, take_apart
-from harmed_ggufs import survived
-from tiny_gguf import write_tiny_gguf
 
 from models.adapters.lora_file import check_lora
 from models.errors import AdapterError
 from models.gguf import GgufInfo, inspect
+from tests.edge_agent.engine.engine_harness import write_lora
+from tests.gguf_mutation import Gguf, take_apart
+from tests.harmed_ggufs import survived
+from tests.tiny_gguf import write_tiny_gguf
 
 LAYER = b"blk.0.attn_output.weight"
 

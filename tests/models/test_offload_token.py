@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from tiny_gguf import write_tiny_gguf
 
 from models.errors import OffloadTokenError
 from models.llama.model import LlamaModel
 from models.offload_token import usable, verify
+from tests.tiny_gguf import write_tiny_gguf
 
 
 def test_the_default_models_token_is_usable(smollm2: Path) -> None:

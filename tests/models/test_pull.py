@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub import Hub, serve
-from tiny_gguf import write_tiny_gguf
 
 from models.catalog import Catalog, HubFile, ModelEntry, resolve
 from models.errors import DownloadError, GgufError, ModelNotFound
 from models.sources import pull
+from tests.models.hub import Hub, serve
+from tests.tiny_gguf import write_tiny_gguf
 
 ENTRY = ModelEntry(
     name="tiny",

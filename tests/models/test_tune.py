@@ -8,7 +8,6 @@ import llama_cpp
 import numpy as np
 import psutil
 import pytest
-from gguf_mutation import take_apart
 
 from models import catalog
 from models.catalog import entry_for, resolve
@@ -17,6 +16,7 @@ from models.gguf import inspect
 from models.llama.model import LlamaModel
 from models.quantize import FILE_TYPES, expected_bytes, quantize
 from models.tune import AS_SHIPPED, Bench, Row, choose, tune
+from tests.gguf_mutation import take_apart
 
 
 @pytest.fixture

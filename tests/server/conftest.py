@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -12,15 +11,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from scripted_agent import ScriptedAgent
-from serving import Serve, listening
-
 from edge_agent.config.settings import Settings
 from models.llama.model import LlamaModel
 from models.llama.vocabulary import Vocabulary
 from server.app import create_app
+from tests.server.scripted_agent import ScriptedAgent
+from tests.server.serving import Serve, listening
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from serve_process import ANYWHERE, running
 
 from edge_agent.agent import Agent
 from edge_agent.budget.ledger import Ledger
@@ -21,6 +20,7 @@ from edge_agent.config.settings import BudgetSettings, ServerSettings, Settings
 from edge_agent.errors import ConfigError
 from server.daemon import serve
 from server.listen import api_keys, bind
+from tests.server.serve_process import ANYWHERE, running
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -8,12 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
-from scripted_agent import ScriptedAgent
-from serving import Serve, listening
 
 from edge_agent.config.settings import Settings
 from edge_agent.errors import BudgetExhausted, ContextLengthExceeded, QueueFull
 from server.app import create_app
+from tests.server.scripted_agent import ScriptedAgent
+from tests.server.serving import Serve, listening
 
 USER = {"role": "user", "content": "Hi"}
 CHAT = "/v1/chat/completions"

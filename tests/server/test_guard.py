@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from scripted_agent import ScriptedAgent
-from serving import Serve
+
+from tests.server.scripted_agent import ScriptedAgent
+from tests.server.serving import Serve
 
 ASK = {"model": "edge", "messages": [{"role": "user", "content": "Hi"}]}
 CHAT = "/v1/chat/completions"

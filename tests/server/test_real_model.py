@@ -8,7 +8,8 @@ from typing import Any
 
 import openai
 import pytest
-from serve_process import Daemon, running
+
+from tests.server.serve_process import Daemon, running
 
 ASK: list[Any] = [{"role": "user", "content": "Name a colour."}]
 WEATHER: Any = {

@@ -5,10 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
-from scripted_agent import ScriptedAgent, ScriptedAnswer
 
 from edge_agent.engine.types import SamplingParams, TokenLogprob
 from edge_agent.records import Decision, Delta, Query, Reason, Route
+from tests.server.scripted_agent import ScriptedAgent, ScriptedAnswer
 
 USER = {"role": "user", "content": "Hi"}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}

@@ -8,8 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from scripted_agent import ScriptedAgent
-from serving import Serve
 
 from edge_agent.config.settings import Settings
 from edge_agent.engine.types import TokenLogprob
@@ -18,6 +16,8 @@ from edge_agent.records import Delta, Query
 from server.doors.sse import EventStream
 from server.metrics import Metrics, Timing
 from server.service import Service
+from tests.server.scripted_agent import ScriptedAgent
+from tests.server.serving import Serve
 
 CHAT = "/v1/chat/completions"
 USAGE = {"include_usage": True}

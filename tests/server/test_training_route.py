@@ -7,12 +7,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from scripted_agent import ScriptedAgent
 
 from edge_agent.cli.status import gather, lines
 from edge_agent.config.settings import Settings
 from edge_agent.learning.journal import Journal, Position, StepRow
 from edge_agent.learning.report import line, report, summary
+from tests.server.scripted_agent import ScriptedAgent
 
 
 @pytest.fixture

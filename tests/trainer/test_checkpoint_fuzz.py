@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from fuzzing import ANY_JSON, examples, harmed
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load, save, save_file
 
+from tests.fuzzing import ANY_JSON, examples, harmed
 from trainer.errors import CheckpointError, TrainerError
 from trainer.policy.checkpoint import Checkpoint, Checkpoints
 from trainer.policy.lora import read_config, read_weights

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from log_builder import TEMPLATE, LogBuilder
 
 from edge_agent.config.settings import Settings
 from edge_agent.learning.journal import Position
 from edge_agent.log.store import Store
+from tests.trainer.log_builder import TEMPLATE, LogBuilder
 from trainer.data import corpus, items
 from trainer.data.clusters import OTHER
 from trainer.data.corpus import fingerprint

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from dagrpo_checks import CHECKS
 
+from tests.trainer.dagrpo_checks import CHECKS
 from trainer import dagrpo
 
 SOURCE = Path(inspect.getfile(dagrpo)).read_text(encoding="utf-8")

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tiny_gguf import write_tiny_gguf
 
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import ServedModel
+from tests.tiny_gguf import write_tiny_gguf
 from trainer.data.items import Item
 from trainer.gate.evaluate import CloudValue, evaluate
 from trainer.graders import Graders

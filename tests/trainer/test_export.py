@@ -6,11 +6,11 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from llama_reference import llama_logprobs
 from safetensors.torch import load_file, save_file
-from tiny_models import ARCHITECTURES, OFFLOAD_TOKEN, VOCAB, write_tiny
 
 from models.gguf import inspect
+from tests.trainer.llama_reference import llama_logprobs
+from tests.trainer.tiny_models import ARCHITECTURES, OFFLOAD_TOKEN, VOCAB, write_tiny
 from trainer.errors import ExportError
 from trainer.export import export
 from trainer.policy.learner import Learner

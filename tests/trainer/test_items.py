@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from log_builder import TEMPLATE, LogBuilder
 
 from edge_agent.learning.journal import Position
 from edge_agent.log.rows import LONGEST_PROMPT
 from edge_agent.log.store import Store
 from edge_agent.records import Feedback
+from tests.trainer.log_builder import TEMPLATE, LogBuilder
 from trainer.data import items
 
 

@@ -3,18 +3,16 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SOAK = Path(__file__).with_name("kill_soak.py")
 KILLS = 25
 
 
 @pytest.mark.long
 def test_a_killed_round_is_resumed_and_leaves_nothing_broken_or_behind() -> None:
     done = subprocess.run(
-        [sys.executable, str(SOAK), "--kills", str(KILLS), "--seed", "1"],
+        [sys.executable, "-m", "tests.soak.kill_soak", "--kills", str(KILLS), "--seed", "1"],
         capture_output=True,
         text=True,
         check=False,

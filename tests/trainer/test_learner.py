@@ -7,8 +7,8 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from tiny_models import OFFLOAD_TOKEN, write_tiny
 
+from tests.trainer.tiny_models import OFFLOAD_TOKEN, write_tiny
 from trainer.errors import TrainerError
 from trainer.objective import Episode
 from trainer.policy import weights

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, OFFLOAD_TOKEN, write_tiny
 from torch import Tensor
 
+from tests.trainer.tiny_models import ARCHITECTURES, OFFLOAD_TOKEN, write_tiny
 from trainer.policy import weights
 from trainer.policy.logprobs import answer_logprobs
 from trainer.policy.lora import LoraModel

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Running, running
-from tiny_gguf import write_tiny_gguf
 from ulid import ULID
 
 from edge_agent.budget.ledger import Ledger
@@ -25,6 +23,8 @@ from edge_agent.records import Decision, Outcome, Query, Reason, Route, Source, 
 from models.gguf import inspect
 from models.llama.model import LlamaModel
 from models.llama.vocabulary import Vocabulary
+from tests.end_to_end.processes import Running, running
+from tests.tiny_gguf import write_tiny_gguf
 from trainer.data import items
 from trainer.data.purchase import buy
 

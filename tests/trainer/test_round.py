@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_gguf import write_tiny_gguf
 
 from edge_agent.learning.journal import Journal
 from models.adapters.registry import AdapterRegistry
+from tests.tiny_gguf import write_tiny_gguf
 
 STEPS = 3
 

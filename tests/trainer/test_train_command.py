@@ -9,17 +9,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import fake_torch
 import pytest
-from fake_torch import write_fake_torch
-from log_builder import LogBuilder
-from tiny_gguf import write_tiny_gguf
 
 from edge_agent.chat.template import template_digest
 from edge_agent.learning.journal import Journal, Phase, Position, StepRow
 from edge_agent.log.store import Store
 from edge_agent.records import Feedback
 from models.gguf import inspect
+from tests import fake_torch
+from tests.fake_torch import write_fake_torch
+from tests.tiny_gguf import write_tiny_gguf
+from tests.trainer.log_builder import LogBuilder
 
 Train = Callable[..., "subprocess.CompletedProcess[str]"]
 

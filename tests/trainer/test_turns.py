@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_gguf import write_tiny_gguf
-from tiny_models import OFFLOAD_TOKEN, write_tiny
 
 from edge_agent.config.settings import EngineSettings, Settings
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.types import ServedModel
 from edge_agent.errors import ContextLengthExceeded, EngineError
+from tests.tiny_gguf import write_tiny_gguf
+from tests.trainer.tiny_models import OFFLOAD_TOKEN, write_tiny
 from trainer.policy.learner import Learner
 from trainer.policy.settings import LearnerSettings
 from trainer.round.rollouts import Sampler

@@ -6,11 +6,11 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from llama_reference import llama_logprobs
-from tiny_models import ARCHITECTURES, VOCAB, write_tiny
 
 from models.llama.model import LlamaModel
 from models.quantize import quantize
+from tests.trainer.llama_reference import llama_logprobs
+from tests.trainer.tiny_models import ARCHITECTURES, VOCAB, write_tiny
 from trainer.errors import NotTrainable
 from trainer.policy import weights
 

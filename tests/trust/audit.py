@@ -15,8 +15,8 @@ import sys
 import tomllib
 from dataclasses import dataclass
 
-import archives
-from archives import ROOT
+from tests.trust import archives
+from tests.trust.archives import ROOT
 
 PATIENCE_S = 600.0
 """For pip-audit's questions to the database."""

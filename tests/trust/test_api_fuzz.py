@@ -14,8 +14,9 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import Running, running
-from tiny_gguf import write_tiny_gguf
+
+from tests.end_to_end.processes import Running, running
+from tests.tiny_gguf import write_tiny_gguf
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "12"))
 QUIET = settings(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from crash import trial
+from tests.soak.crash import trial
 
 
 def test_a_daemon_killed_at_random_moments_loses_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import listening
 
 from edge_agent.config.settings import Settings
 from models import catalog
@@ -20,6 +19,7 @@ from models.adapters.registry import AdapterRegistry
 from models.errors import ModelError
 from server import guard
 from server.app import create_app
+from tests.server.serving import listening
 
 CHAT = "/v1/chat/completions"
 PATHS = ("/health", "/metrics", "/openapi.json", "/docs", "/v1/models", CHAT, "/nowhere", "/")

@@ -4,9 +4,9 @@ import contextlib
 import time
 from pathlib import Path
 
-from processes import running
-from test_load import ask, stream
-from tiny_gguf import write_tiny_gguf
+from tests.end_to_end.processes import running
+from tests.tiny_gguf import write_tiny_gguf
+from tests.trust.test_load import ask, stream
 
 FLOOD = 230
 QUEUE = 200

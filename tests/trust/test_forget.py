@@ -7,7 +7,6 @@ import string
 from pathlib import Path
 
 import pytest
-from log_records import a_decision, a_query, an_outcome
 
 from edge_agent.errors import NotFound, StoreError
 from edge_agent.learning.journal import Journal, Position
@@ -16,6 +15,7 @@ from edge_agent.log.exchange import read, write
 from edge_agent.log.forget import Selection, forget, preview
 from edge_agent.log.store import Store
 from edge_agent.records import Audit, Feedback, Query, Usage
+from tests.edge_agent.log.log_records import a_decision, a_query, an_outcome
 
 NOW = 1_000_000.0
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import openai
 import pytest
-from processes import Running, running
 
 from edge_agent.config.settings import LogSettings, Settings
 from edge_agent.doctor.check import Subject
 from edge_agent.doctor.data import log
+from tests.end_to_end.processes import Running, running
 
 
 @contextmanager

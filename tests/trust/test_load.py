@@ -20,9 +20,10 @@ from typing import Any
 import psutil
 import pytest
 import requests
-from processes import Running, running
-from soak_samples import POOLED
-from tiny_gguf import write_tiny_gguf
+
+from tests.end_to_end.processes import Running, running
+from tests.soak.soak_samples import POOLED
+from tests.tiny_gguf import write_tiny_gguf
 
 LOAD = int(os.environ.get("LOAD", "1"))
 SLOTS, QUEUE = 4, 8

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from database_lock import locked
-from log_records import a_decision, a_query, an_outcome
 
 from edge_agent.errors import StoreError, Unavailable
 from edge_agent.log import writer as writer_module
 from edge_agent.log.database import open_database
 from edge_agent.log.health import read_gap
 from edge_agent.log.store import Store
+from tests.edge_agent.log.log_records import a_decision, a_query, an_outcome
+from tests.trust.database_lock import locked
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from log_records import a_query
-from processes import Running, running
 
 from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.paid_call import Assistance
 from edge_agent.errors import Forbidden
+from tests.edge_agent.log.log_records import a_query
+from tests.end_to_end.processes import Running, running
 
 SECRET, OPEN = "XSECRETX", "YOPENLYY"
 ANSWER = {

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_gguf import write_tiny_gguf
 
 from edge_agent.log.store import Store
+from tests.tiny_gguf import write_tiny_gguf
 
 WITHOUT_RIGHTS = """
 import ctypes, os, sys

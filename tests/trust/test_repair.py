@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from log_records import a_decision, a_query, an_outcome
 
 from edge_agent.budget.ledger import Ledger
 from edge_agent.config.loading import load
@@ -19,6 +18,7 @@ from edge_agent.errors import BudgetExhausted, StoreError
 from edge_agent.log.store import Store
 from edge_agent.records import Usage
 from models.adapters.registry import AdapterRegistry
+from tests.edge_agent.log.log_records import a_decision, a_query, an_outcome
 
 PAGE = 4096
 PRICE = Price(input=1e6, output=1e6)  # a dollar a token

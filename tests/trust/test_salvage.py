@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from log_records import a_decision, a_query, an_outcome
 from sqlite_utils import Database
 
 from edge_agent.budget.ledger import Ledger
@@ -24,6 +23,7 @@ from edge_agent.log.reader import LogReader
 from edge_agent.log.schema import migrations
 from edge_agent.log.store import Store
 from edge_agent.records import Audit, Feedback, Usage
+from tests.edge_agent.log.log_records import a_decision, a_query, an_outcome
 
 PAGE = 4096
 PRICE = Price(input=1.0, output=2.0)

@@ -8,8 +8,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from serve_process import running
-from tiny_gguf import write_tiny_gguf
+
+from tests.server.serve_process import running
+from tests.tiny_gguf import write_tiny_gguf
 
 CLOUD_KEY, SERVER_KEY = "sk-cloud-3f9a", "sk-server-77b1"
 

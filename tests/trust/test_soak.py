@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from soak import Soak
-from soak_samples import POOLED, Sample, grown, left
+
+from tests.soak.soak import Soak
+from tests.soak.soak_samples import POOLED, Sample, grown, left
 
 IDLE = {"running": 0, "kv_used": 20, "files": 30, "clients": 0, "threads": 9}
 

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import archives
 import pytest
-from audit import ROOT, archive_problems, folded, main, pins, problems, required
+
+from tests.trust import archives
+from tests.trust.audit import ROOT, archive_problems, folded, main, pins, problems, required
 
 
 def test_what_is_required_is_pinned_exactly() -> None:

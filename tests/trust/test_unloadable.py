@@ -4,13 +4,13 @@ import logging
 from pathlib import Path
 
 import pytest
-from engine_harness import write_lora
-from tiny_gguf import write_tiny_gguf
 
 from edge_agent.agent import Agent
 from edge_agent.config.settings import Settings
 from models import catalog
 from models.adapters.registry import AdapterRegistry
+from tests.edge_agent.engine.engine_harness import write_lora
+from tests.tiny_gguf import write_tiny_gguf
 
 
 @pytest.fixture

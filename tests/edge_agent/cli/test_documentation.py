@@ -1,0 +1,116 @@
+"""What the README says exists, and what exists is in the README."""
+
+import importlib.metadata
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from edge_agent.cli.root import CommandGroup, Root, root
+from edge_agent.config.loading import load
+from edge_agent.config.reference import all_settings, markdown_table
+from edge_agent.records import Reason
+
+REPOSITORY = Path(__file__).parents[3]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def documented_commands() -> set[str]:
+    """ "config show", "ask", … from the table of commands: its first column, each in backticks."""
+    rows = re.findall(r"^\| (`edge-agent .*?) \|", README, re.MULTILINE)
+    found = set()
+    for row in rows:
+        first, *others = re.findall(r"`(.*?)`", row)
+        words = first.removeprefix("edge-agent ").split()
+        found |= {" ".join([*words[:-1], last]) for last in (words[-1], *others)}
+    return found
+
+
+def leaves(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every command that does something, with its full name."""
+    commands = getattr(command, "commands", None)
+    if commands is None:
+        yield " ".join(path), command
+    else:
+        for name, child in commands.items():
+            yield from leaves(child, (*path, name))
+
+
+@pytest.fixture(scope="module")
+def commands() -> dict[str, Any]:
+    """Full name → command, for every command of ours."""
+    group = typer.main.get_command(root)
+    assert isinstance(group, CommandGroup)
+    return {
+        full_name: leaf
+        for name, point in group.points.items()
+        if point.dist is not None and point.dist.name == "edge-agent"
+        for full_name, leaf in leaves(group.get_command(None, name), (name,))
+    }
+
+
+def test_the_table_of_commands_is_the_commands_that_exist(commands):
+    assert documented_commands() == set(commands)
+
+
+def test_every_command_has_an_example_and_every_option_a_description(commands):
+    for name, command in commands.items():
+        assert "Example: " in command.help, f"{name} has no example"
+        for parameter in command.params:
+            says = getattr(parameter, "help", None) or parameter.metavar
+            assert says, f"{name}: {parameter.name} has neither help nor metavar"
+
+
+def test_examples_in_help_and_readme_name_commands_and_options_that_exist(commands):
+    texts = [README, *(command.help for command in commands.values())]
+    examples = [line for text in texts for line in re.findall(r"\bedge-agent ([a-z].*)", text)]
+    assert len(examples) > len(commands)
+    for example in examples:
+        words = re.split(r"[`|)\"';>,]", example)[0].split()
+        name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in commands), None)
+        if name is None:
+            assert any(known.startswith(f"{words[0]} ") for known in commands), example
+            continue
+        known = {option for p in commands[name].params for option in (*p.opts, *p.secondary_opts)}
+        used = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert used <= known | {"--help"}, example
+
+
+def test_the_table_of_settings_is_up_to_date():
+    assert markdown_table() in README, "run: edge-agent config example --markdown"
+
+
+def test_every_setting_has_a_description():
+    assert [setting.key for setting in all_settings() if not setting.description] == []
+
+
+def test_every_reason_is_explained():
+    table = README.split("| `reason` |")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == {str(r) for r in Reason}
+
+
+def test_the_settings_named_in_the_readmes_commands_exist(tmp_path: Path):
+    keys = re.findall(r"edge-agent config set (\S+)", README)
+    assert keys
+    known = {setting.key for setting in all_settings()}
+    assert {re.sub(r"^(cloud\.prices)\..*", r"\1", key) for key in keys} <= known
+
+
+def test_the_port_in_the_examples_is_the_default(data_dir: Path):
+    port = Root().load().settings.server.port
+    assert set(re.findall(r"127\.0\.0\.1:(\d+)", README)) == {str(port)}
+    assert port == load(environ={}).settings.server.port
+
+
+def test_links_lead_to_files_that_exist():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert "docs/architecture.svg" in links
+    assert [link for link in links if not (REPOSITORY / link).exists()] == []
+
+
+def test_the_licence_is_the_one_the_package_names():
+    assert importlib.metadata.metadata("edge-agent")["License-Expression"] == "Apache-2.0"
+    assert "Apache License" in (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
