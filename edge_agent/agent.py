@@ -31,7 +31,7 @@ from edge_agent.learning.watchdog import Watchdog
 from edge_agent.log.store import Store
 from edge_agent.records import Audit, Feedback, Query, Usage
 from edge_agent.routing import calibration
-from edge_agent.routing.calibration import Evidence
+from edge_agent.routing.calibration import COLD_START_NOTE, Evidence
 from edge_agent.routing.decider import Decider
 from edge_agent.routing.draft import Hold
 from edge_agent.served import served_model
@@ -270,12 +270,6 @@ class Agent:
 
 
 T = TypeVar("T")
-
-COLD_START_NOTE = (
-    "No adapter is trained yet, so p_offload carries no information. Until then a random share "
-    "of the queries, at the budget's rate, is asked of the cloud: that is the evidence the first "
-    "training round needs."
-)
 
 
 def status(agent: "Agent") -> dict[str, Any]:

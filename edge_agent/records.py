@@ -8,10 +8,12 @@ What an answer has said so far, choice by choice, assembled from its deltas.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from edge_agent.engine.types import FinishReason, SamplingParams, TokenEvent, TokenLogprob
-from edge_agent.routing.calibration import After
+
+After = Literal["first_token", "draft"]
+"""When the decision falls."""
 
 
 class Route(StrEnum):
@@ -147,6 +149,23 @@ class Decision:
     """Dual variable λ of the active adapter, where trained."""
     audit: bool = False
     """A local answer also sent to the cloud in the background, inside the budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecentDecision:
+    """What the threshold controller needs to remember of a past decision."""
+
+    p_offload: float
+    route: Route
+    reason: Reason
+    wanted: Route | None
+    adapter: str
+    asked: Route
+    """What the client asked for; only AUTO was the policy's own choice."""
+    over_rate: bool = False
+    """The budget's rate rule refused the call."""
+    after: After = "first_token"
+    draft_logprob: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

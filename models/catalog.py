@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from models.errors import GgufError, ModelError, ModelNotFound
 from models.gguf import GgufInfo, inspect
 from models.storage import file_sha256, locked, private_dir, write_atomically
-from models.tune import Tuned
+from models.tuned import Tuned
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument

@@ -1,22 +1,15 @@
-"""What `edge-agent models tune` chose for a model on this machine, remembered beside its files.
+"""Choose, by measuring, the weight type that serves a model best on this machine.
 
-Speed and perplexity of one GGUF on this machine, through llama.cpp's low-level API.
-
-`pp512` and decoding are measured as llama-bench does it (warm-up, median of several runs);
-perplexity is taken over windows of the text in this package, each token predicted from those
-before it in its window.
-
-Choose, by measuring, the weight type that serves a model best on this machine.
+Speed and perplexity of one GGUF come from llama.cpp's low-level API. `pp512` and decoding are
+measured as llama-bench does it (warm-up, median of several runs); perplexity is taken over windows
+of the text in this package, each token predicted from those before it in its window.
 """
 
-import importlib.metadata
-import json
 import math
-import platform
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,79 +23,8 @@ from models.errors import ModelError
 from models.gguf import inspect
 from models.llama.model import LlamaModel
 from models.quantize import FILE_TYPES, expected_bytes, quantize
-from models.storage import file_sha256, locked, private_dir, write_atomically
-
-_FILE = "tuned.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """The choice and what it holds for; `stale` says if that changed."""
-
-    choice: str
-    """`as shipped` or a quantization, e.g. `Q4_0`."""
-    file: str | None
-    """Name of the requantized GGUF in the model's folder; None for the shipped file."""
-    file_size: int
-    """Bytes of `file`."""
-    shipped_sha256: str
-    llama_cpp: str
-    """Version of llama-cpp-python."""
-    cpu: str
-    rows: tuple[Mapping[str, Any], ...]
-    """What was measured, for `models show`."""
-
-    @classmethod
-    def load(cls, folder: Path) -> "Tuned | None":
-        """The choice remembered in `folder`; None if there is none or it cannot be read."""
-        try:
-            values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-            return cls(**{**values, "rows": tuple(values["rows"])})
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
-
-    def save(self, folder: Path) -> None:
-        """Remember the choice, atomically."""
-        write_atomically(folder / _FILE, json.dumps(asdict(self), indent=1))
-
-    def path(self, folder: Path) -> Path | None:
-        """The requantized file; None if the shipped one was the best."""
-        return folder / self.file if self.file else None
-
-    def stale(self, folder: Path, shipped_sha256: Callable[[], str]) -> str | None:
-        """Why the choice no longer holds, or None if it does."""
-        if self.llama_cpp != llama_cpp_version():
-            return f"llama-cpp-python is now {llama_cpp_version()} (was {self.llama_cpp})"
-        if self.cpu != cpu_name():
-            return f"the processor is now {cpu_name()} (was {self.cpu})"
-        path = self.path(folder)
-        if path is not None and (not path.is_file() or path.stat().st_size != self.file_size):
-            return f"{path.name} is gone or has changed"
-        if self.shipped_sha256 != shipped_sha256():
-            return "the shipped file has changed"
-        return None
-
-
-def forget(folder: Path) -> None:
-    """Drop the choice; the shipped file is served again."""
-    (folder / _FILE).unlink(missing_ok=True)
-
-
-def llama_cpp_version() -> str:
-    """Version of the installed llama-cpp-python, without importing it."""
-    return importlib.metadata.version("llama-cpp-python")
-
-
-def cpu_name() -> str:
-    """The processor's own name, e.g. "AMD EPYC 9R14"."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.lower().startswith(("model name", "hardware")):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
+from models.storage import file_sha256, locked, private_dir
+from models.tuned import Tuned, cpu_name, llama_cpp_version
 
 PREFILL = 512
 DECODE_STEPS = 32

@@ -24,7 +24,7 @@ import psutil
 
 from edge_agent.learning.machine import look
 from models.gguf import GgufInfo
-from models.tune import cpu_name
+from models.tuned import cpu_name
 
 _KB = 1e-3
 _ROLLUP = {

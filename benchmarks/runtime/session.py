@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.runtime import machine
-from benchmarks.runtime.commands import OUT
 from benchmarks.runtime.compare import print_result
+from benchmarks.runtime.options import OUT
 from benchmarks.runtime.result import Figures, Result, save
 
 _BUSY = 0.5

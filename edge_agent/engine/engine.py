@@ -138,7 +138,7 @@ class Engine:
 
         Raises ContextLengthExceeded, InvalidRequest, QueueFull, Unavailable.
         """
-        check_request(request, self._lane.weights)
+        check_request(request, self._lane.weights.rules)
         number = next(self._numbers)
         generation = Generation(
             self._outbox,
@@ -197,7 +197,7 @@ class Engine:
         Raises ContextLengthExceeded, InvalidRequest, Unavailable, EngineError.
         """
         for prompt in prompts:
-            check_prompt(prompt, self._lane.weights, "input")
+            check_prompt(prompt, self._lane.weights.rules, "input")
         futures = [
             self._mailbox.call(partial(self._embed, list(prompt)), spaced=True)
             for prompt in prompts
@@ -257,7 +257,7 @@ class Engine:
             raise
 
     def _submit_rollouts(self, request: GenerationRequest, sink: stream.GroupSink) -> None:
-        check_request(request, self._lane.weights)
+        check_request(request, self._lane.weights.rules)
         with self._lock:
             self._enqueue(Job(next(self._numbers), request, sink, rollout=True))
 

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Sequence as Ids
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from edge_agent.engine.sampler import (
     Candidates,
@@ -35,19 +35,16 @@ from models.llama.cells import Sequence
 from models.llama.model import LlamaModel
 from models.llama.vocabulary import Vocabulary
 
-if TYPE_CHECKING:
-    from edge_agent.engine.runner import Weights
 
-
-def check_request(request: GenerationRequest, weights: "Weights") -> None:
+def check_request(request: GenerationRequest, rules: "DecodingRules") -> None:
     """Raises InvalidRequest naming the field, or ContextLengthExceeded with the numbers."""
     sampling = request.sampling
-    check_prompt(request.prompt_ids, weights, "messages", max_tokens=sampling.max_tokens)
+    check_prompt(request.prompt_ids, rules, "messages", max_tokens=sampling.max_tokens)
     if sampling.max_tokens is not None and sampling.max_tokens < 1:
         raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
     if request.n < 1:
         raise InvalidRequest("n must be at least 1", param="n")
-    size = weights.model.n_vocab
+    size = rules.vocabulary.size
     for token in sampling.logit_bias:
         if not 0 <= token < size:
             raise InvalidRequest(
@@ -56,14 +53,14 @@ def check_request(request: GenerationRequest, weights: "Weights") -> None:
 
 
 def check_prompt(
-    prompt: Ids[int], weights: "Weights", param: str, *, max_tokens: int | None = None
+    prompt: Ids[int], rules: "DecodingRules", param: str, *, max_tokens: int | None = None
 ) -> None:
     """The same of a prompt alone; `param` is the field it came from."""
     if not prompt:
         raise InvalidRequest("the prompt is empty", param=param)
-    if min(prompt) < 0 or max(prompt) >= weights.model.n_vocab:
+    if min(prompt) < 0 or max(prompt) >= rules.vocabulary.size:
         raise InvalidRequest("the prompt has token ids outside the vocabulary", param=param)
-    limit = weights.context_limit
+    limit = rules.context_limit
     if len(prompt) + (max_tokens or 1) > limit:
         asked = "" if max_tokens is None else f" and max_tokens {max_tokens}"
         raise ContextLengthExceeded(

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 from edge_agent.log.admin import log_enabled
 from edge_agent.log.database import boundary, open_database, snapshot
 from edge_agent.log.rows import Row, decoded
-from edge_agent.records import Reason, Route
-from edge_agent.routing.calibration import After
+from edge_agent.records import Reason, RecentDecision, Route
 
 _ID_PREFIXES = ("chatcmpl-", "cmpl-")
 _TAIL = """
@@ -19,23 +17,6 @@ query.at, log.*, decision.wanted, decision.propensity, decision.budget, decision
 response.disconnected
 FROM query JOIN log USING (seq) JOIN decision USING (seq) JOIN response USING (seq)
 """
-
-
-@dataclass(frozen=True, slots=True)
-class RecentDecision:
-    """What the threshold controller needs to remember of a past decision."""
-
-    p_offload: float
-    route: Route
-    reason: Reason
-    wanted: Route | None
-    adapter: str
-    asked: Route
-    """What the client asked for; only AUTO was the policy's own choice."""
-    over_rate: bool = False
-    """The budget's rate rule refused the call."""
-    after: After = "first_token"
-    draft_logprob: float | None = None
 
 
 class LogReader:

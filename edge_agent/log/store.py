@@ -19,9 +19,9 @@ from edge_agent.log import rows
 from edge_agent.log.admin import log_enabled
 from edge_agent.log.database import insert_row, open_database
 from edge_agent.log.health import LogHealth
-from edge_agent.log.reader import LogReader, RecentDecision
+from edge_agent.log.reader import LogReader
 from edge_agent.log.writer import Write, Writer
-from edge_agent.records import Audit, Decision, Feedback, Outcome, Query
+from edge_agent.records import Audit, Decision, Feedback, Outcome, Query, RecentDecision
 
 if TYPE_CHECKING:
     from sqlite_utils import Database

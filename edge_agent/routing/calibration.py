@@ -21,7 +21,9 @@ existed has none: `of` then says that p_offload = ½ is where asking begins to g
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
+
+from edge_agent.records import After
 
 _STEPS = 100
 _RIDGE = 0.01
@@ -138,8 +140,12 @@ def _moments(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance) or 1.0
 
 
-After = Literal["first_token", "draft"]
 KEY = "decision"
+COLD_START_NOTE = (
+    "No adapter is trained yet, so p_offload carries no information. Until then a random share "
+    "of the queries, at the budget's rate, is asked of the cloud: that is the evidence the first "
+    "training round needs."
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,14 +31,12 @@ import random
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from edge_agent.config.settings import DecisionSettings
 from edge_agent.engine.types import DecisionPoint
-from edge_agent.records import Decision, Reason, Route
+from edge_agent.records import After, Decision, Reason, RecentDecision, Route
 from edge_agent.routing.calibration import (
     UNCALIBRATED,
-    After,
     Evidence,
     draft_logprob,
     draft_score,
@@ -46,9 +44,6 @@ from edge_agent.routing.calibration import (
     sigmoid,
 )
 from edge_agent.routing.threshold import GAIN, Cut, Rule, ThresholdController
-
-if TYPE_CHECKING:
-    from edge_agent.log.reader import RecentDecision
 
 COLD_START_RATE = 0.3
 """Cloud share of an untrained model where no rate limits it."""
@@ -163,7 +158,7 @@ class Decider:
         price = self._price(evidence, after, threshold)
         return Standing(after, _readable(after, threshold), price)
 
-    def restore(self, version: str, rows: "Iterable[RecentDecision]") -> None:
+    def restore(self, version: str, rows: Iterable[RecentDecision]) -> None:
         """Continue where the log ends: `rows` are the version's last decisions, newest last.
 
         Only the policy's own choices count, and what it wanted rather than what came of it, but

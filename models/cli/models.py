@@ -12,7 +12,7 @@ from models.cli.options import AsJson, DataDir, data_dir_of, print_table
 
 if TYPE_CHECKING:
     from models.catalog import ModelEntry
-    from models.tune import Tuned
+    from models.tuned import Tuned
 
 __all__ = ["adapters_app", "models_app"]
 
@@ -250,7 +250,7 @@ def _names(folder: Path) -> set[str]:
 
 def _describe(entry: "ModelEntry", folder: Path) -> dict[str, Any]:
     from models.catalog import model_dir
-    from models.tune import Tuned
+    from models.tuned import Tuned
 
     path = entry.locate(folder)
     tuned = Tuned.load(model_dir(folder, entry.name))
@@ -283,7 +283,7 @@ def _choice(tuned: "Tuned") -> dict[str, Any]:
 
 def _presence(entry: "ModelEntry", folder: Path) -> str:
     from models.catalog import model_dir
-    from models.tune import Tuned
+    from models.tuned import Tuned
 
     if entry.locate(folder) is None:
         return ""

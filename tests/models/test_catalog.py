@@ -10,7 +10,7 @@ from models import catalog
 from models.catalog import TRAINABLE, Catalog, HubFile, entry_for, resolve
 from models.errors import GgufError, ModelError, ModelNotFound, OffloadTokenError
 from models.gguf import inspect
-from models.tune import Tuned, cpu_name, llama_cpp_version
+from models.tuned import Tuned, cpu_name, llama_cpp_version
 
 
 def test_every_built_in_entry_is_sound(data_dir: Path) -> None:

@@ -8,9 +8,8 @@ import pytest
 
 from edge_agent.engine.types import SamplingParams
 from edge_agent.errors import NotFound, StoreError
-from edge_agent.log.reader import RecentDecision
 from edge_agent.log.store import Store
-from edge_agent.records import Audit, Feedback, Reason, Route, Source, Usage
+from edge_agent.records import Audit, Feedback, Reason, RecentDecision, Route, Source, Usage
 from tests.edge_agent.log.log_records import a_decision, a_query, an_outcome
 
 

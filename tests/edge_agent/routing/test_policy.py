@@ -7,8 +7,7 @@ import pytest
 
 from edge_agent.config.settings import DecisionSettings
 from edge_agent.engine.types import DecisionPoint
-from edge_agent.log.reader import RecentDecision
-from edge_agent.records import Reason, Route
+from edge_agent.records import Reason, RecentDecision, Route
 from edge_agent.routing import threshold
 from edge_agent.routing.calibration import UNCALIBRATED, Calibration, Evidence
 from edge_agent.routing.decider import COLD_START_RATE, Decider

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from edge_agent.config.settings import DecisionSettings
 from edge_agent.engine.types import DecisionPoint
-from edge_agent.log.reader import RecentDecision
-from edge_agent.records import Reason, Route
+from edge_agent.records import Reason, RecentDecision, Route
 from edge_agent.routing.calibration import UNCALIBRATED
 from edge_agent.routing.decider import Decider
 from edge_agent.routing.threshold import GAIN, PRIOR, WINDOW, Rule, ThresholdController
