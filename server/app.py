@@ -16,7 +16,7 @@ from server.metrics import Metrics
 from server.service import Admission, Service
 
 if TYPE_CHECKING:
-    from edge_agent.agent import Agent
+    from edge_agent.agent.agent import Agent
 
 _DESCRIPTION = """A local model behind OpenAI's API: answers what it can, asks the cloud inside a \
 budget, and explains each decision."""

@@ -26,8 +26,8 @@ import typer
 import uvicorn
 
 from edge_agent import __version__
-from edge_agent.agent import Agent
-from edge_agent.cli.client import STATE_FILE, DaemonClient, RunningDaemon, find_daemon
+from edge_agent.agent.agent import Agent
+from edge_agent.client.daemon import STATE_FILE, DaemonClient, RunningDaemon, find_daemon
 from edge_agent.config.settings import BudgetSettings, Settings
 from edge_agent.errors import EdgeAgentError
 from models.llama.memory import keep_little_freed
@@ -38,7 +38,7 @@ from server.service import Service
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from edge_agent.agent import Agent
+    from edge_agent.agent.agent import Agent
 
 _QUESTION = {"model": "edge", "messages": [{"role": "user", "content": "What is 17 + 25?"}]}
 

@@ -14,11 +14,11 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from edge_agent.errors import StoreError
-from edge_agent.records import Delta
+from edge_agent.records.query import Delta
 
 if TYPE_CHECKING:
-    from edge_agent.agent import Agent
-    from edge_agent.answer import Answer
+    from edge_agent.agent.agent import Agent
+    from edge_agent.agent.answer import Answer
 
 _FIRST_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _GAP_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.3, 0.6, 1, 2.5)

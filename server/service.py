@@ -18,7 +18,7 @@ from edge_agent.errors import Unavailable
 from server.errors import ClientGone
 
 if TYPE_CHECKING:
-    from edge_agent.agent import Agent
+    from edge_agent.agent.agent import Agent
 
 T = TypeVar("T")
 State = Literal["loading", "ready", "stopping"]

@@ -9,8 +9,8 @@ import typer
 if TYPE_CHECKING:
     from edge_agent.config.settings import Settings
     from edge_agent.learning.journal import Position
-    from trainer.round.progress import Watcher
-    from trainer.round.round import Ended
+    from trainer.round import Ended
+    from trainer.workbench.progress import Watcher
 
 
 def train(  # noqa: PLR0917
@@ -80,8 +80,8 @@ def _train(
         until = _look(settings, watcher, resume=resume, as_json=as_json)
         watcher.say("loading torch")
         # Torch and peft take seconds to import: only now is it known that they are needed.
-        from trainer.round.round import Round
-        from trainer.round.workbench import Workbench
+        from trainer.round import Round
+        from trainer.workbench.workbench import Workbench
 
         with Workbench(settings, told=watcher.say) as bench:
             training = Round(bench, watcher, between=_yielding(settings))
@@ -106,7 +106,7 @@ def _look(settings: "Settings", watcher: "Watcher", *, resume: bool, as_json: bo
 
     from edge_agent.learning.journal import Journal
     from trainer.data import items
-    from trainer.round.outlook import outlook, standing
+    from trainer.workbench.outlook import outlook, standing
 
     with closing(Journal(settings.database)) as journal:
         journal.require_idle()

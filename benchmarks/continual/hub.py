@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.continual.tasks import Source, Task, Tasks
 from edge_agent.errors import EdgeAgentError
-from trainer.data.corpus import fingerprint
+from trainer.workbench.corpus import fingerprint
 
 Row = Mapping[str, Any]
 _HARD_LEVEL = 4

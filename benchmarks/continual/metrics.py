@@ -9,8 +9,8 @@ from statistics import fmean
 from benchmarks.continual.methods import Asks
 from benchmarks.continual.records import Record
 from edge_agent.config.settings import DecisionSettings
-from edge_agent.engine.types import DecisionPoint
-from edge_agent.records import Route
+from edge_agent.records.generation import DecisionPoint
+from edge_agent.records.query import Route
 from edge_agent.routing.decider import Decider
 from trainer.gate.policy_value import highest
 

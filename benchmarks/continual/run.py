@@ -21,13 +21,13 @@ from benchmarks.continual.tasks import Task, Tasks, items, key
 from benchmarks.continual.training import PhaseTraining, learner_settings, warm_start, window
 from benchmarks.runtime.servers import temporary_data
 from edge_agent.config.settings import Settings
-from edge_agent.engine.types import ServedModel
 from edge_agent.errors import EdgeAgentError
+from edge_agent.records.generation import ServedModel
 from trainer.data.items import Item
 from trainer.dual import Dual
 from trainer.gate.evaluate import Result, evaluate
-from trainer.policy.learner import Learner
-from trainer.round.workbench import Workbench
+from trainer.learner import Learner
+from trainer.workbench.workbench import Workbench
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.reference_cloud.replies import Replies
 from edge_agent.errors import EdgeAgentError
 from trainer.data.items import Item
-from trainer.round.workbench import Workbench
+from trainer.workbench.workbench import Workbench
 
 
 @dataclass(frozen=True, slots=True)

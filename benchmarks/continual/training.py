@@ -21,12 +21,12 @@ from trainer.data.items import Item
 from trainer.data.replay import Batches, Replay
 from trainer.dual import Dual
 from trainer.gate.evaluate import CloudValue
+from trainer.learner import Learner
 from trainer.objective import Episode
 from trainer.phases.reinforcement import episode, gains, rise
 from trainer.phases.warm_start import Asking, example, factor, highest_rate
-from trainer.policy.learner import Learner
 from trainer.policy.settings import LearnerSettings, LoraSettings
-from trainer.round.workbench import Workbench
+from trainer.workbench.workbench import Workbench
 
 _PRICED_BATCHES = 6
 """Most batches that the first λ is measured on, fewer in short phases: 3 to 8 % of rollouts."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_agent.cli.client import DaemonClient
+from edge_agent.client.daemon import DaemonClient
 from edge_agent.errors import EdgeAgentError, Unavailable
 
 _READY_S = 120

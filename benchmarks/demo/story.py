@@ -21,7 +21,7 @@ from benchmarks.demo.families import (
 from benchmarks.demo.figures import Live, Measured
 from benchmarks.demo.processes import Processes
 from benchmarks.demo.traffic import Answered, App, LightStream
-from edge_agent.cli.client import DaemonClient
+from edge_agent.client.daemon import DaemonClient
 
 FAMILIES = (ARITHMETIC, WORDS)
 CLOUD_ACCURACY = 0.95

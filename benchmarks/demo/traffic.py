@@ -9,8 +9,8 @@ from time import monotonic
 from typing import Any, Literal, Self
 
 from benchmarks.demo.families import MAX_TOKENS, Family, Question
-from edge_agent.cli.client import DaemonClient
-from edge_agent.cli.conversation import PATH, Options, body
+from edge_agent.client.conversation import PATH, Options, body
+from edge_agent.client.daemon import DaemonClient
 from edge_agent.errors import EdgeAgentError
 
 AT_ONCE = 16

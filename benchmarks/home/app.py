@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from benchmarks.home.grammar import Command
 from benchmarks.home.workload import MAX_TOKENS, SYSTEM
-from edge_agent.cli.client import DaemonClient
-from edge_agent.cli.conversation import PATH, Options, body
+from edge_agent.client.conversation import PATH, Options, body
+from edge_agent.client.daemon import DaemonClient
 from edge_agent.errors import EdgeAgentError
 
 AT_ONCE = 8

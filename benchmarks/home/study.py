@@ -21,7 +21,7 @@ from benchmarks.home.app import App, is_right
 from benchmarks.home.grammar import Command
 from benchmarks.home.workload import Workload
 from benchmarks.reference_cloud.replies import Replies
-from edge_agent.cli.client import DaemonClient
+from edge_agent.client.daemon import DaemonClient
 from edge_agent.errors import EdgeAgentError
 
 ACCURACY = 0.97

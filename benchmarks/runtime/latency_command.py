@@ -11,7 +11,7 @@ from benchmarks.runtime.http_load import Target
 from benchmarks.runtime.latency import PREFIXES, LatencyRun, Plan
 from benchmarks.runtime.routes import decision_and_logging
 from benchmarks.runtime.session import Output, Session, session
-from edge_agent.cli.client import find_daemon
+from edge_agent.client.daemon import find_daemon
 from edge_agent.config.settings import Settings
 from edge_agent.errors import InvalidRequest
 

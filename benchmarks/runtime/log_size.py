@@ -22,15 +22,15 @@ from benchmarks.runtime.http_load import Prompts
 from benchmarks.runtime.servers import temporary_data
 from benchmarks.runtime.session import Output, session
 from edge_agent.config.settings import Settings
-from edge_agent.engine.types import SamplingParams
 from edge_agent.errors import EdgeAgentError
 from edge_agent.log.database import immediate, open_database
 from edge_agent.log.store import Store
 from edge_agent.log.writer import tidy
-from edge_agent.records import Decision, Outcome, Query, Reason, Route, Source, Usage
+from edge_agent.records.generation import SamplingParams
+from edge_agent.records.query import Decision, Outcome, Query, Reason, Route, Source, Usage
 
 if TYPE_CHECKING:
-    from trainer.round.workbench import Workbench
+    from trainer.workbench.workbench import Workbench
 
 PROMPT_TOKENS, ANSWER_TOKENS = 48, 16
 TEMPLATE = "benchmark"
@@ -92,7 +92,7 @@ def run(plan: Plan, settings: Settings, *, seed: int, output: Output) -> None:
             "what the trainer reads is measured too, which needs torch: "
             "pip install 'edge-agent[train]'"
         ) from error
-    from trainer.round.workbench import Workbench
+    from trainer.workbench.workbench import Workbench
 
     with session("log", asdict(plan), seed=seed, output=output) as running:
         running.expect(len(plan.sizes) * (1 + plan.repeats))
@@ -192,7 +192,8 @@ def _insert(settings: Settings, rng: random.Random) -> dict[str, float]:
 def _sample(bench: "Workbench", size: int) -> dict[str, float]:
     """Seconds to read a round's data, in all and for each query; the last thousand are new."""
     from edge_agent.learning.journal import Position
-    from trainer.data import corpus, items
+    from trainer.data import items
+    from trainer.workbench import corpus
 
     since, until = Position(max(0, size - _SEED_ROWS)), Position(size)
     began = time.perf_counter()

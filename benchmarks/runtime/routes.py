@@ -39,15 +39,15 @@ from benchmarks.runtime.servers import (
 from benchmarks.runtime.session import Session
 from edge_agent.budget.ledger import Ledger
 from edge_agent.config.settings import Settings
-from edge_agent.engine.types import DecisionPoint
 from edge_agent.log.store import Store
+from edge_agent.records.generation import DecisionPoint
 from edge_agent.routing.decider import Decider
 from models import catalog
 from models.adapters.registry import AdapterRegistry
 from models.adapters.version import MERGED
 from models.offload_token import verify
-from trainer.export import export
-from trainer.policy.learner import Learner
+from trainer.learner import Learner
+from trainer.policy.export import export
 from trainer.policy.settings import LearnerSettings, LoraSettings
 
 Kind = Literal["merged", "lora"]

@@ -19,7 +19,7 @@ import psutil
 from benchmarks.demo.processes import Processes
 from benchmarks.runtime import http_load
 from benchmarks.runtime.http_load import Prompts, Target
-from edge_agent.cli.client import DaemonClient, find_daemon
+from edge_agent.client.daemon import DaemonClient, find_daemon
 from edge_agent.config.reference import environment
 from edge_agent.config.settings import Settings
 from edge_agent.errors import EdgeAgentError, Unavailable

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from trainer.data.items import Item
+from trainer.learner import Example, Learner
 from trainer.objective import Episode
-from trainer.policy.learner import Example, Learner
-from trainer.round.workbench import Workbench
+from trainer.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from benchmarks.runtime.train_job import Job, Question, Step
     from edge_agent.engine.engine import Engine
-    from edge_agent.engine.types import Group
+    from edge_agent.records.generation import Group
 
 _DUAL = 0.5
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edge_agent.budget.limits import Beyond, cost_nano, reserve_nano, to_usd, worst_cost_nano
 from edge_agent.config.settings import Price
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ from edge_agent.errors import StoreError
 from edge_agent.log.database import boundary, immediate, open_database, snapshot, write_setting
 from edge_agent.log.store import count_arrival
 from edge_agent.processes.own import is_dead, started
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 
 if TYPE_CHECKING:
     from sqlite_utils import Database

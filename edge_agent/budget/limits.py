@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from edge_agent.config.settings import BudgetSettings, Price
 from edge_agent.errors import BudgetExhausted, ConfigError
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 
 LIMITS: Final = ("rate", "calls_per_day", "tokens_per_day", "usd_per_day", "usd_per_month")
 MONEY: Final = ("usd_per_day", "usd_per_month")

@@ -21,7 +21,7 @@ from edge_agent.budget.bill import Reservation
 from edge_agent.budget.ledger import Ledger
 from edge_agent.cloud.client import CloudAnswer, CloudClient
 from edge_agent.errors import CloudBusy, CloudError, CloudRefused, Forbidden
-from edge_agent.records import Delta, Query, Usage
+from edge_agent.records.query import Delta, Query, Usage
 
 _TOKENS_PER_MESSAGE = 16
 _TOKENS_PER_MEDIUM = 50_000

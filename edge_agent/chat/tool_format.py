@@ -25,8 +25,8 @@ from edge_agent.chat.tools import (
     parse_choice,
     parse_tools,
 )
-from edge_agent.engine.types import TokenEvent
-from edge_agent.records import Delta
+from edge_agent.records.generation import TokenEvent
+from edge_agent.records.query import Delta
 
 Style = Literal["tagged", "bare", "generic"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from edge_agent.cli.conversation import Conversation
+    from edge_agent.client.conversation import Conversation
 
 
 class RouteChoice(StrEnum):
@@ -62,8 +62,8 @@ def ask(
     Example: edge-agent ask "What is 17 + 25?"
     Example: git diff | edge-agent ask "Write a commit message" --private
     """
-    from edge_agent.cli.client import connect
-    from edge_agent.cli.conversation import PATH, Options, StreamedAnswer, body
+    from edge_agent.client.conversation import PATH, Options, StreamedAnswer, body
+    from edge_agent.client.daemon import connect
     from edge_agent.log.text import mark, why
 
     text = _with_piped_text(question)
@@ -155,8 +155,8 @@ def chat(
     \b
     Example: edge-agent chat --system "Answer in one sentence."
     """
-    from edge_agent.cli.client import connect
-    from edge_agent.cli.conversation import Conversation, Options
+    from edge_agent.client.conversation import Conversation, Options
+    from edge_agent.client.daemon import connect
 
     client = connect(ctx.obj.load({"data_dir": data_dir}).settings, url)
     fields = {"max_tokens": max_tokens, "temperature": temperature}

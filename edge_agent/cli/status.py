@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edge_agent import __version__
-from edge_agent.cli.client import DaemonClient, connect, find_daemon
+from edge_agent.client.daemon import DaemonClient, connect, find_daemon
 from edge_agent.config.settings import Settings
 from edge_agent.errors import EdgeAgentError
 from edge_agent.learning import report as training_report

@@ -10,7 +10,7 @@ from edge_agent.cloud.objects import Malformed, has_content
 from edge_agent.cloud.retry import CircuitBreaker
 from edge_agent.cloud.stream import AnswerReader
 from edge_agent.errors import CloudBroken, CloudError, CloudTimeout
-from edge_agent.records import Delta, Usage
+from edge_agent.records.query import Delta, Usage
 
 _AFTER_END_S = 5.0
 """How long to wait for usage once every choice has ended."""

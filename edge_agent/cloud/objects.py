@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge_agent.engine.types import FinishReason, TokenLogprob
-from edge_agent.records import Delta
+from edge_agent.records.generation import FinishReason, TokenLogprob
+from edge_agent.records.query import Delta
 
 _FINISH: Mapping[str, FinishReason] = {
     "length": "length",

@@ -15,7 +15,7 @@ from edge_agent.cloud.objects import (
     require_no_error,
 )
 from edge_agent.cloud.usage import larger, read_usage
-from edge_agent.records import Delta, Usage
+from edge_agent.records.query import Delta, Usage
 
 
 class SseDecoder:

@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 
 _MOST_TOKENS = 10**9
 _MOST_USD = 10**6

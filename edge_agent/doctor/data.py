@@ -133,7 +133,7 @@ def log(subject: Subject) -> Check:
 
 
 def _failing(subject: Subject) -> str | None:
-    from edge_agent.cli.client import connect, find_daemon
+    from edge_agent.client.daemon import connect, find_daemon
 
     if find_daemon(subject.settings.data_dir) is None:
         return None

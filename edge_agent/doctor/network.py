@@ -65,7 +65,7 @@ def cloud(subject: Subject) -> Check:
 
 def _last_failure(subject: Subject) -> str | None:
     """Why the running daemon's latest cloud call failed; None if it did not, or none runs."""
-    from edge_agent.cli.client import connect, find_daemon
+    from edge_agent.client.daemon import connect, find_daemon
 
     if find_daemon(subject.settings.data_dir) is None:
         return None
@@ -118,7 +118,7 @@ def exposure(subject: Subject) -> Check:
 
 def daemon(subject: Subject) -> Check:
     """Whether a daemon runs, and if not, whether its port is free."""
-    from edge_agent.cli.client import DaemonClient, find_daemon
+    from edge_agent.client.daemon import DaemonClient, find_daemon
 
     settings = subject.settings
     running = find_daemon(settings.data_dir)

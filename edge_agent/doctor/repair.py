@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge_agent.cli.client import find_daemon
+from edge_agent.client.daemon import find_daemon
 from edge_agent.config.editing import set_value
 from edge_agent.config.loading import load
 from edge_agent.config.settings import Settings

@@ -20,8 +20,14 @@ from edge_agent.engine.queues import Mailbox
 from edge_agent.engine.request import Job, check_prompt, check_request
 from edge_agent.engine.runner import Lane, Weights, file_identity, free_adapter, load_adapter
 from edge_agent.engine.stream import Generation, Outbox
-from edge_agent.engine.types import Counters, EngineStats, GenerationRequest, Group, ServedModel
 from edge_agent.errors import EdgeAgentError, EngineError, QueueFull, Unavailable
+from edge_agent.records.generation import (
+    Counters,
+    EngineStats,
+    GenerationRequest,
+    Group,
+    ServedModel,
+)
 from models.errors import ModelError
 from models.llama.memory import give_back_freed
 from models.llama.model import LlamaModel

@@ -22,7 +22,8 @@ from edge_agent.engine.sampler import (
     token_logprob,
 )
 from edge_agent.engine.stream import TextStream
-from edge_agent.engine.types import (
+from edge_agent.errors import ContextLengthExceeded, EdgeAgentError, InvalidRequest
+from edge_agent.records.generation import (
     DecisionPoint,
     FinishReason,
     GenerationRequest,
@@ -30,7 +31,6 @@ from edge_agent.engine.types import (
     TokenEvent,
     TokenLogprob,
 )
-from edge_agent.errors import ContextLengthExceeded, EdgeAgentError, InvalidRequest
 from models.llama.cells import Sequence
 from models.llama.model import LlamaModel
 from models.llama.vocabulary import Vocabulary

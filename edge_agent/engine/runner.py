@@ -15,8 +15,8 @@ import psutil
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.request import DecodingRules
 from edge_agent.engine.scheduler import Scheduler
-from edge_agent.engine.types import Counters, ServedModel
 from edge_agent.errors import EngineError
+from edge_agent.records.generation import Counters, ServedModel
 from models.adapters.lora_file import check_lora
 from models.errors import AdapterError, ModelError
 from models.gguf import inspect

@@ -19,8 +19,8 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.engine.types import SamplingParams, TokenLogprob
 from edge_agent.errors import EngineError, InvalidRequest
+from edge_agent.records.generation import SamplingParams, TokenLogprob
 from models.llama.model import LlamaModel
 
 Row = npt.NDArray[np.float32]

@@ -18,8 +18,8 @@ from edge_agent.engine.kv_cache import Reservations
 from edge_agent.engine.queues import FairQueue
 from edge_agent.engine.request import Choice, DecodingRules, Job, Phase
 from edge_agent.engine.sampler import Row, probability
-from edge_agent.engine.types import Counters
 from edge_agent.errors import EdgeAgentError, EngineError
+from edge_agent.records.generation import Counters
 from models.llama.cells import KvCache, Sequence, common_prefix
 from models.llama.context import NO_KV_SLOT, LlamaContext
 

@@ -17,7 +17,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from edge_agent.engine.types import (
+from edge_agent.errors import EdgeAgentError, EngineError, InvalidRequest
+from edge_agent.records.generation import (
     DecisionPoint,
     FinishReason,
     GenerationRequest,
@@ -26,7 +27,6 @@ from edge_agent.engine.types import (
     SamplingParams,
     TokenEvent,
 )
-from edge_agent.errors import EdgeAgentError, EngineError, InvalidRequest
 
 
 class TextStream:

@@ -9,7 +9,7 @@ from typing import Any
 from edge_agent.log.admin import log_enabled
 from edge_agent.log.database import boundary, open_database, snapshot
 from edge_agent.log.rows import Row, decoded
-from edge_agent.records import Reason, RecentDecision, Route
+from edge_agent.records.query import Reason, RecentDecision, Route
 
 _ID_PREFIXES = ("chatcmpl-", "cmpl-")
 _TAIL = """

@@ -14,8 +14,8 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge_agent.engine.types import SamplingParams
-from edge_agent.records import Audit, Decision, Feedback, Outcome, Query
+from edge_agent.records.generation import SamplingParams
+from edge_agent.records.query import Audit, Decision, Feedback, Outcome, Query
 
 _CODES = {2: "H", 4: "I"}
 

@@ -21,7 +21,7 @@ from edge_agent.log.database import insert_row, open_database
 from edge_agent.log.health import LogHealth
 from edge_agent.log.reader import LogReader
 from edge_agent.log.writer import Write, Writer
-from edge_agent.records import Audit, Decision, Feedback, Outcome, Query, RecentDecision
+from edge_agent.records.query import Audit, Decision, Feedback, Outcome, Query, RecentDecision
 
 if TYPE_CHECKING:
     from sqlite_utils import Database

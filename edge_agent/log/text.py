@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from edge_agent.records import Reason, Route, Source
+from edge_agent.records.query import Reason, Route, Source
 
 _EXCERPT = 60
 

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edge_agent.records import After
+from edge_agent.records.query import After
 
 _STEPS = 100
 _RIDGE = 0.01

@@ -33,8 +33,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edge_agent.config.settings import DecisionSettings
-from edge_agent.engine.types import DecisionPoint
-from edge_agent.records import After, Decision, Reason, RecentDecision, Route
+from edge_agent.records.generation import DecisionPoint
+from edge_agent.records.query import After, Decision, Reason, RecentDecision, Route
 from edge_agent.routing.calibration import (
     UNCALIBRATED,
     Evidence,

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from edge_agent.engine.stream import Generation
-from edge_agent.engine.types import TokenEvent
+from edge_agent.records.generation import TokenEvent
 
 
 @dataclass(frozen=True, slots=True)

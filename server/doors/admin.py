@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from edge_agent.agent import status as snapshot
+from edge_agent.agent.agent import status as snapshot
 from server.doors.common import AgentDep, MetricsDep
 
 router = APIRouter(tags=["operation"])

@@ -4,10 +4,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 
-from edge_agent.agent import Agent
-from edge_agent.answer import Answer
+from edge_agent.agent.agent import Agent
+from edge_agent.agent.answer import Answer
 from edge_agent.errors import ContextLengthExceeded
-from edge_agent.records import Query
+from edge_agent.records.query import Query
 from server.doors.render import Whole, dumps, headers
 from server.doors.sse import EventStream
 from server.metrics import Metrics, Timing

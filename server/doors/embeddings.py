@@ -7,9 +7,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from edge_agent.agent import Agent
+from edge_agent.agent.agent import Agent
 from edge_agent.errors import InvalidRequest
-from edge_agent.records import Route
+from edge_agent.records.query import Route
 from server.doors.common import AgentDep, ServiceDep
 from server.doors.query import check_token_ids, model_route, require_possible
 from server.doors.schemas import EmbeddingRequest

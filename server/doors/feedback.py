@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from edge_agent.errors import InvalidRequest
-from edge_agent.records import Feedback
+from edge_agent.records.query import Feedback
 from server.doors.common import AgentDep
 from server.doors.schemas import FeedbackRequest
 

@@ -20,15 +20,15 @@ from ulid import ULID
 from edge_agent.chat import response_format as grammar
 from edge_agent.chat.template import unsupported_part
 from edge_agent.chat.tool_format import ToolFormat
-from edge_agent.engine.types import SamplingParams
 from edge_agent.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from edge_agent.log import grader_spec
-from edge_agent.records import Query, Route
+from edge_agent.records.generation import SamplingParams
+from edge_agent.records.query import Query, Route
 from server.doors import schemas
 from server.doors.schemas import ChatRequest, CompletionRequest
 
 if TYPE_CHECKING:
-    from edge_agent.agent import Agent
+    from edge_agent.agent.agent import Agent
     from edge_agent.engine.engine import Engine
 
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edge_agent import __version__
-from edge_agent.engine.types import TokenLogprob
-from edge_agent.records import Delta, Transcript, Usage
+from edge_agent.records.generation import TokenLogprob
+from edge_agent.records.query import Delta, Transcript, Usage
 
 if TYPE_CHECKING:
-    from edge_agent.answer import Answer
+    from edge_agent.agent.answer import Answer
 
 _SEPARATORS = (",", ":")
 

@@ -19,7 +19,7 @@ from server.metrics import Timing
 from server.service import Service, until_gone
 
 if TYPE_CHECKING:
-    from edge_agent.answer import Answer
+    from edge_agent.agent.answer import Answer
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge_agent.cli.root import root
+from edge_agent.__main__ import root
 from tests.benchmarks.scripted_openai import Script, scripted
 from tests.tiny_gguf import write_tiny_gguf
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from edge_agent.cli.root import root
+from edge_agent.__main__ import root
 from tests.tiny_gguf import write_tiny_gguf
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge_agent.cli.root import root
+from edge_agent.__main__ import root
 from models.adapters.registry import AdapterRegistry
 from models.catalog import resolve
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from edge_agent.budget.limits import LimitState
 from edge_agent.chat.template import ChatTemplate
-from edge_agent.engine.types import EngineStats
 from edge_agent.learning.report import report
 from edge_agent.log.health import LogHealth
-from edge_agent.records import (
+from edge_agent.records.generation import EngineStats
+from edge_agent.records.query import (
     Decision,
     Delta,
     Feedback,

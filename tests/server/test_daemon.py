@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edge_agent.agent import Agent
+from edge_agent.agent.agent import Agent
 from edge_agent.budget.ledger import Ledger
 from edge_agent.config.settings import BudgetSettings, ServerSettings, Settings
 from edge_agent.errors import ConfigError

@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from edge_agent.engine.types import SamplingParams, TokenLogprob
-from edge_agent.records import Decision, Delta, Query, Reason, Route
+from edge_agent.records.generation import SamplingParams, TokenLogprob
+from edge_agent.records.query import Decision, Delta, Query, Reason, Route
 from tests.server.scripted_agent import ScriptedAgent, ScriptedAnswer
 
 USER = {"role": "user", "content": "Hi"}

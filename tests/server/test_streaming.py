@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from edge_agent.config.settings import Settings
-from edge_agent.engine.types import TokenLogprob
 from edge_agent.errors import EngineError, Unavailable
-from edge_agent.records import Delta, Query
+from edge_agent.records.generation import TokenLogprob
+from edge_agent.records.query import Delta, Query
 from server.doors.sse import EventStream
 from server.metrics import Metrics, Timing
 from server.service import Service

@@ -26,7 +26,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a fork ke
 import peft  # noqa: F401
 import psutil
 
-import trainer.round.round as round_module
+import trainer.round as round_module
 from edge_agent.config.settings import Settings
 from edge_agent.learning.journal import Journal, StepRow
 from edge_agent.log.exchange import read, write
@@ -35,7 +35,7 @@ from models.gguf import inspect
 from tests.tiny_gguf import write_tiny_gguf
 from trainer.data import items
 from trainer.policy.checkpoint import Checkpoints
-from trainer.round.workbench import Workbench
+from trainer.workbench.workbench import Workbench
 
 EXAMPLES = 90
 """New ones for each round."""

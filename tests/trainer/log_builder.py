@@ -10,7 +10,7 @@ from ulid import ULID
 
 from edge_agent.log.exchange import read, write
 from edge_agent.log.store import Store
-from edge_agent.records import Audit, Decision, Outcome, Query, Reason, Route, Source, Usage
+from edge_agent.records.query import Audit, Decision, Outcome, Query, Reason, Route, Source, Usage
 
 TEMPLATE = "0123456789abcdef"
 

@@ -13,9 +13,10 @@ from edge_agent.config.settings import Settings
 from edge_agent.learning.journal import Position
 from edge_agent.log.store import Store
 from tests.trainer.log_builder import TEMPLATE, LogBuilder
-from trainer.data import corpus, items
+from trainer.data import items
 from trainer.data.clusters import OTHER
-from trainer.data.corpus import fingerprint
+from trainer.workbench import corpus
+from trainer.workbench.corpus import fingerprint
 
 START = Position()
 

@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.types import ServedModel
+from edge_agent.records.generation import ServedModel
 from tests.tiny_gguf import write_tiny_gguf
 from trainer.data.items import Item
 from trainer.gate.evaluate import CloudValue, evaluate

@@ -12,8 +12,8 @@ from models.gguf import inspect
 from tests.trainer.llama_reference import llama_logprobs
 from tests.trainer.tiny_models import ARCHITECTURES, OFFLOAD_TOKEN, VOCAB, write_tiny
 from trainer.errors import ExportError
-from trainer.export import export
-from trainer.policy.learner import Learner
+from trainer.learner import Learner
+from trainer.policy.export import export
 from trainer.policy.settings import LearnerSettings, LoraSettings
 
 # fp32 against fp32 differs by summation order (gemma3: by llama.cpp's table of fp16 GELUs).

@@ -7,13 +7,13 @@ import pytest
 
 from edge_agent.config.settings import Settings, TrainSettings
 from trainer.data.clusters import Clusters
-from trainer.data.corpus import Corpus
 from trainer.data.items import Item
 from trainer.data.replay import Replay
 from trainer.gate.evaluate import Draft
+from trainer.learner import Example
 from trainer.phases import hindsight
 from trainer.phases.hindsight import Hindsight
-from trainer.policy.learner import Example
+from trainer.workbench.corpus import Corpus
 
 
 def item(name: str, reference: str = "", cluster: str = "a") -> Item:

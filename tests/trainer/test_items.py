@@ -11,7 +11,7 @@ import pytest
 from edge_agent.learning.journal import Position
 from edge_agent.log.rows import LONGEST_PROMPT
 from edge_agent.log.store import Store
-from edge_agent.records import Feedback
+from edge_agent.records.query import Feedback
 from tests.trainer.log_builder import TEMPLATE, LogBuilder
 from trainer.data import items
 

@@ -10,9 +10,9 @@ import torch
 
 from tests.trainer.tiny_models import OFFLOAD_TOKEN, write_tiny
 from trainer.errors import TrainerError
+from trainer.learner import Example, Learner
 from trainer.objective import Episode
 from trainer.policy import weights
-from trainer.policy.learner import Example, Learner
 from trainer.policy.logprobs import AnswerLogProbs
 from trainer.policy.packing import Answers
 from trainer.policy.settings import LearnerSettings, LoraSettings
@@ -240,7 +240,7 @@ def test_a_step_hands_its_memory_back_between_micro_batches_and_at_its_end(
     episodes = [episode(learner), episode(learner)]
     left: list[list[object]] = []
     monkeypatch.setattr(
-        "trainer.policy.learner.give_back_freed",
+        "trainer.learner.give_back_freed",
         lambda: left.append([value.grad for value in learner.lora.parameters.values()]),
     )
     learner.step(episodes, dual=0.0)

@@ -3,7 +3,7 @@
 import pytest
 
 from trainer.phases.warm_start import factor
-from trainer.round.progress import Look, Looks
+from trainer.workbench.progress import Look, Looks
 
 
 def look(reward: float, nll: float, unanimous: float = 0.0) -> Look:

@@ -5,7 +5,7 @@ from typing import Any
 
 from trainer.dual import Dual
 from trainer.policy.checkpoint import Checkpoint
-from trainer.round.progress import Look, Progress
+from trainer.workbench.progress import Look, Progress
 
 
 class Kept:

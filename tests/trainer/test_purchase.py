@@ -19,7 +19,7 @@ from edge_agent.config.settings import BudgetSettings, Settings
 from edge_agent.errors import ConfigError
 from edge_agent.learning.journal import Position
 from edge_agent.log.store import Store
-from edge_agent.records import Decision, Outcome, Query, Reason, Route, Source, Usage
+from edge_agent.records.query import Decision, Outcome, Query, Reason, Route, Source, Usage
 from models.gguf import inspect
 from models.llama.model import LlamaModel
 from models.llama.vocabulary import Vocabulary

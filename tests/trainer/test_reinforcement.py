@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from edge_agent.config.settings import TrainSettings
-from edge_agent.engine.types import Group, Rollout
+from edge_agent.records.generation import Group, Rollout
 from trainer.data.clusters import Clusters
-from trainer.data.corpus import Corpus
 from trainer.data.items import Item
 from trainer.data.replay import Replay
 from trainer.objective import Episode, StepFigures
 from trainer.phases.reinforcement import Reinforcement, episode, worth
+from trainer.workbench.corpus import Corpus
 
 OFFLOAD = 5
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from edge_agent.config.settings import TrainSettings
-from edge_agent.engine.types import ServedModel
-from trainer.round import round
+from edge_agent.records.generation import ServedModel
+from trainer import round
 
 
 class FakeLora:

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from edge_agent.config.settings import Settings, TrainSettings
-from edge_agent.engine.types import ServedModel
+from edge_agent.records.generation import ServedModel
 from models.adapters.version import LORA, MERGED
 from trainer.data.items import Item
-from trainer.export import export
 from trainer.gate.evaluate import evaluate
+from trainer.learner import Learner
 from trainer.phases.warm_start import example, factor
-from trainer.policy.learner import Learner
-from trainer.round.workbench import Workbench
+from trainer.policy.export import export
+from trainer.workbench.workbench import Workbench
 
 STEPS, EXAMPLES, QUESTIONS, MAX_TOKENS = 110, 16, 200, 8
 

@@ -5,11 +5,11 @@ from collections import Counter
 
 import pytest
 
-from trainer.data.corpus import split
 from trainer.data.items import Item
 from trainer.data.replay import Batches, Replay
 from trainer.dual import Dual
 from trainer.phases.warm_start import Asking, highest_rate
+from trainer.workbench.corpus import split
 
 
 def item(number: int, question: str = "", cluster: str = "new") -> Item:

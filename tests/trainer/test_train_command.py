@@ -14,7 +14,7 @@ import pytest
 from edge_agent.chat.template import template_digest
 from edge_agent.learning.journal import Journal, Phase, Position, StepRow
 from edge_agent.log.store import Store
-from edge_agent.records import Feedback
+from edge_agent.records.query import Feedback
 from models.gguf import inspect
 from tests import fake_torch
 from tests.fake_torch import write_fake_torch

@@ -8,14 +8,14 @@ import pytest
 
 from edge_agent.config.settings import EngineSettings, Settings
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.types import ServedModel
 from edge_agent.errors import ContextLengthExceeded, EngineError
+from edge_agent.records.generation import ServedModel
 from tests.tiny_gguf import write_tiny_gguf
 from tests.trainer.tiny_models import OFFLOAD_TOKEN, write_tiny
-from trainer.policy.learner import Learner
+from trainer.learner import Learner
 from trainer.policy.settings import LearnerSettings
-from trainer.round.rollouts import Sampler
-from trainer.round.workbench import Workbench
+from trainer.workbench.rollouts import Sampler
+from trainer.workbench.workbench import Workbench
 
 PROMPT = (10, 20, 30)
 
@@ -66,7 +66,7 @@ def test_the_weights_are_not_resident_for_both(
     engine: Engine, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log: list[object] = []
-    monkeypatch.setattr("trainer.round.rollouts.drop_mapped_pages", log.append)
+    monkeypatch.setattr("trainer.workbench.rollouts.drop_mapped_pages", log.append)
     draw = engine.sample_groups
 
     def drawing(*arguments: object, **named: object) -> object:
@@ -82,7 +82,9 @@ def test_a_workbench_opens_without_kv_and_keeps_little_of_what_is_freed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bounded: list[bool] = []
-    monkeypatch.setattr("trainer.round.workbench.keep_little_freed", lambda: bounded.append(True))
+    monkeypatch.setattr(
+        "trainer.workbench.workbench.keep_little_freed", lambda: bounded.append(True)
+    )
     model = write_tiny_gguf(tmp_path / "tiny.gguf", context=512)
     with Workbench(Settings(data_dir=tmp_path / "data", model=str(model))) as bench:
         assert bench.engine._lane.resting

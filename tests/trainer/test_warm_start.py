@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from edge_agent.config.settings import TrainSettings
-from edge_agent.engine.types import Group, Rollout
+from edge_agent.records.generation import Group, Rollout
 from trainer.data.clusters import Clusters
-from trainer.data.corpus import Corpus
 from trainer.data.items import Item
 from trainer.data.replay import Replay
+from trainer.learner import Example
 from trainer.phases.warm_start import EXAMPLES_PER_STEP, WarmStart
-from trainer.policy.learner import Example
-from trainer.round.progress import Looks
+from trainer.workbench.corpus import Corpus
+from trainer.workbench.progress import Looks
 
 TAU = 0.3
 

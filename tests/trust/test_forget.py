@@ -14,7 +14,7 @@ from edge_agent.log import erase
 from edge_agent.log.exchange import read, write
 from edge_agent.log.forget import Selection, forget, preview
 from edge_agent.log.store import Store
-from edge_agent.records import Audit, Feedback, Query, Usage
+from edge_agent.records.query import Audit, Feedback, Query, Usage
 from tests.edge_agent.log.log_records import a_decision, a_query, an_outcome
 
 NOW = 1_000_000.0

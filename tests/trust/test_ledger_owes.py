@@ -9,7 +9,7 @@ import pytest
 from edge_agent.budget.ledger import Ledger, Reservation
 from edge_agent.config.settings import BudgetSettings, Price
 from edge_agent.errors import StoreError
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 from tests.trust.database_lock import locked
 
 PRICE = Price(input=1e6, output=1e6)  # a dollar a token

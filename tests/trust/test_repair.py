@@ -16,7 +16,7 @@ from edge_agent.config.settings import BudgetSettings, Price, Settings
 from edge_agent.doctor.repair import readable, repair, repair_config
 from edge_agent.errors import BudgetExhausted, StoreError
 from edge_agent.log.store import Store
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 from models.adapters.registry import AdapterRegistry
 from tests.edge_agent.log.log_records import a_decision, a_query, an_outcome
 

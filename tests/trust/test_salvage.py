@@ -22,7 +22,7 @@ from edge_agent.log.exchange import read, write
 from edge_agent.log.reader import LogReader
 from edge_agent.log.schema import migrations
 from edge_agent.log.store import Store
-from edge_agent.records import Audit, Feedback, Usage
+from edge_agent.records.query import Audit, Feedback, Usage
 from tests.edge_agent.log.log_records import a_decision, a_query, an_outcome
 
 PAGE = 4096

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.agent import Agent
+from edge_agent.agent.agent import Agent
 from edge_agent.config.settings import Settings
 from models import catalog
 from models.adapters.registry import AdapterRegistry

@@ -22,13 +22,13 @@ from edge_agent.budget.paid_call import Assistance
 from edge_agent.chat.template import template_digest
 from edge_agent.cloud.client import CloudClient, find_api_key
 from edge_agent.config.settings import Settings
-from edge_agent.engine.types import SamplingParams
 from edge_agent.errors import BudgetExhausted, CloudError, ConfigError
 from edge_agent.learning.journal import Position
 from edge_agent.log.database import boundary, open_database
 from edge_agent.log.rows import ANSWERED, READABLE
 from edge_agent.log.store import Store
-from edge_agent.records import Audit, Query, Usage
+from edge_agent.records.generation import SamplingParams
+from edge_agent.records.query import Audit, Query, Usage
 from models import catalog
 from models.gguf import inspect
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.types import GenerationRequest, SamplingParams
+from edge_agent.records.generation import GenerationRequest, SamplingParams
 from trainer.data.items import Item
 from trainer.graders import Graders
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from edge_agent.records.query import After
 from edge_agent.routing.calibration import (
     UNCALIBRATED,
-    After,
     Calibration,
     Evidence,
     draft_score,

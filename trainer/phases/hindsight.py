@@ -16,13 +16,13 @@ from statistics import fmean
 
 from edge_agent.learning.journal import StepRow
 from edge_agent.routing.calibration import Calibration, draft_score, fit
-from trainer.data.corpus import Corpus
 from trainer.data.items import Item
 from trainer.gate.evaluate import CloudValue, Draft, drafts
 from trainer.gate.policy_value import LEAST_KNOWN
+from trainer.learner import Example
 from trainer.phases.phase import Phase
 from trainer.phases.warm_start import example, factor, highest_rate
-from trainer.policy.learner import Example
+from trainer.workbench.corpus import Corpus
 
 _PASSES = 5
 _PROMPTS_PER_STEP = 12

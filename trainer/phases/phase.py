@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from edge_agent.learning.journal import StepRow
-from trainer.round.progress import Progress, Watcher
-from trainer.round.workbench import Workbench
+from trainer.workbench.progress import Progress, Watcher
+from trainer.workbench.workbench import Workbench
 
 
 @dataclass(frozen=True)

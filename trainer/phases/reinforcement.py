@@ -9,16 +9,16 @@ import time
 from collections.abc import Collection, Sequence
 from statistics import fmean
 
-from edge_agent.engine.types import Group
 from edge_agent.learning.journal import StepRow
+from edge_agent.records.generation import Group
 from trainer.dagrpo import Teaches
-from trainer.data.corpus import Corpus
 from trainer.data.items import Item
 from trainer.data.replay import Batches, Replay
 from trainer.gate.evaluate import CloudValue
 from trainer.objective import Episode, StepFigures
 from trainer.phases.phase import Phase
-from trainer.round.workbench import Workbench
+from trainer.workbench.corpus import Corpus
+from trainer.workbench.workbench import Workbench
 
 _EDGE = 1e-6
 """Behaviour probabilities are kept this far from 0 and 1: what was drawn was possible."""

@@ -18,13 +18,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from edge_agent.learning.journal import StepRow
-from trainer.data.corpus import Corpus
 from trainer.data.items import Item
 from trainer.data.replay import Batches, Replay
+from trainer.learner import Example
 from trainer.phases.phase import Phase
-from trainer.policy.learner import Example
 from trainer.policy.packing import Answers
-from trainer.round.progress import Look
+from trainer.workbench.corpus import Corpus
+from trainer.workbench.progress import Look
 
 EXAMPLES_PER_STEP = 16
 _RISING_STEPS = 8

@@ -23,7 +23,7 @@ from rich.progress import (
 from edge_agent.learning.journal import StepRow
 
 if TYPE_CHECKING:
-    from trainer.round.progress import Watcher  # imports torch
+    from trainer.workbench.progress import Watcher  # imports torch
 
 _TITLES = {
     "warm_start": "warm start",

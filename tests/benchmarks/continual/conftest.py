@@ -10,7 +10,7 @@ from benchmarks.continual.plan import Protocol, validated
 from benchmarks.continual.run import workbench
 from edge_agent.config.loading import load
 from tests.tiny_gguf import write_tiny_gguf
-from trainer.round.workbench import Workbench
+from trainer.workbench.workbench import Workbench
 
 
 @pytest.fixture(scope="session", autouse=True)

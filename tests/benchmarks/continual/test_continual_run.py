@@ -13,7 +13,7 @@ from benchmarks.continual.records import Store
 from benchmarks.continual.run import Benchmark
 from benchmarks.continual.summary import summarise
 from edge_agent.errors import EdgeAgentError
-from trainer.round.workbench import Workbench
+from trainer.workbench.workbench import Workbench
 
 
 class Watcher:

@@ -6,7 +6,7 @@ import pytest
 
 from edge_agent.cloud.client import CloudClient
 from edge_agent.config.settings import CloudSettings
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 
 MODEL = "reference-cloud"
 QUESTION = "Calculate 123456 * 1000."

@@ -18,7 +18,7 @@ from edge_agent.budget.limits import cost_nano
 from edge_agent.budget.paid_call import Assistance
 from edge_agent.config.settings import BudgetSettings
 from edge_agent.errors import CloudDown, CloudError
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 from tests.benchmarks.reference_cloud.paid_calls import (
     ANSWER,
     IN_TIME_S,

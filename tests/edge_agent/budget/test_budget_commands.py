@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.budget.ledger import Ledger
 from edge_agent.config.settings import BudgetSettings
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 
 
 def budget(*arguments: str, succeeds: bool = True) -> str:

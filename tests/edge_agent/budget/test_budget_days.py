@@ -10,7 +10,7 @@ from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.limits import Calendar
 from edge_agent.config.settings import Price
 from edge_agent.errors import BudgetExhausted
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 from tests.edge_agent.budget.local_clock import ZONE, Clock
 
 LedgerWith = Callable[..., Ledger]

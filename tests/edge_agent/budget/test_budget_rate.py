@@ -11,7 +11,7 @@ from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.limits import window_calls
 from edge_agent.errors import BudgetExhausted
 from edge_agent.log.store import Store
-from edge_agent.records import Decision, Outcome, Query, Reason, Route, Source, Usage
+from edge_agent.records.query import Decision, Outcome, Query, Reason, Route, Source, Usage
 
 LedgerWith = Callable[..., Ledger]
 

@@ -19,7 +19,7 @@ from edge_agent.config.settings import BudgetSettings, Price
 from edge_agent.errors import BudgetExhausted
 from edge_agent.log.database import immediate, open_database
 from edge_agent.log.store import count_arrival
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 from tests.edge_agent.budget.local_clock import ZONE, Clock
 
 PRICE = Price(input=30_000, cached_input=10_000, output=70_000)  # USD per million tokens

@@ -16,7 +16,7 @@ from pathlib import Path
 from edge_agent.budget.ledger import Ledger
 from edge_agent.config.settings import BudgetSettings
 from edge_agent.errors import BudgetExhausted
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 
 ledger = Ledger(Path(sys.argv[1]), seed=BudgetSettings(rate=None, calls_per_day=int(sys.argv[3])))
 print("ready", flush=True)

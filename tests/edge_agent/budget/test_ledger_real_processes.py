@@ -20,7 +20,7 @@ from edge_agent.budget.bill import Reservation
 from edge_agent.budget.ledger import Ledger
 from edge_agent.config.settings import BudgetSettings
 from edge_agent.errors import BudgetExhausted
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 from tests.edge_agent.budget.local_clock import ZONE, Clock
 from tests.edge_agent.budget.test_ledger_model import LedgerAgainstModel
 

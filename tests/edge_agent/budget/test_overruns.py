@@ -9,7 +9,7 @@ from edge_agent.budget.bill import Reservation
 from edge_agent.budget.ledger import Ledger
 from edge_agent.config.settings import Price
 from edge_agent.errors import BudgetExhausted
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 
 LedgerWith = Callable[..., Ledger]
 PRICE = Price(input=1.0, output=10.0)

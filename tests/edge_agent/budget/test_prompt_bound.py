@@ -1,7 +1,7 @@
 """The bound of a prompt's tokens: bytes, and what a picture can cost beyond its address."""
 
 from edge_agent.budget.paid_call import prompt_token_bound
-from edge_agent.records import Query
+from edge_agent.records.query import Query
 
 
 def bound(*content: object) -> int:

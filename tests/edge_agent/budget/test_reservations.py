@@ -15,7 +15,7 @@ from edge_agent.budget.ledger import Ledger
 from edge_agent.config.settings import BudgetSettings, Price
 from edge_agent.errors import BudgetExhausted, ConfigError
 from edge_agent.log.database import immediate, open_database
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 from tests.edge_agent.budget.local_clock import ZONE, Clock
 
 LedgerWith = Callable[..., Ledger]

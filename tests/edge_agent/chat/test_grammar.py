@@ -12,8 +12,8 @@ from edge_agent.chat.template import ChatTemplate
 from edge_agent.chat.tool_format import ToolFormat
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.types import GenerationRequest, SamplingParams, ServedModel, TokenEvent
 from edge_agent.errors import InvalidRequest
+from edge_agent.records.generation import GenerationRequest, SamplingParams, ServedModel, TokenEvent
 from models.llama.vocabulary import Vocabulary
 from tests.edge_agent.chat.grammar_walk import accepts
 

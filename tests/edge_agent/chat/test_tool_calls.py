@@ -9,8 +9,8 @@ import pytest
 
 from edge_agent.chat.template import ChatTemplate
 from edge_agent.chat.tool_format import ToolFormat
-from edge_agent.engine.types import TokenEvent
 from edge_agent.errors import InvalidRequest
+from edge_agent.records.generation import TokenEvent
 from models.llama.vocabulary import Vocabulary
 from tests.edge_agent.chat.grammar_walk import accepts, random_sentence
 from tests.edge_agent.chat.templates import LLAMA3, QWEN

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import typer
 
-from edge_agent.cli.root import CommandGroup, Root, root
+from edge_agent.__main__ import CommandGroup, Root, root
 from edge_agent.config.loading import load
 from edge_agent.config.reference import all_settings, markdown_table
-from edge_agent.records import Reason
+from edge_agent.records.query import Reason
 
 REPOSITORY = Path(__file__).parents[3]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.cli.root import find_commands
+from edge_agent.__main__ import find_commands
 
 HEAVY = ("pydantic", "numpy", "llama_cpp", "fastapi", "rich", "httpx", "sqlite_utils", "gguf")
 
@@ -46,7 +46,7 @@ def test_help_lists_our_commands_in_the_order_of_use(run):
 
 def test_help_imports_nothing_heavy(data_dir: Path):
     code = (
-        "import sys\nfrom edge_agent.cli.root import main\nsys.argv = ['edge-agent', '--help']\n"
+        "import sys\nfrom edge_agent.__main__ import main\nsys.argv = ['edge-agent', '--help']\n"
         "try: main()\nexcept SystemExit: pass\n"
         f"print('LOADED', [m for m in {HEAVY} if m in sys.modules])"
     )

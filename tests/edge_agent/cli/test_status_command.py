@@ -7,7 +7,7 @@ import pytest
 
 from edge_agent.budget.ledger import Ledger
 from edge_agent.config.settings import BudgetSettings, Price
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 
 STATUS = {
     "version": "0.1.0",

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from edge_agent.errors import CloudRefused
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 from tests.edge_agent.cloud.scripted_server import BODY, DONE, USAGE, WHOLE, chunk, event, head
 
 

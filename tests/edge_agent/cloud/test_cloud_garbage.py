@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.cloud.client import CloudClient
 from edge_agent.errors import CloudBroken, CloudBusy, CloudError, CloudRefused
-from edge_agent.records import Transcript
+from edge_agent.records.query import Transcript
 from tests.edge_agent.cloud.scripted_server import BODY, DONE, ScriptedServer, chunk, event, head
 
 Connect = Callable[..., CloudClient]

@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.cloud.client import CloudClient
 from edge_agent.errors import CloudBroken
-from edge_agent.records import Transcript
+from edge_agent.records.query import Transcript
 from tests.edge_agent.cloud.scripted_server import (
     BODY,
     DONE,

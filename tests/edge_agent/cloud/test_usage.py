@@ -7,7 +7,7 @@ import pytest
 from edge_agent.budget.limits import cost_nano
 from edge_agent.cloud.usage import larger, read_usage
 from edge_agent.config.settings import Price
-from edge_agent.records import Usage
+from edge_agent.records.query import Usage
 
 PRICE = Price(input=1.0, cached_input=0.1, cache_write=1.25, output=10.0)
 

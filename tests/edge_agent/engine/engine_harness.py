@@ -13,7 +13,7 @@ import numpy as np
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.stream import Generation
-from edge_agent.engine.types import (
+from edge_agent.records.generation import (
     DecisionPoint,
     FinishReason,
     GenerationRequest,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent.engine.queues import FairQueue
-from edge_agent.engine.types import GenerationRequest, SamplingParams
 from edge_agent.errors import ContextLengthExceeded, InvalidRequest, QueueFull
+from edge_agent.records.generation import GenerationRequest, SamplingParams
 from tests.edge_agent.engine.engine_harness import (
     OFFLOAD,
     Answer,

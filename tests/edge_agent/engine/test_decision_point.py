@@ -9,8 +9,8 @@ import pytest
 
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.stream import Generation
-from edge_agent.engine.types import GenerationRequest, SamplingParams
 from edge_agent.errors import EngineError
+from edge_agent.records.generation import GenerationRequest, SamplingParams
 from tests.edge_agent.engine.engine_harness import (
     OFFLOAD,
     Reference,

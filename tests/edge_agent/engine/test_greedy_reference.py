@@ -5,7 +5,7 @@ from pathlib import Path
 
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.types import GenerationRequest, SamplingParams, ServedModel
+from edge_agent.records.generation import GenerationRequest, SamplingParams, ServedModel
 from tests.edge_agent.engine.engine_harness import (
     Reference,
     ask,

@@ -9,8 +9,8 @@ import pytest
 
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.runner import Lane, load_adapter
-from edge_agent.engine.types import GenerationRequest, SamplingParams, ServedModel
 from edge_agent.errors import Unavailable
+from edge_agent.records.generation import GenerationRequest, SamplingParams, ServedModel
 from models.errors import AdapterError, GgufError, ModelError
 from tests.edge_agent.engine.engine_harness import (
     Reference,

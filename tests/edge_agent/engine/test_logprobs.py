@@ -7,7 +7,7 @@ import pytest
 
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.sampler import log_sum_exp_without
-from edge_agent.engine.types import GenerationRequest, SamplingParams
+from edge_agent.records.generation import GenerationRequest, SamplingParams
 from tests.edge_agent.engine.engine_harness import OFFLOAD, Reference, ask, prompt_of
 
 

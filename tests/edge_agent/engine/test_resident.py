@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.engine.types import ServedModel
+from edge_agent.records.generation import ServedModel
 from models.llama.memory import drop_mapped_pages, give_back_freed
 from tests.edge_agent.engine.engine_harness import make_engine
 

@@ -7,8 +7,8 @@ import psutil
 import pytest
 
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.types import GenerationRequest, SamplingParams, ServedModel
 from edge_agent.errors import Unavailable
+from edge_agent.records.generation import GenerationRequest, SamplingParams, ServedModel
 from models.errors import ModelError
 from tests.edge_agent.engine.engine_harness import make_engine, prompt_of, read, stop, write_lora
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.sampler import Exponentials, Penalties, Sampler, biases
-from edge_agent.engine.types import SamplingParams
+from edge_agent.records.generation import SamplingParams
 from tests.edge_agent.engine.engine_harness import OFFLOAD, ask, prompt_of
 
 VOCAB = 300

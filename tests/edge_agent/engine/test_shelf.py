@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge_agent.engine.kv_cache import Reservations
-from edge_agent.engine.types import ServedModel
+from edge_agent.records.generation import ServedModel
 from models.llama.cells import KvCache, Sequence
 from models.llama.context import LlamaContext, Logits
 from models.llama.model import LlamaModel

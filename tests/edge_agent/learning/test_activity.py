@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.agent import Agent
+from edge_agent.agent.agent import Agent
 from edge_agent.config.settings import Settings
-from edge_agent.engine.types import SamplingParams
 from edge_agent.learning.machine import Activity
-from edge_agent.records import Query, Route
+from edge_agent.records.generation import SamplingParams
+from edge_agent.records.query import Query, Route
 
 DIES_BUSY = """
 import os, sys

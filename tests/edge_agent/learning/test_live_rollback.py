@@ -6,11 +6,20 @@ from pathlib import Path
 import pytest
 from ulid import ULID
 
-from edge_agent import agent as agent_module
-from edge_agent.agent import Agent
+from edge_agent.agent import agent as agent_module
+from edge_agent.agent.agent import Agent
 from edge_agent.config.settings import Settings
-from edge_agent.engine.types import SamplingParams
-from edge_agent.records import Decision, Feedback, Outcome, Query, Reason, Route, Source, Usage
+from edge_agent.records.generation import SamplingParams
+from edge_agent.records.query import (
+    Decision,
+    Feedback,
+    Outcome,
+    Query,
+    Reason,
+    Route,
+    Source,
+    Usage,
+)
 from models.adapters.registry import AdapterRegistry
 from tests.edge_agent.engine.engine_harness import write_lora
 

@@ -9,7 +9,7 @@ from typing import Any
 from typer.testing import CliRunner
 from ulid import ULID
 
-from edge_agent.cli.root import root
+from edge_agent.__main__ import root
 from edge_agent.config.settings import TrainSettings
 from edge_agent.learning.journal import Journal, Position
 from edge_agent.learning.machine import Machine
@@ -17,7 +17,7 @@ from edge_agent.learning.report import report
 from edge_agent.learning.schedule import Failures, due, read_progress
 from edge_agent.learning.shift import by_label, describe, moves, stream
 from edge_agent.log.store import Store
-from edge_agent.records import Decision, Outcome, Query, Reason, Route, Source, Usage
+from edge_agent.records.query import Decision, Outcome, Query, Reason, Route, Source, Usage
 from trainer.data import items
 from trainer.report.report import read, summary
 

@@ -13,7 +13,7 @@ from edge_agent.learning.journal import Journal, Position
 from edge_agent.learning.schedule import failed_rounds, read_progress
 from edge_agent.log.exchange import read, write
 from edge_agent.log.store import Store
-from edge_agent.records import (
+from edge_agent.records.query import (
     Audit,
     Decision,
     Feedback,

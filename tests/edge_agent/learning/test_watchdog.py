@@ -20,7 +20,7 @@ from edge_agent.learning.watchdog import (
     read_evidence,
 )
 from edge_agent.log.store import Store
-from edge_agent.records import (
+from edge_agent.records.query import (
     Audit,
     Decision,
     Feedback,

@@ -6,7 +6,7 @@ from typing import Any
 
 from ulid import ULID
 
-from edge_agent.records import Decision, Outcome, Query, Reason, Route, Source, Usage
+from edge_agent.records.query import Decision, Outcome, Query, Reason, Route, Source, Usage
 
 
 def a_query(text: str = "What is 17 + 25?", **fields: Any) -> Query:

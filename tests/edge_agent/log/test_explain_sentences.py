@@ -3,7 +3,7 @@
 import pytest
 
 from edge_agent.log.text import why
-from edge_agent.records import Reason
+from edge_agent.records.query import Reason
 
 FULL = {"calls_per_day": {"limit": 20, "used": 18, "reserved": 2}, "rate": {"limit": 30, "used": 3}}
 LARGE = {"usd_per_day": {"limit": 1.0, "used": 0.9}, "rate": {"limit": 30, "used": 3}}

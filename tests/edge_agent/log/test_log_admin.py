@@ -11,7 +11,7 @@ from edge_agent.errors import StoreError
 from edge_agent.log import erase
 from edge_agent.log.admin import backup, prune
 from edge_agent.log.store import Store
-from edge_agent.records import Audit, Feedback, Usage
+from edge_agent.records.query import Audit, Feedback, Usage
 from tests.edge_agent.log.log_records import a_decision, a_query, an_outcome
 
 NOW = 1_000_000.0

@@ -10,7 +10,7 @@ import pytest
 from edge_agent.log.exchange import attributes
 from edge_agent.log.reader import LogReader
 from edge_agent.log.store import Store
-from edge_agent.records import Outcome, Query, Reason, Route, Source
+from edge_agent.records.query import Outcome, Query, Reason, Route, Source
 from tests.edge_agent.log.log_records import a_decision, a_query, an_outcome
 
 

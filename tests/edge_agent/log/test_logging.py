@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from edge_agent.engine.types import SamplingParams
 from edge_agent.errors import NotFound, StoreError
 from edge_agent.log.store import Store
-from edge_agent.records import Audit, Feedback, Reason, RecentDecision, Route, Source, Usage
+from edge_agent.records.generation import SamplingParams
+from edge_agent.records.query import Audit, Feedback, Reason, RecentDecision, Route, Source, Usage
 from tests.edge_agent.log.log_records import a_decision, a_query, an_outcome
 
 

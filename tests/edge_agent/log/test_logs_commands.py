@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.log.store import Store
-from edge_agent.records import Feedback, Query, Reason, Route, Source
+from edge_agent.records.query import Feedback, Query, Reason, Route, Source
 from tests.edge_agent.log.log_records import a_decision, a_query, an_outcome
 
 COMMAND = [sys.executable, "-m", "edge_agent", "logs"]

@@ -12,7 +12,7 @@ from edge_agent.errors import StoreError
 from edge_agent.log.reader import LogReader
 from edge_agent.log.schema import migrations
 from edge_agent.log.store import Store
-from edge_agent.records import Reason
+from edge_agent.records.query import Reason
 from tests.edge_agent.log.log_records import a_decision, a_query, an_outcome
 from tests.starting_line import run_together
 
@@ -23,7 +23,7 @@ from edge_agent.budget.ledger import Ledger
 from edge_agent.config.settings import BudgetSettings
 from edge_agent.log.reader import LogReader
 from edge_agent.log.store import Store
-from edge_agent.records import Reason
+from edge_agent.records.query import Reason
 print("ready", flush=True)
 sys.stdin.readline()
 store = Store(Path(sys.argv[1]))

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from edge_agent.agent import Agent
-from edge_agent.answer import Answer
+from edge_agent.agent.agent import Agent
+from edge_agent.agent.answer import Answer
 from edge_agent.config.settings import Settings
-from edge_agent.engine.types import SamplingParams
-from edge_agent.records import Delta, Query, Reason, Route, Source
+from edge_agent.records.generation import SamplingParams
+from edge_agent.records.query import Delta, Query, Reason, Route, Source
 from edge_agent.routing.calibration import KEY, Calibration, Evidence
 from models import catalog
 from models.adapters.registry import AdapterRegistry

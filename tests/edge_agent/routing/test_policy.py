@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from edge_agent.config.settings import DecisionSettings
-from edge_agent.engine.types import DecisionPoint
-from edge_agent.records import Reason, RecentDecision, Route
+from edge_agent.records.generation import DecisionPoint
+from edge_agent.records.query import Reason, RecentDecision, Route
 from edge_agent.routing import threshold
 from edge_agent.routing.calibration import UNCALIBRATED, Calibration, Evidence
 from edge_agent.routing.decider import COLD_START_RATE, Decider

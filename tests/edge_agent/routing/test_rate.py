@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.config.settings import DecisionSettings
-from edge_agent.engine.types import DecisionPoint
-from edge_agent.records import Reason, RecentDecision, Route
+from edge_agent.records.generation import DecisionPoint
+from edge_agent.records.query import Reason, RecentDecision, Route
 from edge_agent.routing.calibration import UNCALIBRATED
 from edge_agent.routing.decider import Decider
 from edge_agent.routing.threshold import GAIN, PRIOR, WINDOW, Rule, ThresholdController

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from edge_agent.cli.root import root
+from edge_agent.__main__ import root
 from edge_agent.errors import NotFound
 from edge_agent.learning.journal import Journal, Position, StepRow
 from trainer.report.plots import running_mean

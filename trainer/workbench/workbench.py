@@ -15,9 +15,9 @@ from edge_agent.budget.ledger import Ledger
 from edge_agent.chat.template import ChatTemplate
 from edge_agent.config.settings import EngineSettings, Settings, TrainSettings
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.types import Group, ServedModel
 from edge_agent.learning.journal import Journal
 from edge_agent.log.rows import LONGEST_PROMPT
+from edge_agent.records.generation import Group, ServedModel
 from models import catalog, offload_token
 from models.adapters.registry import AdapterRegistry
 from models.adapters.version import AdapterVersion
@@ -29,9 +29,9 @@ from trainer.data import similarity
 from trainer.data.items import Item
 from trainer.errors import NotTrainable
 from trainer.graders import Graders
-from trainer.policy.learner import Learner
+from trainer.learner import Learner
 from trainer.policy.settings import LearnerSettings, LoraSettings
-from trainer.round.rollouts import Sampler
+from trainer.workbench.rollouts import Sampler
 
 _SCRATCH = "rollouts-"
 _DENSE = "bf16-"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
-from edge_agent.engine.types import FinishReason, SamplingParams, TokenEvent, TokenLogprob
+from edge_agent.records.generation import FinishReason, SamplingParams, TokenEvent, TokenLogprob
 
 After = Literal["first_token", "draft"]
 """When the decision falls."""

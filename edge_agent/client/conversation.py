@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge_agent.cli.client import DaemonClient
+from edge_agent.client.daemon import DaemonClient
 
 PATH = "/v1/chat/completions"
 

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from edge_agent.budget.paid_call import Assistance, PaidCall
 from edge_agent.engine.engine import Engine
 from edge_agent.engine.stream import Generation
-from edge_agent.engine.types import DecisionPoint, GenerationRequest, TokenEvent
 from edge_agent.errors import (
     BudgetExhausted,
     CloudDown,
@@ -34,7 +33,8 @@ from edge_agent.errors import (
     StoreError,
 )
 from edge_agent.log.store import Store
-from edge_agent.records import (
+from edge_agent.records.generation import DecisionPoint, GenerationRequest, TokenEvent
+from edge_agent.records.query import (
     Decision,
     Delta,
     Outcome,

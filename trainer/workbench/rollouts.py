@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.types import Group, ServedModel
+from edge_agent.records.generation import Group, ServedModel
 from models.llama.memory import drop_mapped_pages
-from trainer.export import read_adapter, write_lora
-from trainer.policy.learner import Learner
+from trainer.learner import Learner
+from trainer.policy.export import read_adapter, write_lora
 
 
 class Sampler:

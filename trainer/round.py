@@ -15,18 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge_agent.engine.types import ServedModel
 from edge_agent.learning.journal import Position
 from edge_agent.learning.shift import describe
+from edge_agent.records.generation import ServedModel, served_model
 from edge_agent.routing.calibration import KEY, of
-from edge_agent.served import served_model
 from models.adapters.version import MERGED, AdapterVersion
 from models.llama.memory import give_back_freed
-from trainer.data import corpus
-from trainer.data.corpus import Corpus
 from trainer.data.items import Item
 from trainer.dual import Dual
-from trainer.export import export
 from trainer.gate.evaluate import Result, evaluate
 from trainer.gate.gate import Verdict, candidate, judge, serving
 from trainer.gate.policy_value import Terms, evidence
@@ -34,9 +30,12 @@ from trainer.phases.hindsight import Hindsight
 from trainer.phases.reinforcement import Reinforcement
 from trainer.phases.warm_start import WarmStart
 from trainer.policy.checkpoint import Checkpoints
-from trainer.round.outlook import interrupted
-from trainer.round.progress import Progress, Watcher
-from trainer.round.workbench import Workbench
+from trainer.policy.export import export
+from trainer.workbench import corpus
+from trainer.workbench.corpus import Corpus
+from trainer.workbench.outlook import interrupted
+from trainer.workbench.progress import Progress, Watcher
+from trainer.workbench.workbench import Workbench
 
 _FIRST_DUAL = 0.5
 """λ₀ of the paper (second-hand)."""

@@ -28,7 +28,7 @@ from trainer.data.replay import Replay
 from trainer.errors import TrainerError
 
 if TYPE_CHECKING:
-    from trainer.round.workbench import Workbench
+    from trainer.workbench.workbench import Workbench
 
 
 def fingerprint(question: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from edge_agent import __version__
-from edge_agent.answer import Answer, Services, begin
+from edge_agent.agent.answer import Answer, Services, begin
 from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.paid_call import Assistance
 from edge_agent.chat.template import ChatTemplate
@@ -29,12 +29,12 @@ from edge_agent.learning.machine import Activity
 from edge_agent.learning.report import report, summary
 from edge_agent.learning.watchdog import Watchdog
 from edge_agent.log.store import Store
-from edge_agent.records import Audit, Feedback, Query, Usage
+from edge_agent.records.generation import served_model
+from edge_agent.records.query import Audit, Feedback, Query, Usage
 from edge_agent.routing import calibration
 from edge_agent.routing.calibration import COLD_START_NOTE, Evidence
 from edge_agent.routing.decider import Decider
 from edge_agent.routing.draft import Hold
-from edge_agent.served import served_model
 from models import catalog, offload_token
 from models.adapters.registry import AdapterRegistry
 from models.adapters.version import AdapterVersion

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from edge_agent.learning.journal import StepRow
 from trainer.dual import Dual
+from trainer.learner import Learner
 from trainer.policy.checkpoint import Checkpoint, Checkpoints
-from trainer.policy.learner import Learner
 
 PATIENCE = 2
 """Looks in a row that may show nothing new."""

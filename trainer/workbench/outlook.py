@@ -17,10 +17,10 @@ from edge_agent.learning.shift import UNLABELLED
 from models import catalog
 from models.errors import ModelError
 from models.gguf import inspect
-from trainer.data import corpus
-from trainer.data.corpus import split
 from trainer.data.items import ReferenceSource
 from trainer.errors import TrainerError
+from trainer.workbench import corpus
+from trainer.workbench.corpus import split
 
 _SOURCES: Mapping[ReferenceSource, str] = {
     "client": "with the client's own answer",

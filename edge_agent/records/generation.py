@@ -1,12 +1,16 @@
 """What goes into the engine and what comes out of it. Plain frozen data, no llama.cpp.
 
 What the engine has done since it was made.
+
+Which files serve an adapter version.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from models.adapters.version import AdapterVersion
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -165,3 +169,12 @@ class Counters:
     def job_done(self, seconds: float) -> None:
         """Count one finished job."""
         self.job_s += 0.1 * (seconds - self.job_s)
+
+
+def served_model(base: Path, active: AdapterVersion | None) -> ServedModel:
+    """The merged model where there is one (it decodes at the base's speed), else base and LoRA."""
+    if active is None:
+        return ServedModel(base)
+    if active.merged is not None:
+        return ServedModel(active.merged, version=active.version)
+    return ServedModel(base, active.gguf_lora, active.version)

@@ -1,0 +1,1 @@
+"""The agent put together, and the life of one request in it."""

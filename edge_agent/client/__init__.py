@@ -1,0 +1,1 @@
+"""Finds the running daemon and talks to it."""

@@ -1,0 +1,1 @@
+"""What passes between the rooms, as frozen data: no I/O, no llama.cpp."""

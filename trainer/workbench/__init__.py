@@ -1,0 +1,1 @@
+"""What a round works with: engine, data, progress, outlook."""
