@@ -1,7 +1,7 @@
-"""A lane: one adapter version, with a context, a KV cache and a scheduler of its own.
+"""A runner: one adapter version, with a context, a KV cache and a scheduler of its own.
 
 llama.cpp sets adapters per context, so requests of two versions never share a batch: each
-version has its lane, and lanes of one GGUF share its weights.
+version has its runner, and runners of one GGUF share its weights.
 """
 
 import os
@@ -50,7 +50,7 @@ class Weights:
         )
 
     def close(self) -> None:
-        """Free the weights; their lanes must be closed."""
+        """Free the weights; their runners must be closed."""
         self.model.close()
 
 
@@ -84,7 +84,7 @@ def free_adapter(handle: Any) -> None:
     llama_cpp.llama_adapter_lora_free(handle)
 
 
-class Lane:
+class Runner:
     """One version being served."""
 
     def __init__(

@@ -155,7 +155,7 @@ class EngineStats:
 
 
 class Counters:
-    """Totals; shared by the engine's lanes, written in its thread."""
+    """Totals; shared by the engine's runners, written in its thread."""
 
     def __init__(self) -> None:
         self.prompt_tokens = 0

@@ -83,7 +83,7 @@ async def ask(
 
 async def settled(engine: Engine) -> None:
     """Return when the engine thread has carried out everything posted so far."""
-    await asyncio.wrap_future(engine._mailbox.call(lambda: None))
+    await asyncio.wrap_future(engine._commands.call(lambda: None))
 
 
 def prompt_of(seed: int, length: int) -> list[int]:

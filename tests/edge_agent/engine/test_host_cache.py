@@ -55,19 +55,19 @@ def test_what_comes_back_gives_the_same_logits(context: LlamaContext) -> None:
     _, expected = run(context, Reservations(KvCache(context)), prompt)
     context.clear()
     retire(context, memory, prompt[:40])
-    retire(context, memory, prompt_of(2, 40))  # sends the first to the shelf
+    retire(context, memory, prompt_of(2, 40))  # sends the first to the host cache
     assert memory.kv.used == 40
     assert memory.cached(prompt) == 40
     sequence = Sequence(list(prompt))
     assert memory.reserve(sequence, 50, [], []) == 40
     assert memory.kv.used == 80
-    assert memory.shelf.cells == 0
+    assert memory.host.cells == 0
     code = context.decode(prompt[40:], range(40, 50), [sequence.id] * 10, [0] * 9 + [1])
     assert code == 0
     np.testing.assert_allclose(context.logits(1)[0], expected, atol=1e-5)
 
 
-def test_a_part_of_a_shelved_prefix_can_be_used(context: LlamaContext) -> None:
+def test_a_part_of_a_host_copy_can_be_used(context: LlamaContext) -> None:
     memory = Reservations(KvCache(context))
     prompt = prompt_of(1, 60)
     retire(context, memory, prompt)
@@ -78,18 +78,20 @@ def test_a_part_of_a_shelved_prefix_can_be_used(context: LlamaContext) -> None:
     assert sequence.done == 40
 
 
-def test_what_is_not_worth_it_or_does_not_fit_stays_on_the_shelf(context: LlamaContext) -> None:
+def test_what_is_not_worth_it_or_does_not_fit_stays_a_host_copy(
+    context: LlamaContext,
+) -> None:
     memory = Reservations(KvCache(context))
     prompt = prompt_of(1, 100)
     retire(context, memory, prompt)
     running, _ = run(context, memory, prompt_of(2, 100))
     running.limit = 150
     retire(context, memory, prompt_of(3, 20))
-    assert memory.shelf.cells == 100
+    assert memory.host.cells == 100
     few = [*prompt[:5], *prompt_of(4, 10)]
     assert memory.reserve(Sequence(few), 15, [], []) == 0
     assert memory.reserve(Sequence([*prompt[:50], 9]), 60, [running], []) == 0
-    assert memory.shelf.cells == 100
+    assert memory.host.cells == 100
 
 
 def test_a_longer_one_replaces_what_begins_it(context: LlamaContext) -> None:
@@ -97,10 +99,10 @@ def test_a_longer_one_replaces_what_begins_it(context: LlamaContext) -> None:
     prompt, others = prompt_of(1, 60), [prompt_of(s, 20) for s in range(2, 5)]
     retire(context, memory, prompt[:30])
     retire(context, memory, others[0])
-    assert memory.shelf.cells == 30
+    assert memory.host.cells == 30
     retire(context, memory, prompt)  # comes back, and grows
     retire(context, memory, others[1])
-    assert memory.shelf.cells == 60 + 20
+    assert memory.host.cells == 60 + 20
     assert memory.cached([*prompt, 9]) == 60
 
 
@@ -111,7 +113,7 @@ def test_rollouts_are_not_kept(context: LlamaContext) -> None:
     memory.retire(sequence)
     memory.tidy()
     retire(context, memory, prompt_of(2, 40))
-    assert memory.shelf.cells == 0
+    assert memory.host.cells == 0
 
 
 async def test_an_idle_engine_makes_room(tiny_model: Path) -> None:
@@ -119,9 +121,9 @@ async def test_an_idle_engine_makes_room(tiny_model: Path) -> None:
     engine = make_engine(tiny_model)
     prompts = [prompt_of(s, 30) for s in range(4)]
     await asyncio.gather(*(ask(engine, prompt) for prompt in prompts))
-    await asyncio.wrap_future(engine._mailbox.call(lambda: None))  # after the engine's rest
+    await asyncio.wrap_future(engine._commands.call(lambda: None))  # after the engine's rest
     assert engine.stats().kv_used == 30 + 8 - 1
-    assert engine._lane.scheduler._memory.kv.peak == 30 + 8 - 1  # the last one lies in front
+    assert engine._runner.scheduler._memory.kv.peak == 30 + 8 - 1  # the last one lies in front
     for prompt in prompts:
         point, _ = await ask(engine, prompt)
         assert point.cached_tokens == 29
@@ -147,15 +149,15 @@ async def test_a_version_that_is_gone_leaves_no_copies(tiny_model: Path) -> None
     engine = make_engine(tiny_model)
     for seed in range(4):
         await ask(engine, prompt_of(seed, 40))
-    old = engine._lane.scheduler
+    old = engine._runner.scheduler
     await settled(engine)  # where nobody waits, the engine thread puts the oldest there
     gc.disable()
     try:
-        copies = [weakref.ref(entry.state) for entry in old._memory.shelf._entries]
+        copies = [weakref.ref(entry.state) for entry in old._memory.host._entries]
         await engine.activate(ServedModel(tiny_model, version="v1"))
         await settled(engine)
         await settled(engine)  # between the two it closed what had drained
-        assert len(engine._lanes) == 1
+        assert len(engine._runners) == 1
         assert copies
         assert all(copy() is None for copy in copies)
     finally:
@@ -163,10 +165,10 @@ async def test_a_version_that_is_gone_leaves_no_copies(tiny_model: Path) -> None
         await engine.stop(0)
 
 
-def test_what_the_shelf_cannot_take_is_kept_while_there_is_room(context: LlamaContext) -> None:
+def test_what_the_host_cache_cannot_take_is_kept_while_there_is_room(context: LlamaContext) -> None:
     """A long conversation outlives a short question asked in between."""
     memory = Reservations(KvCache(context))
-    long = prompt_of(1, 150)  # the shelf takes 128
+    long = prompt_of(1, 150)  # the host cache takes 128
     retire(context, memory, long)
     for seed in range(2, 5):
         retire(context, memory, prompt_of(seed, 20))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edge_agent.engine.engine import Engine
-from edge_agent.engine.runner import Lane, load_adapter
+from edge_agent.engine.runner import Runner, load_adapter
 from edge_agent.errors import Unavailable
 from edge_agent.records.generation import GenerationRequest, SamplingParams, ServedModel
 from models.errors import AdapterError, GgufError, ModelError
@@ -73,17 +73,17 @@ async def test_swap_under_sixteen_running_generations(
     assert versions[:16] == ["base"] * 16
     assert versions[24:] == ["v1"] * 16
     await settled(swapping)
-    assert swapping.stats().kv_cells == 2048  # the old lane is freed
+    assert swapping.stats().kv_cells == 2048  # the old runner is freed
 
 
 async def test_those_that_wait_go_to_the_new_version(
     tiny_model: Path, strong: Path, adapted: Reference
 ) -> None:
     engine = make_engine(tiny_model, slots=1)
-    adapter = load_adapter(engine._lane.weights, strong)
-    lane = Lane(
+    adapter = load_adapter(engine._runner.weights, strong)
+    runner = Runner(
         ServedModel(tiny_model, strong, "v1"),
-        engine._lane.weights,
+        engine._runner.weights,
         adapter,
         engine._settings,
         engine._counters,
@@ -93,7 +93,7 @@ async def test_those_that_wait_go_to_the_new_version(
         running = engine.submit(GenerationRequest(tuple(prompt_of(0, 20)), sampling))
         waiting = [asyncio.create_task(ask(engine, prompt_of(s, 20))) for s in range(1, 4)]
         assert (await running.decision_point()).version == "base"
-        await asyncio.wrap_future(engine._mailbox.call(lambda: engine._switch(lane)))
+        await asyncio.wrap_future(engine._commands.call(lambda: engine._switch(runner)))
         for seed, task in enumerate(waiting, 1):
             point, [answer] = await task
             assert point.version == "v1"
