@@ -77,8 +77,6 @@ class Engine:
             raise
         self._runners = [self._runner]
 
-    # What is served:
-
     @property
     def version(self) -> str:
         """Adapter version that new requests get."""
@@ -112,8 +110,6 @@ class Engine:
             decode_batches_total=counters.batches,
             version=self.version,
         )
-
-    # Life:
 
     def start(self) -> None:
         """Start the engine thread. Idempotent."""

@@ -152,7 +152,7 @@ class PrefixCache:
         return False
 
     def move_out(self) -> bool:
-        """Move the least recently used entry that the host cache has room for; False if there is none.
+        """Move out the least recently used entry that the host has room for; False if none is.
 
         Entries that nobody will ask for go without a copy.
         """

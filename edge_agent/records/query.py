@@ -204,6 +204,17 @@ class Delta:
     refusal: str | None = None
     finish_reason: FinishReason | None = None
 
+    @classmethod
+    def of(cls, event: TokenEvent) -> "Delta":
+        """A piece of a local answer."""
+        return cls(
+            index=event.index,
+            text=event.text,
+            logprobs=event.logprobs,
+            token_ids=event.token_ids,
+            finish_reason=event.finish_reason,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
