@@ -31,6 +31,7 @@ from edge_agent.client.daemon import STATE_FILE, DaemonClient, RunningDaemon, fi
 from edge_agent.config.settings import BudgetSettings, Settings
 from edge_agent.errors import EdgeAgentError
 from models.llama.memory import keep_little_freed
+from models.storage import write_atomically
 from server.app import create_app
 from server.listen import EventLoop, most_connections, protocol, url_of
 from server.service import Service
@@ -276,11 +277,7 @@ class _StateFile:
         """Say where we are, unless the file is another daemon's."""
         if self._taken:
             return
-        draft = self._path.with_suffix(f".{os.getpid()}.tmp")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(self._state, file)
-        draft.replace(self._path)
+        write_atomically(self._path, json.dumps(self._state))
         self._written = True
 
     def remove(self) -> None:

@@ -63,12 +63,11 @@ def _train(
 ) -> "Ended":
     import signal
 
-    from edge_agent.processes.own import end_with_parent, lower_priority, wait_without_spinning
+    from edge_agent.processes.own import lower_priority, wait_without_spinning
 
     if idle:
         lower_priority()
     wait_without_spinning()
-    end_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
     _require_packages()
     if allow_cloud:

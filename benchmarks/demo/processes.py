@@ -46,7 +46,7 @@ class Processes:
         with self._log(arguments[0]).open("a", encoding="utf-8") as log:
             # A session of its own: Ctrl-C is for the demo, which then ends its processes in order.
             process = subprocess.Popen(
-                [sys.executable, "-m", "server.leashed", "edge_agent", *arguments],
+                [sys.executable, "-m", "edge_agent.processes.leashed", "edge_agent", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,4 +1,4 @@
-"""`python -m server.leashed MODULE ARGS...`: run a module until whoever holds our stdin is gone.
+"""Runs a module until whoever holds our stdin is gone: `leashed MODULE ARGS...`.
 
 The child's stdin is a pipe from its parent. However the parent ends, kill -9 included, the kernel
 closes the pipe, and the child ends too: no orphan keeps listening.
