@@ -1,6 +1,4 @@
-"""The request body a cloud gets, made from the one a client sent.
-
-The cloud client: any OpenAI-compatible API, always streamed.
+"""The cloud client: any OpenAI-compatible API, always streamed.
 
 A call passes four gates: the circuit breaker, the connection, the status, the first content.
 `CloudClient.open` returns behind the last one. Up to there a failed try may be repeated, but only
@@ -30,6 +28,7 @@ from edge_agent.cloud.lessons import (
     refused_fields,
 )
 from edge_agent.cloud.objects import error_message
+from edge_agent.cloud.prices import known_price
 from edge_agent.cloud.retry import (
     BreakerState,
     CircuitBreaker,
@@ -170,8 +169,9 @@ class CloudClient:
         return self._breaker.last_failure or None
 
     def price(self, model: str) -> Price | None:
-        """What `model` costs; None if the configuration does not say."""
-        return self._settings.prices.get(model)
+        """What `model` costs here; None if neither the configuration nor the table says."""
+        found = known_price(self._settings, model)
+        return None if found is None else found.price
 
     @property
     def max_hidden_tokens(self) -> int | None:
@@ -179,12 +179,18 @@ class CloudClient:
         return self._settings.max_hidden_tokens
 
     async def open(
-        self, body: Mapping[str, Any], *, endpoint: str = "chat/completions", max_tokens: int
+        self,
+        body: Mapping[str, Any],
+        *,
+        endpoint: str = "chat/completions",
+        max_tokens: int,
+        patient: bool = True,
     ) -> CloudAnswer:
         """Ask, and return when the first content is there.
 
         `body` is a client's request; model and streaming are ours, and no choice gets more than
-        `max_tokens` tokens. Raises CloudDown, CloudUnreachable, CloudRefused, CloudBusy,
+        `max_tokens` tokens. Unless `patient`, a busy cloud is not waited for longer than
+        `cloud.longest_wait_s`. Raises CloudDown, CloudUnreachable, CloudRefused, CloudBusy,
         CloudTimeout or CloudBroken; `sent` is False only if no byte of the query has left.
         """
         ticket = self._breaker.enter()
@@ -199,7 +205,7 @@ class CloudClient:
         started = self._clock()
         deadline = started + self._settings.total_timeout_s
         try:
-            answer = await self._try_until(deadline, body, endpoint, max_tokens)
+            answer = await self._try_until(deadline, body, endpoint, max_tokens, patient=patient)
         except CloudError as error:
             if isinstance(error, CloudRefused) and _is_about_this_query(error):
                 self._breaker.success()
@@ -214,8 +220,15 @@ class CloudClient:
         return answer
 
     async def _try_until(
-        self, deadline: float, body: Mapping[str, Any], endpoint: str, max_tokens: int
+        self,
+        deadline: float,
+        body: Mapping[str, Any],
+        endpoint: str,
+        max_tokens: int,
+        *,
+        patient: bool,
     ) -> CloudAnswer:
+        longest_s = float("inf") if patient else self._settings.longest_wait_s
         attempt, sent = 0, False
         asked = request_body(body, self.model, endpoint, max_tokens)
         mending = _Mending(self.lessons.known(endpoint))
@@ -236,7 +249,7 @@ class CloudClient:
                     raise
                 named_s = error.retry_after_s if isinstance(error, CloudBusy) else None
                 wait_s = backoff_s(attempt, self._rng) if named_s is None else named_s
-                if wait_s >= deadline - self._clock():
+                if wait_s > longest_s or wait_s >= deadline - self._clock():
                     raise
             attempt += 1
             await self._sleep(wait_s)

@@ -117,6 +117,12 @@ class CloudSettings(_Section):
     retries: int = Field(
         2, ge=0, le=10, description="Further tries after 429, 5xx or no connection"
     )
+    longest_wait_s: float = Field(
+        2,
+        ge=0,
+        description="Longest wait before a further try while the local model can answer, in "
+        "seconds",
+    )
     breaker_failures: int = Field(5, ge=1, description="Failures in a row that open the breaker")
     breaker_reset_s: float = Field(
         30, gt=0, description="Seconds an open breaker waits before it lets one call try"
@@ -134,7 +140,7 @@ class CloudSettings(_Section):
     prices: dict[str, Price] = Field(
         default_factory=dict,
         description="USD per million tokens by cloud model: input, cached_input, cache_write, "
-        "output",
+        "output; known models need none (`edge-agent budget prices`)",
     )
 
     @model_validator(mode="after")
