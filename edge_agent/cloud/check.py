@@ -1,6 +1,6 @@
-"""Where the cloud's API key comes from: the environment, else the system's keyring.
+"""What `doctor` says of the cloud, from its answer to GET {url}/models.
 
-What `doctor` says of the cloud, from its answer to GET {url}/models.
+Where the cloud's API key comes from: the environment, else the system's keyring.
 """
 
 import difflib

@@ -1,8 +1,8 @@
-"""Hours of the day as a setting: "22-6" is from 22:00 to 6:00, across midnight.
-
-Every setting, with its default, its limits and what it means. `config` reads them.
+"""Every setting, with its default, its limits and what it means. `config` reads them.
 
 A section is frozen and validates on construction; a bad value names its field.
+
+Hours of the day as a setting: "22-6" is from 22:00 to 6:00, across midnight.
 """
 
 import re
