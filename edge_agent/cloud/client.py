@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from edge_agent.cloud.answer import CloudAnswer
 from edge_agent.cloud.check import CloudCheck, find_api_key, judge
+from edge_agent.cloud.kinds import KINDS, kind_of
 from edge_agent.cloud.lessons import (
     Lessons,
     Path,
@@ -126,6 +127,14 @@ class _Mending:
         return True
 
 
+def _later_wins(
+    known: Mapping[Path, str | None], learned: Mapping[Path, str | None]
+) -> dict[Path, str | None]:
+    """Both; of a field and its other name what was learned stays."""
+    renamed = {(name,) for name in learned.values() if name is not None}
+    return {path: name for path, name in known.items() if path not in renamed} | dict(learned)
+
+
 def _is_about_this_query(error: CloudRefused) -> bool:
     return not error.for_all and error.said is not None and is_about_the_query(error.said)
 
@@ -148,6 +157,7 @@ class CloudClient:
             raise ConfigError("no cloud is configured: set cloud.url and cloud.model")
         self.model = settings.model
         self._settings = settings
+        self._kind = KINDS[kind_of(settings)]
         self._transport = Transport(settings.url, settings, api_key=api_key, clock=clock)
         self.host = self._transport.host
         self._clock = clock
@@ -230,8 +240,9 @@ class CloudClient:
     ) -> CloudAnswer:
         longest_s = float("inf") if patient else self._settings.longest_wait_s
         attempt, sent = 0, False
-        asked = request_body(body, self.model, endpoint, max_tokens)
-        mending = _Mending(self.lessons.known(endpoint))
+        asked = {**self._kind.fields, **request_body(body, self.model, endpoint, max_tokens)}
+        known = self._kind.lessons if endpoint == "chat/completions" else {}
+        mending = _Mending(_later_wins(known, self.lessons.known(endpoint)))
         while True:
             payload = apply(asked, mending.lessons)
             try:

@@ -100,11 +100,31 @@ class Price(_Section):
     output: float = Field(ge=0)
 
 
+CloudKind = Literal[
+    "openai",
+    "azure",
+    "anthropic",
+    "openrouter",
+    "deepseek",
+    "mistral",
+    "gemini",
+    "groq",
+    "vllm",
+    "ollama",
+    "other",
+]
+
+
 class CloudSettings(_Section):
     """The cloud: any OpenAI-compatible API. Without `url` everything stays local."""
 
     url: str | None = Field(None, description='Base URL, e.g. "https://api.openai.com/v1"')
     model: str | None = Field(None, description="Model to ask there; needed where url is set")
+    kind: CloudKind | None = Field(
+        None,
+        description="Vendor, whose ways are known from the start: openai, azure, anthropic, "
+        "openrouter, deepseek, mistral, gemini, groq, vllm, ollama or other; none: by the host",
+    )
     api_key_env: str = Field(
         "EDGE_AGENT_CLOUD_API_KEY",
         description="Environment variable, or keyring entry, that holds the cloud's API key",
