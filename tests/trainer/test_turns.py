@@ -57,7 +57,7 @@ def test_what_ended_the_engine_is_what_is_said(
     def die() -> None:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(engine._runner.scheduler, "step", die)
+    monkeypatch.setattr(engine._runner.scheduler, "schedule", die)
     with pytest.raises(EngineError, match="out of luck"):
         Sampler(engine, tiny, tmp_path, max_tokens=4).groups([PROMPT], 2, seed=1)
 
