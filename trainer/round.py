@@ -22,7 +22,7 @@ from edge_agent.routing.calibration import KEY, of
 from models.adapters.version import MERGED, AdapterVersion
 from models.llama.memory import give_back_freed
 from trainer.data.items import Item
-from trainer.dual import Dual
+from trainer.dual import FIRST_DUAL, Dual
 from trainer.gate.evaluate import Result, evaluate
 from trainer.gate.gate import Verdict, candidate, judge, serving
 from trainer.gate.policy_value import Terms, evidence
@@ -36,9 +36,6 @@ from trainer.workbench.corpus import Corpus
 from trainer.workbench.outlook import interrupted
 from trainer.workbench.progress import Progress, Watcher
 from trainer.workbench.workbench import Workbench
-
-_FIRST_DUAL = 0.5
-"""λ₀ of the paper (second-hand)."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +189,6 @@ class Round:
 
 def _dual(bench: Workbench, parent: AdapterVersion | None) -> Dual:
     """λ goes on where the promoted adapter's round left it; PID then measures where to begin."""
-    start = parent.manifest.metrics.get("dual", _FIRST_DUAL) if parent else _FIRST_DUAL
+    start = parent.manifest.metrics.get("dual", FIRST_DUAL) if parent else FIRST_DUAL
     floor = bench.settings.decision.min_gain
     return Dual(bench.train.dual, start=float(start), rate=bench.rate, floor=floor)

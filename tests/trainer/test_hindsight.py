@@ -65,7 +65,7 @@ class Scene:
         )
         monkeypatch.setattr(hindsight, "drafts", self._drafts)
 
-    def _step(self, examples: list[Example]) -> float:
+    def _step(self, examples: list[Example], _asking: Any) -> float:
         self.lessons += examples
         self.progress.seconds += self.step_s.pop(0) if self.step_s else 10.0
         return 1.0

@@ -30,7 +30,7 @@ from trainer.data.items import Item
 from trainer.errors import NotTrainable
 from trainer.graders import Graders
 from trainer.learner import Learner
-from trainer.policy.settings import LearnerSettings, LoraSettings
+from trainer.policy.settings import LearnerSettings
 from trainer.workbench.rollouts import Sampler
 
 _SCRATCH = "rollouts-"
@@ -151,24 +151,12 @@ class Workbench:
     def learner(self, parent: AdapterVersion | None, between: Callable[[], None]) -> Learner:
         """A learner that continues `parent`, or begins a fresh adapter."""
         self.told("loading the weights into torch")
-        train = self.train
-        lora = LoraSettings(rank=train.rank, alpha=train.alpha)
-        if train.modules:
-            lora = LoraSettings.model_validate({**lora.model_dump(), "modules": train.modules})
         return Learner(
             self.weights,
-            LearnerSettings(
-                lora=lora,
-                estimator=train.estimator,
-                learning_rate=train.learning_rate,
-                kl=train.kl,
-                entropy=train.entropy,
-                window=self.settings.decision.window,
-                threads=train.threads,
-            ),
+            LearnerSettings.of(self.train, window=self.settings.decision.window),
             offload_token=self.offload_token,
             adapter=parent.peft if parent else None,
-            seed=train.seed,
+            seed=self.train.seed,
             between=between,
         )
 
