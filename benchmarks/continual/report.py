@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.continual.records import pack
 from benchmarks.continual.records import write as write_json
 from benchmarks.continual.summary import TOLERANCE, Difference, Row, Summary, steps_in
 from benchmarks.runtime.machine import describe, git_revision, versions
@@ -206,7 +207,9 @@ _SECOND_HAND = """\
 def write(summary: Summary, folder: Path, pictures: Sequence[Path]) -> Path:
     """Write `report.md` and `summary.json` into `folder`; returns the former's path."""
     about = _about(folder)
-    write_json(folder / "summary.json", about | summary.as_dict())
+    write_json(
+        folder / "summary.json", about | summary.as_dict() | {"phases": pack(summary.phases)}
+    )
     parts = [
         *_header(summary, about),
         *(f"![{picture.stem}]({picture.name})\n" for picture in pictures),
