@@ -81,11 +81,21 @@ def _train(
         watcher.say("loading torch")
         # Torch and peft take seconds to import: only now is it known that they are needed.
         from trainer.round import Round
+        from trainer.workbench.memory import require_room
         from trainer.workbench.workbench import Workbench
 
+        if not _on_gpu():
+            require_room(settings)
         with Workbench(settings, told=watcher.say) as bench:
             training = Round(bench, watcher, between=_yielding(settings))
             return training.resume() if resume else training.start(until)
+
+
+def _on_gpu() -> bool:
+    """Whether the weights are learned on in a memory of their own."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _require_packages() -> None:

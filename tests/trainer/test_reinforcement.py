@@ -15,6 +15,7 @@ from trainer.data.replay import Replay
 from trainer.objective import ESTIMATORS, Episode, StepFigures
 from trainer.phases.reinforcement import Reinforcement, worth
 from trainer.workbench.corpus import Corpus
+from trainer.workbench.memory import Gauge
 
 OFFLOAD = 5
 
@@ -71,7 +72,7 @@ class Scene:
         watcher: Any = SimpleNamespace(
             phase=lambda _name, _total: None, step=lambda _row: None, say=self.said.append
         )
-        Reinforcement(bench, watcher, progress, 1).run(data)
+        Reinforcement(bench, watcher, progress, 1, Gauge(3000, lambda: 0.0)).run(data)
         return progress
 
     def _step(self, episodes: list[Episode], _dual: float) -> StepFigures:

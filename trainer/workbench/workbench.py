@@ -62,6 +62,22 @@ def dense_weights(model: ResolvedModel, folder: Path, told: Callable[[str], None
     return path
 
 
+def rollout_engine(settings: Settings) -> EngineSettings:
+    """KV for what a step draws at once, and for the longest prompt that is trained on."""
+    train, served = settings.train, settings.engine
+    slots = min(_SLOTS, train.group_size * train.prompts_per_step)
+    answers = train.max_new_tokens * (slots + train.group_size)
+    prompts = max(LONGEST_PROMPT, train.prompts_per_step * _USUAL_PROMPT)
+    return served.model_copy(
+        update={
+            "slots": slots,
+            "queue": 10_000,
+            "threads": train.threads,
+            "context": min(served.context, prompts + answers),
+        }
+    )
+
+
 class Workbench:
     """Opened for one round. Use it as a context: leaving it frees the model and the graders."""
 
@@ -92,7 +108,7 @@ class Workbench:
         self.weights = dense_weights(self.model, self.work, told)
         told("starting the engine that draws answers")
         self.engine = Engine(
-            ServedModel(self.weights), self._engine_settings(), offload_token=self.offload_token
+            ServedModel(self.weights), rollout_engine(settings), offload_token=self.offload_token
         )
         self.engine.start()
         self.engine.rest()  # until the first draw: a round begins with learning
@@ -124,21 +140,6 @@ class Workbench:
         for folder in (*self.work.glob("round-*"), *self.work.glob("candidate-*")):
             if int(folder.name.partition("-")[2]) < number:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def _engine_settings(self) -> EngineSettings:
-        """KV for what a step draws at once, and for the longest prompt that is trained on."""
-        train, served = self.train, self.settings.engine
-        slots = min(_SLOTS, train.group_size * train.prompts_per_step)
-        answers = train.max_new_tokens * (slots + train.group_size)
-        prompts = max(LONGEST_PROMPT, train.prompts_per_step * _USUAL_PROMPT)
-        return served.model_copy(
-            update={
-                "slots": slots,
-                "queue": 10_000,
-                "threads": train.threads,
-                "context": min(served.context, prompts + answers),
-            }
-        )
 
     def _rate(self) -> float:
         """τ of training: its own setting, else the budget's rate as it is now."""
