@@ -70,7 +70,7 @@ def _train(
     wait_without_spinning()
     end_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
-    _require_packages()
+    require_packages()
     if allow_cloud:
         _buy(settings, allow_cloud, as_json=as_json)
     from trainer.report.display import display
@@ -98,7 +98,8 @@ def _on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
+    """Raise NotTrainable if one that training needs is not installed; imports none of them."""
     from edge_agent.learning.background import missing
     from trainer.errors import NotTrainable
 

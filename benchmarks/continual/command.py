@@ -119,12 +119,9 @@ def _protocol(source: str, values: dict[str, Any]) -> "Protocol":
 
 
 def _run(protocol: "Protocol", folder: Path, settings: Any) -> None:
-    from edge_agent.learning.background import missing
-    from trainer.errors import NotTrainable
+    from trainer.commands import require_packages
 
-    absent = missing()
-    if absent is not None:
-        raise NotTrainable(f"training needs the package {absent}: pip install 'edge-agent[train]'")
+    require_packages()
     from benchmarks.continual.progress import Bars
     from benchmarks.continual.records import Store
     from benchmarks.continual.run import Benchmark, workbench

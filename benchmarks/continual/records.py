@@ -7,7 +7,6 @@ kept without its files.
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from benchmarks.continual.plan import Protocol
 from edge_agent.errors import EdgeAgentError
-from models.storage import sync_dir
+from models.storage import write_atomically
 from trainer.gate.evaluate import Result
 
 FORMAT = 1
@@ -195,15 +194,8 @@ def _named(path: Path, wrong: str) -> Iterator[None]:
 
 def write(path: Path, value: Mapping[str, Any]) -> None:
     """JSON that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_dir(path.parent)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    write_atomically(path, f"{text}\n")
 
 
 def _phase(values: dict[str, Any]) -> Phase:
@@ -222,7 +214,7 @@ _DIGITS = 6
 
 
 def pack(phases: Sequence[Phase]) -> dict[str, Any]:
-    """JSON-ready columns of what reports and pictures take, to six digits; see `unpack`."""
+    """JSON-ready columns of what reports and pictures take; see `unpack`."""
     questions: list[dict[str, list[Any]]] = []
     rows = []
     for phase in phases:
@@ -263,9 +255,24 @@ def unpack(packed: Mapping[str, Any]) -> list[Phase]:
 
 
 def _columns(rows: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any]]:
-    """Columns of rows' attributes; a column of None is left out."""
-    found = {name: [_short(getattr(row, name)) for row in rows] for name in names}
+    """Columns of rows' attributes, to six digits; a column of None is left out.
+
+    One whose order would change, and with it what a policy asks about, stays as it is.
+    """
+    found = {}
+    for name in names:
+        exact = [getattr(row, name) for row in rows]
+        short = [_short(value) for value in exact]
+        found[name] = short if None in exact or _orders(short) == _orders(exact) else exact
     return {name: values for name, values in found.items() if set(values) - {None}}
+
+
+def _orders(values: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """Places by value, rising and falling; of equal ones the earlier first."""
+    places = range(len(values))
+    return sorted(places, key=lambda i: values[i]), sorted(
+        places, key=lambda i: values[i], reverse=True
+    )
 
 
 def _rows(columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
