@@ -230,7 +230,12 @@ class TrainSettings(_Section):
     max_temperature_c: float = Field(
         85, gt=0, description="No round starts on a machine hotter than this, where it tells"
     )
-    memory_mb: int = Field(3000, ge=300, description="Memory limit of the trainer process")
+    memory_mb: int = Field(
+        3000,
+        ge=300,
+        description="Memory limit of the trainer process, in MB; a round "
+        "that would take more does not begin, one that has taken more stops and can be resumed",
+    )
     threads: int | None = Field(None, ge=1, description="Threads of the trainer; none: all cores")
     estimator: Literal["exact", "sampled"] = Field(
         "exact", description="exact: our decision gradient; sampled: the paper's"
