@@ -113,7 +113,7 @@ def from_completion(
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise InvalidRequest("best_of is only supported as the same number as n", param="best_of")
     text, ids = _completion_prompt(request, agent)
-    ids = _if_it_fits(ids, request, route, agent)
+    ids = _if_it_fits(ids, route, agent)
     return Query(
         **_common(request, body, route, client),
         prompt_ids=ids,
@@ -211,7 +211,7 @@ def _sampling(
     fields = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty")
     given = {
         field: value
-        for field in (*fields, "repeat_penalty", "seed", "ignore_eos")
+        for field in (*fields, "repeat_penalty", "seed", "ignore_eos", "cache_prompt")
         if (value := getattr(request, field)) is not None
     }
     return SamplingParams(
@@ -309,18 +309,12 @@ def _chat_prompt(
         tools=tools if tool_format is not None and tool_format.style != "generic" else (),
         extra=request.chat_template_kwargs,
     )
-    return _if_it_fits(ids, request, route, agent)
+    return _if_it_fits(ids, route, agent)
 
 
-def _if_it_fits(
-    ids: tuple[int, ...],
-    request: ChatRequest | CompletionRequest,
-    route: Route,
-    agent: "Agent",
-) -> tuple[int, ...]:
+def _if_it_fits(ids: tuple[int, ...], route: Route, agent: "Agent") -> tuple[int, ...]:
     """`ids`, but () for a forced cloud query too long for the local model to take over."""
-    whole = len(ids) + (_max_tokens(request) or 1)
-    return () if route is Route.CLOUD and whole > agent.engine.context_limit else ids
+    return () if route is Route.CLOUD and len(ids) >= agent.engine.context_limit else ids
 
 
 def _completion_prompt(request: CompletionRequest, agent: "Agent") -> tuple[str, tuple[int, ...]]:

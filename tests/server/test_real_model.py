@@ -42,9 +42,13 @@ def sdk(daemon: Daemon) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_the_models_are_the_three_routes(sdk: openai.OpenAI) -> None:
-    assert [model.id for model in sdk.models.list()] == ["edge", "edge-local", "edge-cloud"]
-    assert sdk.models.retrieve("edge-local").owned_by == "edge-agent"
+def test_the_models_are_the_routes_that_there_are(sdk: openai.OpenAI) -> None:
+    assert [model.id for model in sdk.models.list()] == ["edge", "edge-local"]
+    local: Any = sdk.models.retrieve("edge-local")
+    assert (local.owned_by, local.context_length) == ("edge-agent", 8192)
+    assert {"completion", "tools", "embedding"} <= set(local.capabilities)
+    with pytest.raises(openai.NotFoundError, match="no cloud is configured"):
+        sdk.models.retrieve("edge-cloud")
 
 
 def test_streamed_and_whole_say_the_same(sdk: openai.OpenAI) -> None:
