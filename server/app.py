@@ -13,6 +13,7 @@ from server import errors
 from server.doors import admin, chat, completions, docs, embeddings, feedback, models, training
 from server.guard import Guard
 from server.metrics import Metrics
+from server.semantics import Decoded, Traced
 from server.service import Admission, Service
 
 if TYPE_CHECKING:
@@ -70,7 +71,10 @@ def create_app(
     for routes in (chat, completions, models, embeddings, feedback, training, admin, docs):
         app.include_router(routes.router)
     app.add_middleware(Admission, service=service)
+    limit = int(settings.server.max_body_mb * 1_000_000)
+    app.add_middleware(Decoded, limit=limit, json_under="/api/")
     app.add_middleware(Guard, settings=settings.server, api_keys=tuple(api_keys))
+    app.add_middleware(Traced, refused=metrics.refused)
     _document_errors(app)
     return app
 

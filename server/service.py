@@ -20,6 +20,14 @@ from server.errors import ClientGone
 if TYPE_CHECKING:
     from edge_agent.agent.agent import Agent
 
+
+class Loading(Unavailable):
+    """The model is not there yet. Loading a large one takes a while."""
+
+    retry_after_s = 10
+    """OpenAI's SDK tries twice more: with 1 s it would give up after two."""
+
+
 T = TypeVar("T")
 State = Literal["loading", "ready", "stopping"]
 _FLUSH_S = 1.0
@@ -50,7 +58,7 @@ class Service:
         if self.state == "stopping":
             raise Unavailable("Shutting down")
         if self._agent is None:
-            raise Unavailable("Loading model")
+            raise Loading("Loading model")
         return self._agent
 
     async def start(self) -> "Agent":
