@@ -211,6 +211,8 @@ class Reservations:
         if sequence.id < 0 and reuse:
             self._restore(sequence.tokens, limit, running)
             source, shared = self.kv.best_source(sequence.tokens)
+        while sequence.id < 0 and not reuse and self.prefixes.evict():
+            pass  # how attention rounds depends on which cells hold what: begin with empty ones
         kept = self.kv.prefix(sequence if source is None else source, shared)
         growth = limit - shared
         if self.kv.cells([*running, kept]) + _unused(running) + growth > self.kv.total:
