@@ -58,6 +58,14 @@ SCHEMA = {
 """JSON schema of every error, for the OpenAPI document."""
 
 
+OLLAMA_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}},
+}
+"""The same under /api."""
+
+
 class ClientGone(Exception):
     """The client closed the connection: nobody is left to answer."""
 

@@ -56,8 +56,11 @@ def api_keys(settings: ServerSettings) -> tuple[str, ...]:
     return keys
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError that says why the address cannot be had."""
+def bind(host: str, port: int, *, flag: str = "--port", known: str = "") -> socket.socket:
+    """A listening socket. Raises ConfigError that says why the address cannot be had.
+
+    `flag` sets the port; `known` names the program that is likely to have taken it.
+    """
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -67,9 +70,10 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
+        likely = f" ({known} may be running: stop it)" if known else ""
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}; "
-            "choose another --port (0 picks a free one)"
+            f"cannot listen on {host}:{port}: {error.strerror}{likely}; "
+            f"choose another {flag} (0 picks a free one)"
         ) from error
     listener.setblocking(False)
     return listener
