@@ -74,6 +74,31 @@ def test_streamed_and_whole_say_the_same(sdk: openai.OpenAI) -> None:
     assert tokens == counted
 
 
+def test_an_uncached_prompt_gives_the_same_numbers_whatever_came_before(sdk: openai.OpenAI) -> None:
+    begin = "The quick brown fox jumps over the lazy dog near the river bank. " * 12
+
+    def ask(end: str, cache: bool) -> tuple[list[float], int]:
+        answer = sdk.chat.completions.create(
+            model="edge-local",
+            messages=[{"role": "user", "content": begin + end}],
+            temperature=0,
+            max_tokens=8,
+            logprobs=True,
+            extra_body={"cache_prompt": cache},
+        )
+        shown = answer.choices[0].logprobs
+        assert shown is not None
+        cached = answer.usage.prompt_tokens_details.cached_tokens
+        return [token.logprob for token in shown.content], cached
+
+    ask("Who are you?", True)
+    first, cached = ask("What is a fox?", False)
+    assert cached == 0
+    assert ask("What is a fox?", True)[1] > 100
+    ask("Name a river.", True)
+    assert ask("What is a fox?", False) == (first, 0)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_required_tool_is_called(sdk: openai.OpenAI, stream: bool) -> None:
     arguments: dict[str, Any] = {

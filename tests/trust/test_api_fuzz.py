@@ -56,7 +56,7 @@ def judge(answer: Any) -> None:
     if answer.status_code >= 400:
         body = answer.json()
         assert set(body) == {"error"}, body
-        if urllib.parse.urlsplit(answer.url).path.startswith("/api/"):
+        if urllib.parse.urlsplit(answer.request.url).path.startswith("/api/"):
             assert isinstance(body["error"], str)
             assert body["error"]
         else:
