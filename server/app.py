@@ -10,9 +10,21 @@ from fastapi import FastAPI
 from edge_agent import __version__
 from edge_agent.config.settings import Settings
 from server import errors
-from server.doors import admin, chat, completions, docs, embeddings, feedback, models, training
+from server.doors import (
+    admin,
+    chat,
+    completions,
+    docs,
+    embeddings,
+    feedback,
+    models,
+    ollama,
+    ollama_models,
+    training,
+)
 from server.guard import Guard
 from server.metrics import Metrics
+from server.semantics import Decoded, Traced
 from server.service import Admission, Service
 
 if TYPE_CHECKING:
@@ -69,8 +81,13 @@ def create_app(
     errors.install(app)
     for routes in (chat, completions, models, embeddings, feedback, training, admin, docs):
         app.include_router(routes.router)
+    for routes in (ollama, ollama_models):
+        app.include_router(routes.router)
     app.add_middleware(Admission, service=service)
+    limit = int(settings.server.max_body_mb * 1_000_000)
+    app.add_middleware(Decoded, limit=limit, json_under="/api/")
     app.add_middleware(Guard, settings=settings.server, api_keys=tuple(api_keys))
+    app.add_middleware(Traced, refused=metrics.refused)
     _document_errors(app)
     return app
 
@@ -82,8 +99,10 @@ def _document_errors(app: FastAPI) -> None:
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
     components["Error"] = errors.SCHEMA
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    for operations in schema["paths"].values():
+    components["OllamaError"] = errors.OLLAMA_SCHEMA
+    for path, operations in schema["paths"].items():
+        name = "OllamaError" if path.startswith("/api/") else "Error"
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
         for operation in operations.values():
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = {"description": "Any error", "content": content}

@@ -1,8 +1,11 @@
-"""Every error leaves in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
+"""Every error leaves in OpenAI's shape: {"error": {"message", "type", "param", "code"}}.
+
+Under the paths of another API it has that API's shape: `SHAPES`.
+"""
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -55,6 +58,14 @@ SCHEMA = {
 """JSON schema of every error, for the OpenAPI document."""
 
 
+OLLAMA_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}},
+}
+"""The same under /api."""
+
+
 class ClientGone(Exception):
     """The client closed the connection: nobody is left to answer."""
 
@@ -88,8 +99,16 @@ def error_object(error: EdgeAgentError) -> dict[str, Any]:
     }
 
 
-def error_response(error: EdgeAgentError) -> JSONResponse:
-    """`error` as a whole response, with the headers its status calls for."""
+def _ollama(error: EdgeAgentError) -> dict[str, Any]:
+    return {"error": error.message}
+
+
+SHAPES: Mapping[str, Callable[[EdgeAgentError], dict[str, Any]]] = {"/api/": _ollama}
+"""By the beginning of the path: how other APIs than OpenAI's write an error."""
+
+
+def error_response(error: EdgeAgentError, path: str = "") -> JSONResponse:
+    """`error` as a whole response to a request of `path`, with the headers its status calls for."""
     headers: dict[str, str] = {}
     retry_after_s = getattr(error, "retry_after_s", 1 if isinstance(error, Unavailable) else None)
     if retry_after_s is not None:
@@ -98,7 +117,8 @@ def error_response(error: EdgeAgentError) -> JSONResponse:
         headers["x-should-retry"] = "false"  # else OpenAI's SDK tries again within seconds
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_object(error), error.status, headers)
+    shape = next((SHAPES[start] for start in SHAPES if path.startswith(start)), error_object)
+    return JSONResponse(shape(error), error.status, headers)
 
 
 def install(app: FastAPI) -> None:
@@ -110,14 +130,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _ours(_request: Request, error: Exception) -> Response:
+async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, EdgeAgentError)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
-async def _invalid(_request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_response(explain(error.errors(), error.body))
+    return error_response(explain(error.errors(), error.body), request.url.path)
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -125,25 +145,43 @@ async def _http(request: Request, error: Exception) -> Response:
     where = f"{request.method} {request.url.path}"
     ours: EdgeAgentError
     if error.status_code == 404:
-        ours = NotFound(f"no such route: {where}")
+        ours = NotFound(f"no such route: {where}{_meant(request)}")
     elif error.status_code == 405:
-        ours = MethodNotAllowed(f"method not allowed: {where}")
+        allowed = (error.headers or {}).get("Allow", "")
+        ours = MethodNotAllowed(f"method not allowed: {where}; it takes {allowed}")
     elif error.status_code == 413:
         ours = BodyTooLarge(error.detail, code="body_too_large")
     else:
         ours = InvalidRequest(str(error.detail))
-    response = error_response(ours)
+    response = error_response(ours, request.url.path)
     response.headers.update(error.headers or {})
+    if response.headers.get("allow") == "GET":
+        response.headers["allow"] = "GET, HEAD"
     return response
+
+
+def _meant(request: Request) -> str:
+    """A hint at the path that may be meant: one with a prefix more or less, or nearly the same."""
+    asked = request.url.path.rstrip("/")
+    known = [path for path in request.app.openapi()["paths"] if "{" not in path and len(path) > 1]
+    inside = [path for path in known if asked and path.endswith(asked)]
+    outside = [path for path in known if asked.endswith(path)]
+    near = difflib.get_close_matches(asked, known, n=1, cutoff=0.75)
+    found = next(iter([*inside, *outside, *near]), None)
+    return f"; did you mean {found}?" if found else ""
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:
     return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 
-async def _unexpected(_request: Request, _error: Exception) -> Response:
-    # Starlette raises it again after this, so uvicorn logs the traceback.
-    return error_response(EdgeAgentError("internal error; the daemon's log has the details"))
+async def _unexpected(request: Request, _error: Exception) -> Response:
+    # Starlette raises it again after this, so uvicorn logs the traceback; and it answers outside
+    # of every middleware, so the id is put in here.
+    error = EdgeAgentError("internal error; the daemon's log has the details")
+    response = error_response(error, request.url.path)
+    response.headers["x-request-id"] = getattr(request.state, "request_id", "")
+    return response
 
 
 def explain(errors: Sequence[Any], body: Any) -> InvalidRequest:
@@ -159,7 +197,8 @@ def explain(errors: Sequence[Any], body: Any) -> InvalidRequest:
     if kind == "json_invalid":
         return InvalidRequest(f"the body is not valid JSON: {context.get('error', '')}")
     if kind == "extra_forbidden":
-        nearest = difflib.get_close_matches(str(path[-1]), _FIELDS, n=1, cutoff=0.8)
+        others = [field for field in _FIELDS if field != path[-1]]
+        nearest = difflib.get_close_matches(str(path[-1]), others, n=1, cutoff=0.8)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         return InvalidRequest(f"{param} is not supported{hint}", param=param)
     if kind == "missing":

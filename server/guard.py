@@ -28,6 +28,7 @@ _EXPOSED = ", ".join(
     f"X-Edge-Agent-{name}"
     for name in ("Id", "Route", "Source", "Reason", "P-Offload", "Adapter", "Cost-Usd")
 )
+_EXPOSED += ", X-Request-Id"
 
 
 class Guard:
@@ -63,7 +64,7 @@ class Guard:
             scope.setdefault("state", {})["client"] = self._check_key(scope["path"], headers)
             self._check_length(headers)
         except EdgeAgentError as error:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope["path"])(scope, receive, send)
             return
         await self._app(scope, self._limited(receive), send)
 
@@ -176,7 +177,7 @@ def _preflight(headers: Headers) -> Response:
     return Response(
         status_code=204,
         headers={
-            "Access-Control-Allow-Methods": "GET, POST",
+            "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE",
             "Access-Control-Allow-Headers": headers.get(
                 "access-control-request-headers", "Authorization, Content-Type"
             ),

@@ -66,6 +66,8 @@ def request_body(
     kept = {
         k: v for k, v in body.items() if k not in _OURS and k not in _TOKEN_FIELDS and v is not None
     }
+    if not kept.get("store"):
+        kept.pop("metadata", None)  # OpenAI refuses it where nothing is stored
     if not kept.get("tools"):
         kept = {k: v for k, v in kept.items() if k not in _NEED_TOOLS}
     if "messages" in kept:
@@ -82,7 +84,10 @@ def request_body(
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """SDKs send a whole answer back, with its empty fields."""
+    """SDKs send a whole answer back, with its empty fields; one that said nothing is ""."""
+    says = any(message.get(field) for field in ("content", "tool_calls", "refusal"))
+    if message.get("role") == "assistant" and not says:
+        message = {**message, "content": ""}
     return {k: v for k, v in message.items() if k in _MAY_BE_NULL or (v is not None and v != [])}
 
 

@@ -58,6 +58,12 @@ class ServerSettings(_Section):
         "127.0.0.1", description="Address to listen on; any other than loopback needs api_key_env"
     )
     port: int = Field(3343, ge=0, le=65535, description="0 picks a free port")
+    ollama_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Listen there too, for apps that know Ollama's port only: 11434",
+    )
     api_key_env: str | None = Field(
         None, description="Environment variable with the keys clients must send, comma-separated"
     )

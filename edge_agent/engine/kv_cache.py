@@ -208,15 +208,20 @@ class Reservations:
         limit: int,
         running: Collection[Sequence],
         idle: Collection[Sequence],
+        *,
+        reuse: bool = True,
     ) -> int | None:
         """Let `sequence` run, growing to `limit` cells; None if that does not fit beside `running`.
 
-        Returns how many of its tokens need not be computed. `idle` may lose their KV, in order.
+        Returns how many of its tokens need not be computed: none where it may not `reuse` what
+        others have computed. `idle` may lose their KV, in order.
         """
         source, shared = (None, sequence.done)
-        if sequence.id < 0:
+        if sequence.id < 0 and reuse:
             self._restore(sequence.tokens, limit, running)
             source, shared = self.kv.best_source(sequence.tokens)
+        while sequence.id < 0 and not reuse and self.prefixes.evict():
+            pass  # how attention rounds depends on which cells hold what: begin with empty ones
         kept = self.kv.prefix(sequence if source is None else source, shared)
         growth = limit - shared
         if self.kv.cells([*running, kept]) + _unused(running) + growth > self.kv.total:

@@ -39,7 +39,7 @@ from models.llama.vocabulary import Vocabulary
 def check_request(request: GenerationRequest, rules: "DecodingRules") -> None:
     """Raises InvalidRequest naming the field, or ContextLengthExceeded with the numbers."""
     sampling = request.sampling
-    check_prompt(request.prompt_ids, rules, "messages", max_tokens=sampling.max_tokens)
+    check_prompt(request.prompt_ids, rules, "messages")
     if sampling.max_tokens is not None and sampling.max_tokens < 1:
         raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
     if request.n < 1:
@@ -52,20 +52,19 @@ def check_request(request: GenerationRequest, rules: "DecodingRules") -> None:
             )
 
 
-def check_prompt(
-    prompt: Ids[int], rules: "DecodingRules", param: str, *, max_tokens: int | None = None
-) -> None:
-    """The same of a prompt alone; `param` is the field it came from."""
+def check_prompt(prompt: Ids[int], rules: "DecodingRules", param: str) -> None:
+    """The same of a prompt alone; `param` is the field it came from.
+
+    One token of an answer must fit. `max_tokens` is an upper bound: clients send their default.
+    """
     if not prompt:
         raise InvalidRequest("the prompt is empty", param=param)
     if min(prompt) < 0 or max(prompt) >= rules.vocabulary.size:
         raise InvalidRequest("the prompt has token ids outside the vocabulary", param=param)
     limit = rules.context_limit
-    if len(prompt) + (max_tokens or 1) > limit:
-        asked = "" if max_tokens is None else f" and max_tokens {max_tokens}"
+    if len(prompt) >= limit:
         raise ContextLengthExceeded(
-            f"the context holds {limit} tokens, but the prompt has {len(prompt)}{asked}",
-            param=param,
+            f"the context holds {limit} tokens, but the prompt has {len(prompt)}", param=param
         )
 
 
@@ -168,8 +167,8 @@ class Choice:
 
     @property
     def open_ended(self) -> bool:
-        """True if the request sets no max_tokens, so that the reservation grows."""
-        return self.job.request.sampling.max_tokens is None
+        """True if the request sets no max_tokens that fits, so that the reservation grows."""
+        return self.job.open_ended
 
     @property
     def runs(self) -> bool:
@@ -275,6 +274,8 @@ class Job:
         self.prompt: list[int] = list(request.prompt_ids)
         self.max_new = 0
         """Tokens each choice may be given after `prompt`."""
+        self.open_ended = False
+        """True if the end of the context alone bounds the answer."""
         self.choices: list[Choice] = []
         self.undecided = True
         """True until the decision point was reported."""
@@ -289,6 +290,7 @@ class Job:
         said = len(self.prompt) - len(self.request.prompt_ids)
         wanted = self.request.sampling.max_tokens
         self.max_new = rules.context_limit - len(self.prompt)
+        self.open_ended = wanted is None or wanted - said > self.max_new
         if wanted is not None:
             self.max_new = min(self.max_new, wanted - said)
         self.choices = [Choice(self, i) for i in range(self.request.n)]

@@ -3,7 +3,7 @@
 Runs in the engine thread only. Every batch holds one token of each decoding choice, then parts
 of prompts, up to `EngineSettings.batch` tokens in all.
 
-A choice runs once its KV cells are reserved: prompt + max_tokens. Without max_tokens it
+A choice runs once its KV cells are reserved: prompt + max_tokens. Without max_tokens that fits it
 reserves a fair share (cells / slots) and grows; where the cells run out, the youngest such
 choice is paused and goes on later. So no choice ever fails for want of memory.
 """
@@ -220,8 +220,9 @@ class Scheduler:
             else:
                 return
             computing = [c.sequence for c in self.active if c.sequence.pending > 1]
-            if self._memory.soon_cached(choice.sequence, computing):
-                return  # it will share what is being computed
+            shares = choice.job.request.sampling.cache_prompt
+            if shares and self._memory.soon_cached(choice.sequence, computing):
+                return  # it will have what is being computed
             if self._start(choice):
                 continue
             if self.active:
@@ -231,7 +232,10 @@ class Scheduler:
 
     def _start(self, choice: Choice) -> bool:
         job, sequence = choice.job, choice.sequence
-        cached = self._memory.reserve(sequence, self._limit(choice), self._running(), self._idle())
+        cached = self._memory.reserve(
+            *(sequence, self._limit(choice), self._running(), self._idle()),
+            reuse=job.request.sampling.cache_prompt or choice.index > 0,
+        )
         if cached is None:
             return False
         if job.phase is Phase.WAITING:
@@ -250,7 +254,7 @@ class Scheduler:
         request, length = choice.job.request, len(choice.sequence.tokens)
         if request.decide and choice.job.undecided:
             return min(choice.max_length, length + request.window)
-        if request.sampling.max_tokens is not None:
+        if not choice.open_ended:
             return choice.max_length
         return min(choice.max_length, length + self._share)
 

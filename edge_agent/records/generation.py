@@ -42,10 +42,12 @@ class SamplingParams:
     """Token id → bias added to its logit; −100 or less bans it."""
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
-    """None = up to the end of the context."""
+    """An upper bound; None = up to the end of the context."""
     grammar: str | None = None
     """GBNF text that constrains the output (JSON object and schema are compiled to it)."""
     ignore_eos: bool = False
+    cache_prompt: bool = True
+    """False: the whole prompt is computed anew, so that a repeat rounds as the first time did."""
     top_logprobs: int | None = None
     """None = no log-probs; 0 = of the sampled token only; k ≤ 20 = and of the k best."""
 

@@ -1,15 +1,18 @@
 """What the endpoints share: the running service, who asks, and answering one query."""
 
-from typing import Annotated, Any
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request, Response
 
 from edge_agent.agent.agent import Agent
 from edge_agent.agent.answer import Answer
 from edge_agent.errors import ContextLengthExceeded
-from edge_agent.records.query import Query
-from server.doors.render import Whole, dumps, headers
-from server.doors.sse import EventStream
+from edge_agent.records.query import Delta, Query
+from server.doors import sse
+from server.doors.render import Chunks, Whole, dumps, error_event, headers
+from server.doors.sse import EventStream, Form
 from server.metrics import Metrics, Timing
 from server.service import Service
 
@@ -47,30 +50,62 @@ async def raw_body(request: Request) -> dict[str, Any]:
     return body
 
 
-async def answer(request: Request, query: Query, *, include_usage: bool = False) -> Response:
-    """Answer `query`, streamed or whole. A client that goes away stops it at any point."""
+class Collector(Protocol):
+    """Renders one answer in one piece."""
+
+    def add(self, delta: Delta) -> None:
+        """Take in one delta."""
+        ...
+
+    def body(self) -> dict[str, Any]:
+        """The response, after the last delta."""
+        ...
+
+
+def events(*, include_usage: bool = False) -> Form:
+    """How OpenAI's API streams; a comment stands in the silences (HTML 9.2.6)."""
+    renderer = partial(Chunks, include_usage=include_usage)
+    return Form("text/event-stream", renderer, error_event, idle=": still here\n\n")
+
+
+async def answer(
+    request: Request,
+    query: Query,
+    form: Form,
+    collector: Callable[[Answer], Collector] = Whole,
+) -> Response:
+    """Answer `query`, streamed or whole. A client that goes away stops it at any point.
+
+    A stream whose answer does not begin soon begins without it: what goes wrong from then on is
+    an event, not a status.
+    """
     service, metrics = await _service(request), await _metrics(request)
     timing = Timing(metrics)
+    begin = _begin(service.agent, query, metrics)
     if not query.stream:
-        return await service.run(_whole(service.agent, query, metrics, timing), request.receive)
-    begun = await service.run(_begin(service.agent, query), request.receive)
-    metrics.decided(begun)
-    return EventStream(begun, service, timing, include_usage=include_usage)
+        return await service.run(_whole(begin, collector, timing), request.receive)
+    opening = await service.begin(begin, request.receive, sse.QUIET_S)
+    return EventStream(opening, service, timing, form)
 
 
-async def _begin(agent: Agent, query: Query) -> Answer:
+async def _begin(agent: Agent, query: Query, metrics: Metrics) -> Answer:
     try:
-        return await agent.begin(query)
+        begun = await agent.begin(query)
     except ContextLengthExceeded as error:
         param = "messages" if query.is_chat else "prompt"
         raise ContextLengthExceeded(error.message, param=param) from error
+    metrics.decided(begun)
+    return begun
 
 
-async def _whole(agent: Agent, query: Query, metrics: Metrics, timing: Timing) -> Response:
-    answer = await _begin(agent, query)
+async def _whole(
+    begin: Coroutine[Any, Any, Answer],
+    collector: Callable[[Answer], Collector],
+    timing: Timing,
+) -> Response:
+    answer = await begin
     try:
-        metrics.decided(answer)
-        whole = Whole(answer)
+        whole = collector(answer)
         async for delta in answer:
             timing.delta(delta)
             whole.add(delta)

@@ -77,7 +77,7 @@ def model_route(model: str) -> Route:
 def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", client: str) -> Query:
     """The query of a chat completion. Raises InvalidRequest or NotFound, naming the field."""
     route = _route(request)
-    _check_encodable(body)
+    check_encodable(body)
     schemas.check(request.messages)
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
@@ -109,11 +109,11 @@ def from_completion(
 ) -> Query:
     """The query of a plain completion. Raises InvalidRequest or NotFound, naming the field."""
     route = _route(request)
-    _check_encodable(body)
+    check_encodable(body)
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise InvalidRequest("best_of is only supported as the same number as n", param="best_of")
     text, ids = _completion_prompt(request, agent)
-    ids = _if_it_fits(ids, request, route, agent)
+    ids = _if_it_fits(ids, route, agent)
     return Query(
         **_common(request, body, route, client),
         prompt_ids=ids,
@@ -182,7 +182,7 @@ def _route(request: ChatRequest | CompletionRequest) -> Route:
     return route
 
 
-def _check_encodable(body: Mapping[str, Any]) -> None:
+def check_encodable(body: Mapping[str, Any]) -> None:
     """JSON may escape a lone surrogate, which no tokenizer, database or cloud can take."""
     for field, value in body.items():
         try:
@@ -211,7 +211,7 @@ def _sampling(
     fields = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty")
     given = {
         field: value
-        for field in (*fields, "repeat_penalty", "seed", "ignore_eos")
+        for field in (*fields, "repeat_penalty", "seed", "ignore_eos", "cache_prompt")
         if (value := getattr(request, field)) is not None
     }
     return SamplingParams(
@@ -309,18 +309,12 @@ def _chat_prompt(
         tools=tools if tool_format is not None and tool_format.style != "generic" else (),
         extra=request.chat_template_kwargs,
     )
-    return _if_it_fits(ids, request, route, agent)
+    return _if_it_fits(ids, route, agent)
 
 
-def _if_it_fits(
-    ids: tuple[int, ...],
-    request: ChatRequest | CompletionRequest,
-    route: Route,
-    agent: "Agent",
-) -> tuple[int, ...]:
+def _if_it_fits(ids: tuple[int, ...], route: Route, agent: "Agent") -> tuple[int, ...]:
     """`ids`, but () for a forced cloud query too long for the local model to take over."""
-    whole = len(ids) + (_max_tokens(request) or 1)
-    return () if route is Route.CLOUD and whole > agent.engine.context_limit else ids
+    return () if route is Route.CLOUD and len(ids) >= agent.engine.context_limit else ids
 
 
 def _completion_prompt(request: CompletionRequest, agent: "Agent") -> tuple[str, tuple[int, ...]]:

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edge_agent import __version__
+from edge_agent.errors import EdgeAgentError
 from edge_agent.records.generation import TokenLogprob
 from edge_agent.records.query import Delta, Transcript, Usage
+from server.errors import error_object
 
 if TYPE_CHECKING:
     from edge_agent.agent.answer import Answer
@@ -178,6 +180,11 @@ class Whole:
             "logprobs": text_logprobs(tuple(self._logprobs[index])) if wanted else None,
             "finish_reason": self._said.finish_reasons[index],
         }
+
+
+def error_event(error: EdgeAgentError) -> str:
+    """An error in mid-stream."""
+    return f"data: {dumps(error_object(error))}\n\n"
 
 
 class Chunks:

@@ -1,46 +1,80 @@
-"""An answer as a stream of server-sent events.
+"""An answer as a stream: server-sent events, or lines of JSON.
 
 Two tasks share a list: the pump renders each delta as it comes, the response writes all that is
 there. So a client that reads slowly never holds up decoding, and whatever queued up while one
 write was under way leaves in the next.
+
+A long prompt is read for a minute or more on an edge board, and a cloud may think as long. Proxies
+and clients give a silent stream up, so something that says nothing is sent meanwhile.
 """
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from edge_agent.errors import EdgeAgentError, Unavailable
-from server.doors.render import Chunks, dumps, headers
-from server.errors import error_object
+from edge_agent.records.query import Delta
+from server.doors.render import headers
 from server.metrics import Timing
 from server.service import Service, until_gone
 
 if TYPE_CHECKING:
     from edge_agent.agent.answer import Answer
 
+QUIET_S = 2.5
+"""Longest silence of a stream; some clients wait for 5 s."""
 _log = logging.getLogger(__name__)
+
+
+class Renderer(Protocol):
+    """Renders one answer's deltas."""
+
+    def begin(self) -> str:
+        """What comes first; "" for nothing."""
+        ...
+
+    def delta(self, delta: Delta) -> str:
+        """One delta; "" if it says nothing."""
+        ...
+
+    def end(self) -> str:
+        """What comes last: the answer is logged, and its cost is known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How an API streams."""
+
+    media_type: str
+    renderer: Callable[["Answer"], Renderer]
+    error: Callable[[EdgeAgentError], str]
+    """An error in mid-stream."""
+    idle: str
+    """What clients skip: a comment, a blank."""
 
 
 class EventStream(Response):
     """The response of a streamed answer. A client that goes away stops the answer at once."""
 
-    media_type = "text/event-stream"
-
     def __init__(
-        self, answer: "Answer", service: Service, timing: Timing, *, include_usage: bool
+        self, opening: "asyncio.Future[Answer]", service: Service, timing: Timing, form: Form
     ) -> None:
+        """`opening` may still be under way; then nothing of the decision is in the headers."""
         self.status_code = 200
         self.background = None
-        self.init_headers(
-            {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"} | headers(answer)
-        )
-        self._answer = answer
+        self.media_type = form.media_type
+        known = headers(opening.result()) if opening.done() else {}
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"} | known)
+        self._opening = opening
         self._service = service
         self._timing = timing
-        self._chunks = Chunks(answer, include_usage=include_usage)
+        self._form = form
         self._pending: list[str] = []
         self._wake = asyncio.Event()
         self._done = False
@@ -56,8 +90,7 @@ class EventStream(Response):
             pump.add_done_callback(self._end)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while not self._gone and not (self._done and not self._pending):
-                await self._wake.wait()
-                self._wake.clear()
+                await self._next()
                 events, self._pending = "".join(self._pending), []
                 if events:
                     await send(_body(events.encode(), more=True))
@@ -68,8 +101,24 @@ class EventStream(Response):
             if pump is not None:
                 pump.cancel()
                 await asyncio.wait({pump})
-            await self._answer.aclose()
+            await self._close()
             self._timing.end()
+
+    async def _next(self) -> None:
+        """Return when there is something to send, if only that we are still here."""
+        try:
+            async with asyncio.timeout(QUIET_S):
+                await self._wake.wait()
+        except TimeoutError:
+            self._push(self._form.idle)
+        self._wake.clear()
+
+    async def _close(self) -> None:
+        """End the answer, or its beginning."""
+        self._opening.cancel()
+        (opened,) = await asyncio.gather(self._opening, return_exceptions=True)
+        if not isinstance(opened, BaseException):
+            await opened.aclose()
 
     def _leave(self) -> None:
         self._gone = True
@@ -82,26 +131,25 @@ class EventStream(Response):
 
     async def _pump(self) -> None:
         try:
-            self._push(self._chunks.begin())
-            async for delta in self._answer:
+            answer = await self._opening
+            renderer = self._form.renderer(answer)
+            self._push(renderer.begin())
+            async for delta in answer:
                 self._timing.delta(delta)
-                self._push(self._chunks.delta(delta))
-            self._push(self._chunks.end())
+                self._push(renderer.delta(delta))
+            self._push(renderer.end())
         except EdgeAgentError as error:
-            self._push(_error_event(error))
+            self._push(self._form.error(error))
         except Exception:
-            _log.exception("answer %s failed", self._answer.query.id)
-            self._push(_error_event(EdgeAgentError("internal error; the daemon's log has more")))
+            _log.exception("a streamed answer failed")
+            hint = EdgeAgentError("internal error; the daemon's log has more")
+            self._push(self._form.error(hint))
 
     def _end(self, pump: asyncio.Task[None]) -> None:
         if pump.cancelled():
-            self._push(_error_event(Unavailable("Shutting down")))
+            self._push(self._form.error(Unavailable("Shutting down")))
         self._done = True
         self._wake.set()
-
-
-def _error_event(error: EdgeAgentError) -> str:
-    return f"data: {dumps(error_object(error))}\n\n"
 
 
 def _body(body: bytes, *, more: bool) -> dict[str, object]:

@@ -1,10 +1,11 @@
-"""Whatever the OpenAPI schema allows, and what it does not: no 5xx, every error in OpenAI's shape.
+"""Whatever the OpenAPI schema allows, and what it does not: no 5xx, every error in its API's shape.
 
 `make fuzz` runs it with many more examples (FUZZ_EXAMPLES per operation).
 """
 
 import json
 import os
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,21 +50,28 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def judge(answer: Any) -> None:
-    """An answer, or an error in OpenAI's shape that is ours to give."""
+    """An answer, or an error in the shape of OpenAI's or Ollama's API that is ours to give."""
     assert answer.status_code < 500, answer.text
+    assert answer.headers["x-request-id"]
     if answer.status_code >= 400:
         body = answer.json()
         assert set(body) == {"error"}, body
-        assert set(body["error"]) == {"message", "type", "param", "code"}
-        assert body["error"]["message"]
+        if urllib.parse.urlsplit(answer.request.url).path.startswith("/api/"):
+            assert isinstance(body["error"], str)
+            assert body["error"]
+        else:
+            assert set(body["error"]) == {"message", "type", "param", "code"}
+            assert body["error"]["message"]
         assert "Traceback" not in answer.text
 
 
 def post(daemon: Running, path: str, body: Any) -> Any:
     """POST what json.dumps makes of `body`: NaN and lone surrogates too."""
     headers = {"Content-Type": "application/json"}
-    if isinstance(body, dict) and "max_tokens" not in body and path != "/v1/embeddings":
-        body = {**body, "max_tokens": 2}
+    if path.startswith("/v1/") and path != "/v1/embeddings" and isinstance(body, dict):
+        body = {"max_tokens": 2, **body}
+    if path in ("/api/chat", "/api/generate") and isinstance(body, dict):
+        body = {"options": {"num_predict": 2}, **body}
     return requests.post(daemon.url + path, json.dumps(body), headers=headers, timeout=60)
 
 
@@ -77,7 +85,9 @@ def test_the_whole_schema(daemon: Running) -> None:
         @QUIET
         @given(case=operation.as_strategy())
         def attempt(case: Any) -> None:
-            if isinstance(case.body, dict) and "model" in case.body:
+            if case.path.startswith("/api/") and isinstance(case.body, dict):
+                case.body = ollama_body(case.body)
+            elif isinstance(case.body, dict) and "model" in case.body:
                 limits = (
                     {"max_tokens": 2} if "messages" in case.body or "prompt" in case.body else {}
                 )
@@ -85,10 +95,23 @@ def test_the_whole_schema(daemon: Running) -> None:
             judge(case.call(timeout=60))
 
         attempt()
-    assert len(tried) >= 9
+    assert len(tried) >= 17
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
+def ollama_body(body: dict[str, Any]) -> dict[str, Any]:
+    """A short answer of the local model; nothing is pulled from anywhere."""
+    options = body.get("options")
+    asked = {"options": {**options, "num_predict": 2}} if isinstance(options, dict) else {}
+    return {**body, "model": "edge-local", **asked}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings"),
+        *("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"),
+    ],
+)
 def test_any_json_at_all(daemon: Running, path: str) -> None:
     @QUIET
     @given(body=JSON)
@@ -107,6 +130,14 @@ def test_messages_of_any_text(daemon: Running) -> None:
         judge(post(daemon, "/v1/chat/completions", {"model": "edge", "messages": [
             {"role": role, "content": [{"type": "text", "text": text}]}]}))  # fmt: skip
         judge(post(daemon, "/v1/completions", {"model": "edge", "prompt": text, "stop": [text]}))
+        judge(post(daemon, "/api/chat", {"model": "edge", "messages": [
+            {"role": role, "content": text, "name": name}]}))  # fmt: skip
+        for raw in (False, True):
+            asked = {"model": "edge", "prompt": text, "raw": raw}
+            judge(post(daemon, "/api/generate", asked))
+        judge(post(daemon, "/api/embed", {"model": "edge", "input": [text]}))
+        for path in ("show", "pull"):
+            judge(post(daemon, f"/api/{path}", {"model": name}))
 
     attempt()
 
@@ -133,6 +164,8 @@ def test_tools_schemas_and_grammars(daemon: Running) -> None:
             {"grammar": grammar},
         ):
             judge(post(daemon, "/v1/chat/completions", {**asked, **extra}))
+        for extra in ({"format": schema}, {"tools": [tool]}, {"options": {name: 1}}):
+            judge(post(daemon, "/api/chat", {**asked, **extra}))
 
     attempt()
 
