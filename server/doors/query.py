@@ -77,7 +77,7 @@ def model_route(model: str) -> Route:
 def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", client: str) -> Query:
     """The query of a chat completion. Raises InvalidRequest or NotFound, naming the field."""
     route = _route(request)
-    _check_encodable(body)
+    check_encodable(body)
     schemas.check(request.messages)
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
@@ -109,7 +109,7 @@ def from_completion(
 ) -> Query:
     """The query of a plain completion. Raises InvalidRequest or NotFound, naming the field."""
     route = _route(request)
-    _check_encodable(body)
+    check_encodable(body)
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise InvalidRequest("best_of is only supported as the same number as n", param="best_of")
     text, ids = _completion_prompt(request, agent)
@@ -118,6 +118,7 @@ def from_completion(
         **_common(request, body, route, client),
         prompt_ids=ids,
         prompt=text,
+        door="completions",
         body=_as_sent({**body, "prompt": text}),
         sampling=_sampling(
             request,
@@ -182,7 +183,7 @@ def _route(request: ChatRequest | CompletionRequest) -> Route:
     return route
 
 
-def _check_encodable(body: Mapping[str, Any]) -> None:
+def check_encodable(body: Mapping[str, Any]) -> None:
     """JSON may escape a lone surrogate, which no tokenizer, database or cloud can take."""
     for field, value in body.items():
         try:
