@@ -400,4 +400,5 @@ def _delta(event: TokenEvent) -> Delta:
         logprobs=event.logprobs,
         token_ids=event.token_ids,
         finish_reason=event.finish_reason,
+        stopped_by=event.stopped_by,
     )
