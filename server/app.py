@@ -10,7 +10,18 @@ from fastapi import FastAPI
 from edge_agent import __version__
 from edge_agent.config.settings import Settings
 from server import errors
-from server.doors import admin, chat, completions, docs, embeddings, feedback, models, training
+from server.doors import (
+    admin,
+    anthropic,
+    chat,
+    completions,
+    docs,
+    embeddings,
+    feedback,
+    models,
+    responses,
+    training,
+)
 from server.guard import Guard
 from server.metrics import Metrics
 from server.service import Admission, Service
@@ -67,7 +78,8 @@ def create_app(
     app.state.service = service
     app.state.metrics = metrics
     errors.install(app)
-    for routes in (chat, completions, models, embeddings, feedback, training, admin, docs):
+    doors = (chat, completions, responses, anthropic, models, embeddings)
+    for routes in (*doors, feedback, training, admin, docs):
         app.include_router(routes.router)
     app.add_middleware(Admission, service=service)
     app.add_middleware(Guard, settings=settings.server, api_keys=tuple(api_keys))
@@ -81,9 +93,10 @@ def _document_errors(app: FastAPI) -> None:
     components = schema["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
-    components["Error"] = errors.SCHEMA
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    for operations in schema["paths"].values():
+    components |= errors.SCHEMAS
+    for path, operations in schema["paths"].items():
+        reference = {"$ref": f"#/components/schemas/{errors.schema_name(path)}"}
+        content = {"application/json": {"schema": reference}}
         for operation in operations.values():
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = {"description": "Any error", "content": content}

@@ -1,6 +1,12 @@
-"""Every error leaves in OpenAI's shape: {"error": {"message", "type", "param", "code"}}."""
+"""Every error leaves in the shape of the API that was asked.
+
+OpenAI's is {"error": {"message", "type", "param", "code"}}; Anthropic's, under /v1/messages, is
+{"type": "error", "error": {"type", "message"}, "request_id"}
+(https://platform.claude.com/docs/en/api/errors).
+"""
 
 import difflib
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,34 +15,35 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from ulid import ULID
 
 from edge_agent.errors import (
     BudgetExhausted,
+    ContextLengthExceeded,
     EdgeAgentError,
     InvalidRequest,
     NotFound,
     Unauthorized,
     Unavailable,
 )
-from server.doors.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    Extension,
-    FeedbackRequest,
-)
+from server.doors import schemas
 
 _CLIENT_CLOSED_REQUEST = 499
-_FIELDS = sorted(
-    {
-        name
-        for model in (ChatRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, Extension)
-        for name in model.model_fields
-    }
-)
+_ANTHROPIC = "/v1/messages"
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+"""HTTP status → type; any other is an api_error."""
 
 
-SCHEMA = {
+_OPENAI_SCHEMA = {
     "type": "object",
     "required": ["error"],
     "properties": {
@@ -52,7 +59,26 @@ SCHEMA = {
         }
     },
 }
-"""JSON schema of every error, for the OpenAPI document."""
+_ANTHROPIC_SCHEMA = {
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+        "request_id": {"type": "string"},
+    },
+}
+SCHEMAS = {"Error": _OPENAI_SCHEMA, "AnthropicError": _ANTHROPIC_SCHEMA}
+"""JSON schemas of all errors, for the OpenAPI document."""
+
+
+def schema_name(path: str) -> str:
+    """Which of `SCHEMAS` an error has where `path` was asked."""
+    return "AnthropicError" if path.startswith(_ANTHROPIC) else "Error"
 
 
 class ClientGone(Exception):
@@ -73,8 +99,14 @@ class BodyTooLarge(EdgeAgentError):
     type = "invalid_request_error"
 
 
-def error_object(error: EdgeAgentError) -> dict[str, Any]:
-    """The JSON body of `error`."""
+def error_object(error: EdgeAgentError, path: str = "") -> dict[str, Any]:
+    """The JSON body of `error` where `path` was asked."""
+    if path.startswith(_ANTHROPIC):
+        message = error.message
+        if isinstance(error, ContextLengthExceeded):
+            message = f"prompt is too long: {message}"  # the words that clients look for
+        said = {"type": _ANTHROPIC_TYPES.get(error.status, "api_error"), "message": message}
+        return {"type": "error", "error": said, "request_id": f"req_{ULID()}"}
     code: str | int | None = error.code
     if code is None and isinstance(error, Unavailable):
         code = error.status  # as llama-server does while it loads
@@ -88,8 +120,11 @@ def error_object(error: EdgeAgentError) -> dict[str, Any]:
     }
 
 
-def error_response(error: EdgeAgentError) -> JSONResponse:
-    """`error` as a whole response, with the headers its status calls for."""
+def error_response(error: EdgeAgentError, path: str = "") -> JSONResponse:
+    """`error` as a whole response, with the headers its status calls for.
+
+    `path` is what was asked: it says in whose shape.
+    """
     headers: dict[str, str] = {}
     retry_after_s = getattr(error, "retry_after_s", 1 if isinstance(error, Unavailable) else None)
     if retry_after_s is not None:
@@ -98,7 +133,10 @@ def error_response(error: EdgeAgentError) -> JSONResponse:
         headers["x-should-retry"] = "false"  # else OpenAI's SDK tries again within seconds
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_object(error), error.status, headers)
+    body = error_object(error, path)
+    if "request_id" in body:
+        headers["Request-Id"] = body["request_id"]
+    return JSONResponse(body, error.status, headers)
 
 
 def install(app: FastAPI) -> None:
@@ -110,14 +148,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _ours(_request: Request, error: Exception) -> Response:
+async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, EdgeAgentError)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
-async def _invalid(_request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_response(explain(error.errors(), error.body))
+    return error_response(explain(error.errors(), error.body), request.url.path)
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -132,7 +170,7 @@ async def _http(request: Request, error: Exception) -> Response:
         ours = BodyTooLarge(error.detail, code="body_too_large")
     else:
         ours = InvalidRequest(str(error.detail))
-    response = error_response(ours)
+    response = error_response(ours, request.url.path)
     response.headers.update(error.headers or {})
     return response
 
@@ -141,9 +179,27 @@ async def _gone(_request: Request, _error: Exception) -> Response:
     return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 
-async def _unexpected(_request: Request, _error: Exception) -> Response:
+async def _unexpected(request: Request, _error: Exception) -> Response:
     # Starlette raises it again after this, so uvicorn logs the traceback.
-    return error_response(EdgeAgentError("internal error; the daemon's log has the details"))
+    ours = EdgeAgentError("internal error; the daemon's log has the details")
+    return error_response(ours, request.url.path)
+
+
+@functools.cache
+def _fields() -> list[str]:
+    """The names of all fields that a request may have."""
+    from server.doors import anthropic, responses  # they import this module
+
+    models = (
+        schemas.ChatRequest,
+        schemas.CompletionRequest,
+        schemas.EmbeddingRequest,
+        schemas.FeedbackRequest,
+        schemas.Extension,
+        responses.ResponsesRequest,
+        anthropic.MessagesRequest,
+    )
+    return sorted({name for model in models for name in model.model_fields})
 
 
 def explain(errors: Sequence[Any], body: Any) -> InvalidRequest:
@@ -159,7 +215,7 @@ def explain(errors: Sequence[Any], body: Any) -> InvalidRequest:
     if kind == "json_invalid":
         return InvalidRequest(f"the body is not valid JSON: {context.get('error', '')}")
     if kind == "extra_forbidden":
-        nearest = difflib.get_close_matches(str(path[-1]), _FIELDS, n=1, cutoff=0.8)
+        nearest = difflib.get_close_matches(str(path[-1]), _fields(), n=1, cutoff=0.8)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         return InvalidRequest(f"{param} is not supported{hint}", param=param)
     if kind == "missing":

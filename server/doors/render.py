@@ -5,12 +5,15 @@ A chunk is written by hand around its one changing part: it is built once per to
 """
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_agent import __version__
+from edge_agent.errors import EdgeAgentError
 from edge_agent.records.generation import TokenLogprob
 from edge_agent.records.query import Delta, Transcript, Usage
+from server.errors import error_object
 
 if TYPE_CHECKING:
     from edge_agent.agent.answer import Answer
@@ -18,14 +21,49 @@ if TYPE_CHECKING:
 _SEPARATORS = (",", ":")
 
 
+class Collector(Protocol):
+    """Collects an answer's deltas and renders it in one piece."""
+
+    def add(self, delta: Delta) -> None:
+        """Take in one delta."""
+        ...
+
+    def body(self) -> dict[str, Any]:
+        """The response; called after the last delta."""
+        ...
+
+
+class Events(Protocol):
+    """Renders an answer's deltas as they come, each as the text that goes over the wire."""
+
+    def begin(self) -> str:
+        """What comes before the first delta."""
+        ...
+
+    def delta(self, delta: Delta) -> str:
+        """One delta; "" if it says nothing."""
+        ...
+
+    def end(self) -> str:
+        """What comes after the last delta."""
+        ...
+
+    def error(self, error: EdgeAgentError) -> str:
+        """The end of an answer that broke off."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a door writes its answers."""
+
+    whole: "Callable[[Answer], Collector]"
+    events: "Callable[[Answer], Events]"
+
+
 def dumps(value: Any) -> str:
     """Compact JSON. ASCII only: a cloud may send lone surrogates, which have no UTF-8."""
     return json.dumps(value, separators=_SEPARATORS)
-
-
-def response_id(answer: "Answer") -> str:
-    """The response's id in OpenAI's form."""
-    return ("chatcmpl-" if answer.query.is_chat else "cmpl-") + answer.query.id
 
 
 def extension(answer: "Answer") -> dict[str, Any]:
@@ -42,6 +80,8 @@ def extension(answer: "Answer") -> dict[str, Any]:
         "after": decision.after,
         "adapter": answer.adapter,
     }
+    if answer.query.ignored:
+        found["ignored"] = list(answer.query.ignored)
     if outcome is not None:
         found["cost_usd"] = outcome.cost_usd
         if outcome.error is not None:
@@ -51,12 +91,13 @@ def extension(answer: "Answer") -> dict[str, Any]:
 
 def headers(answer: "Answer") -> dict[str, str]:
     """`extension` as X-Edge-Agent-* headers, as far as it is known when they are sent."""
-    return {
+    ids = {"Request-Id": f"req_{answer.query.id}"} if answer.query.door == "messages" else {}
+    return ids | {
         "X-Edge-Agent-" + name.replace("_", "-").title(): f"{value:.6g}"
         if isinstance(value, float)
         else str(value)
         for name, value in extension(answer).items()
-        if value is not None and name != "error"
+        if value is not None and name not in ("error", "ignored")
     }
 
 
@@ -137,7 +178,7 @@ class Whole:
         assert outcome is not None
         chat = answer.query.is_chat
         return {
-            "id": response_id(answer),
+            "id": answer.query.response_id,
             "object": "chat.completion" if chat else "text_completion",
             "created": int(answer.query.at),
             "model": answer.query.model,
@@ -195,7 +236,7 @@ class Chunks:
         self._last = ""
         self._lengths = [0] * answer.query.n
         envelope = {
-            "id": response_id(answer),
+            "id": answer.query.response_id,
             "object": "chat.completion.chunk" if self._chat else "text_completion",
             "created": int(answer.query.at),
             "model": answer.query.model,
@@ -244,6 +285,10 @@ class Chunks:
             usage = dumps(usage_object(answer.outcome.usage))
             events += f'{self._head}],"usage":{usage},{known}'
         return events + "data: [DONE]\n\n"
+
+    def error(self, error: EdgeAgentError) -> str:
+        """The error object as the last event."""
+        return f"data: {dumps(error_object(error))}\n\n"
 
     def _content(self, delta: Delta) -> str | None:
         """The choice object of what `delta` says."""

@@ -12,7 +12,7 @@ must not be ignored silently, by either model.
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge_agent.errors import InvalidRequest
 
@@ -21,6 +21,16 @@ _SEED = 2**63 - 1
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class DoorRequest(_Strict):
+    """Body of a request that is translated into a chat completion (`translation`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        """A null asks for nothing, whatever the field: SDKs send those that they do not know."""
+        return {k: v for k, v in body.items() if v is not None} if isinstance(body, dict) else body
 
 
 class Extension(_Strict):

@@ -13,8 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from edge_agent.errors import EdgeAgentError, Unavailable
-from server.doors.render import Chunks, dumps, headers
-from server.errors import error_object
+from server.doors.render import Events, headers
 from server.metrics import Timing
 from server.service import Service, until_gone
 
@@ -29,9 +28,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, answer: "Answer", service: Service, timing: Timing, *, include_usage: bool
-    ) -> None:
+    def __init__(self, answer: "Answer", service: Service, timing: Timing, events: Events) -> None:
         self.status_code = 200
         self.background = None
         self.init_headers(
@@ -40,7 +37,7 @@ class EventStream(Response):
         self._answer = answer
         self._service = service
         self._timing = timing
-        self._chunks = Chunks(answer, include_usage=include_usage)
+        self._events = events
         self._pending: list[str] = []
         self._wake = asyncio.Event()
         self._done = False
@@ -82,26 +79,23 @@ class EventStream(Response):
 
     async def _pump(self) -> None:
         try:
-            self._push(self._chunks.begin())
+            self._push(self._events.begin())
             async for delta in self._answer:
                 self._timing.delta(delta)
-                self._push(self._chunks.delta(delta))
-            self._push(self._chunks.end())
+                self._push(self._events.delta(delta))
+            self._push(self._events.end())
         except EdgeAgentError as error:
-            self._push(_error_event(error))
+            self._push(self._events.error(error))
         except Exception:
             _log.exception("answer %s failed", self._answer.query.id)
-            self._push(_error_event(EdgeAgentError("internal error; the daemon's log has more")))
+            failure = EdgeAgentError("internal error; the daemon's log has more")
+            self._push(self._events.error(failure))
 
     def _end(self, pump: asyncio.Task[None]) -> None:
         if pump.cancelled():
-            self._push(_error_event(Unavailable("Shutting down")))
+            self._push(self._events.error(Unavailable("Shutting down")))
         self._done = True
         self._wake.set()
-
-
-def _error_event(error: EdgeAgentError) -> str:
-    return f"data: {dumps(error_object(error))}\n\n"
 
 
 def _body(body: bytes, *, more: bool) -> dict[str, object]:

@@ -13,6 +13,7 @@ from edge_agent.config.settings import Settings
 from edge_agent.errors import EngineError, Unavailable
 from edge_agent.records.generation import TokenLogprob
 from edge_agent.records.query import Delta, Query
+from server.doors.render import Chunks
 from server.doors.sse import EventStream
 from server.metrics import Metrics, Timing
 from server.service import Service
@@ -207,7 +208,7 @@ async def test_an_answer_begun_too_late_is_closed(agent: ScriptedAgent, data_dir
     service = Service(Settings(data_dir=data_dir), lambda: agent)
     await service.finish(grace_s=0)
     answer = await agent.begin(Query("1", 0.0, "edge", (1,)))
-    stream = EventStream(answer, service, Timing(Metrics()), include_usage=False)
+    stream = EventStream(answer, service, Timing(Metrics()), Chunks(answer, include_usage=False))
     never = asyncio.Event()
     with pytest.raises(Unavailable):
         await stream({"type": "http"}, never.wait, never.wait)
