@@ -12,6 +12,7 @@ from edge_agent.config.settings import Settings
 from server import errors
 from server.doors import (
     admin,
+    anthropic,
     chat,
     completions,
     docs,
@@ -20,6 +21,7 @@ from server.doors import (
     models,
     ollama,
     ollama_models,
+    responses,
     training,
 )
 from server.guard import Guard
@@ -79,9 +81,8 @@ def create_app(
     app.state.service = service
     app.state.metrics = metrics
     errors.install(app)
-    for routes in (chat, completions, models, embeddings, feedback, training, admin, docs):
-        app.include_router(routes.router)
-    for routes in (ollama, ollama_models):
+    doors = (chat, completions, responses, anthropic, models, embeddings, ollama, ollama_models)
+    for routes in (*doors, feedback, training, admin, docs):
         app.include_router(routes.router)
     app.add_middleware(Admission, service=service)
     limit = int(settings.server.max_body_mb * 1_000_000)
@@ -98,11 +99,10 @@ def _document_errors(app: FastAPI) -> None:
     components = schema["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
-    components["Error"] = errors.SCHEMA
-    components["OllamaError"] = errors.OLLAMA_SCHEMA
+    components |= errors.SCHEMAS
     for path, operations in schema["paths"].items():
-        name = "OllamaError" if path.startswith("/api/") else "Error"
-        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+        reference = {"$ref": f"#/components/schemas/{errors.schema_name(path)}"}
+        content = {"application/json": {"schema": reference}}
         for operation in operations.values():
             operation["responses"].pop("422", None)
             operation["responses"]["default"] = {"description": "Any error", "content": content}

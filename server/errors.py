@@ -1,45 +1,50 @@
-"""Every error leaves in OpenAI's shape: {"error": {"message", "type", "param", "code"}}.
+"""Every error leaves in the shape of the API that was asked.
 
-Under the paths of another API it has that API's shape: `SHAPES`.
+OpenAI's is {"error": {"message", "type", "param", "code"}}; Anthropic's, under /v1/messages, is
+{"type": "error", "error": {"type", "message"}, "request_id"}
+(https://platform.claude.com/docs/en/api/errors); Ollama's, under /api, is {"error": message}.
 """
 
 import difflib
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from ulid import ULID
 
 from edge_agent.errors import (
     BudgetExhausted,
+    ContextLengthExceeded,
     EdgeAgentError,
     InvalidRequest,
     NotFound,
     Unauthorized,
     Unavailable,
 )
-from server.doors.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    Extension,
-    FeedbackRequest,
-)
+from server.doors import schemas
 
 _CLIENT_CLOSED_REQUEST = 499
-_FIELDS = sorted(
-    {
-        name
-        for model in (ChatRequest, CompletionRequest, EmbeddingRequest, FeedbackRequest, Extension)
-        for name in model.model_fields
-    }
-)
+_ANTHROPIC, _OLLAMA = "/v1/messages", "/api/"
+"""Beginnings of paths whose errors have a shape of their own."""
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+"""HTTP status → type; any other is an api_error."""
 
 
-SCHEMA = {
+_OPENAI_SCHEMA = {
     "type": "object",
     "required": ["error"],
     "properties": {
@@ -55,15 +60,37 @@ SCHEMA = {
         }
     },
 }
-"""JSON schema of every error, for the OpenAPI document."""
-
-
-OLLAMA_SCHEMA = {
+_ANTHROPIC_SCHEMA = {
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+        "request_id": {"type": "string"},
+    },
+}
+_OLLAMA_SCHEMA = {
     "type": "object",
     "required": ["error"],
     "properties": {"error": {"type": "string"}},
 }
-"""The same under /api."""
+SCHEMAS = {
+    "Error": _OPENAI_SCHEMA,
+    "AnthropicError": _ANTHROPIC_SCHEMA,
+    "OllamaError": _OLLAMA_SCHEMA,
+}
+"""JSON schemas of all errors, for the OpenAPI document."""
+
+
+def schema_name(path: str) -> str:
+    """Which of `SCHEMAS` an error has where `path` was asked."""
+    if path.startswith(_OLLAMA):
+        return "OllamaError"
+    return "AnthropicError" if path.startswith(_ANTHROPIC) else "Error"
 
 
 class ClientGone(Exception):
@@ -84,8 +111,16 @@ class BodyTooLarge(EdgeAgentError):
     type = "invalid_request_error"
 
 
-def error_object(error: EdgeAgentError) -> dict[str, Any]:
-    """The JSON body of `error`."""
+def error_object(error: EdgeAgentError, path: str = "") -> dict[str, Any]:
+    """The JSON body of `error` where `path` was asked."""
+    if path.startswith(_OLLAMA):
+        return {"error": error.message}
+    if path.startswith(_ANTHROPIC):
+        message = error.message
+        if isinstance(error, ContextLengthExceeded):
+            message = f"prompt is too long: {message}"  # the words that clients look for
+        said = {"type": _ANTHROPIC_TYPES.get(error.status, "api_error"), "message": message}
+        return {"type": "error", "error": said, "request_id": f"req_{ULID()}"}
     code: str | int | None = error.code
     if code is None and isinstance(error, Unavailable):
         code = error.status  # as llama-server does while it loads
@@ -99,16 +134,11 @@ def error_object(error: EdgeAgentError) -> dict[str, Any]:
     }
 
 
-def _ollama(error: EdgeAgentError) -> dict[str, Any]:
-    return {"error": error.message}
-
-
-SHAPES: Mapping[str, Callable[[EdgeAgentError], dict[str, Any]]] = {"/api/": _ollama}
-"""By the beginning of the path: how other APIs than OpenAI's write an error."""
-
-
 def error_response(error: EdgeAgentError, path: str = "") -> JSONResponse:
-    """`error` as a whole response to a request of `path`, with the headers its status calls for."""
+    """`error` as a whole response, with the headers its status calls for.
+
+    `path` is what was asked: it says in whose shape.
+    """
     headers: dict[str, str] = {}
     retry_after_s = getattr(error, "retry_after_s", 1 if isinstance(error, Unavailable) else None)
     if retry_after_s is not None:
@@ -117,8 +147,10 @@ def error_response(error: EdgeAgentError, path: str = "") -> JSONResponse:
         headers["x-should-retry"] = "false"  # else OpenAI's SDK tries again within seconds
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    shape = next((SHAPES[start] for start in SHAPES if path.startswith(start)), error_object)
-    return JSONResponse(shape(error), error.status, headers)
+    body = error_object(error, path)
+    if "request_id" in body:
+        headers["Request-Id"] = body["request_id"]
+    return JSONResponse(body, error.status, headers)
 
 
 def install(app: FastAPI) -> None:
@@ -178,10 +210,27 @@ async def _gone(_request: Request, _error: Exception) -> Response:
 async def _unexpected(request: Request, _error: Exception) -> Response:
     # Starlette raises it again after this, so uvicorn logs the traceback; and it answers outside
     # of every middleware, so the id is put in here.
-    error = EdgeAgentError("internal error; the daemon's log has the details")
-    response = error_response(error, request.url.path)
+    ours = EdgeAgentError("internal error; the daemon's log has the details")
+    response = error_response(ours, request.url.path)
     response.headers["x-request-id"] = getattr(request.state, "request_id", "")
     return response
+
+
+@functools.cache
+def _fields() -> list[str]:
+    """The names of all fields that a request may have."""
+    from server.doors import anthropic, responses  # they import this module
+
+    models = (
+        schemas.ChatRequest,
+        schemas.CompletionRequest,
+        schemas.EmbeddingRequest,
+        schemas.FeedbackRequest,
+        schemas.Extension,
+        responses.ResponsesRequest,
+        anthropic.MessagesRequest,
+    )
+    return sorted({name for model in models for name in model.model_fields})
 
 
 def explain(errors: Sequence[Any], body: Any) -> InvalidRequest:
@@ -197,7 +246,7 @@ def explain(errors: Sequence[Any], body: Any) -> InvalidRequest:
     if kind == "json_invalid":
         return InvalidRequest(f"the body is not valid JSON: {context.get('error', '')}")
     if kind == "extra_forbidden":
-        others = [field for field in _FIELDS if field != path[-1]]
+        others = [field for field in _fields() if field != path[-1]]
         nearest = difflib.get_close_matches(str(path[-1]), others, n=1, cutoff=0.8)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         return InvalidRequest(f"{param} is not supported{hint}", param=param)

@@ -103,16 +103,15 @@ class Guard:
     def _check_key(self, path: str, headers: Headers) -> str:
         if not self._keys or path in OPEN_PATHS:
             return ""
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        key = given.strip().encode("utf-8", "surrogateescape")
-        # Every key is compared, so that the time taken does not say which one was near.
-        matches = [hmac.compare_digest(key, known) for known in self._keys]
-        if scheme.lower() != "bearer" or not any(matches):
-            raise Unauthorized(
-                "send one of the server's API keys as 'Authorization: Bearer KEY'",
-                code="invalid_api_key",
-            )
-        return hashlib.sha256(key).hexdigest()[:12]
+        for key in _keys_in(headers):
+            # Every key is compared, so that the time taken does not say which one was near.
+            matches = [hmac.compare_digest(key, known) for known in self._keys]
+            if any(matches):
+                return hashlib.sha256(key).hexdigest()[:12]
+        raise Unauthorized(
+            "send one of the server's API keys as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
+            code="invalid_api_key",
+        )
 
     def _check_length(self, headers: Headers) -> None:
         length = headers.get("content-length", "0")
@@ -140,6 +139,14 @@ class Guard:
             f"the request body is larger than {self._max_body_mb:g} MB (server.max_body_mb)",
             code="body_too_large",
         )
+
+
+def _keys_in(headers: Headers) -> list[bytes]:
+    """What may be a key: as OpenAI's clients send it, then as Anthropic's do."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    keys = [given.strip()] if scheme.lower() == "bearer" else []
+    keys += [headers["x-api-key"].strip()] if "x-api-key" in headers else []
+    return [key.encode("utf-8", "surrogateescape") for key in keys]
 
 
 def _hostname(host: str) -> str:

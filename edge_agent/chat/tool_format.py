@@ -135,7 +135,9 @@ class ToolParser:
             deltas[0] = dataclasses.replace(
                 deltas[0], token_ids=event.token_ids, logprobs=event.logprobs
             )
-            deltas[-1] = dataclasses.replace(deltas[-1], finish_reason=reason)
+            deltas[-1] = dataclasses.replace(
+                deltas[-1], finish_reason=reason, stopped_by=event.stopped_by
+            )
         return deltas
 
     def _deltas(self, found: Iterator[str | Call], index: int) -> Iterator[Delta]:

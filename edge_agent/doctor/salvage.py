@@ -32,7 +32,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "TEXT": (str,),
     "BLOB": (bytes,),
 }
-_ADDED: Mapping[str, int] = {"decision": 5, "training_round": 1}
+_ADDED: Mapping[str, int] = {"query": 1, "decision": 5, "training_round": 1}
 """Columns that a later migration added; rows written before it end where they begin."""
 _MEND = """
 INSERT OR IGNORE INTO arrival SELECT seq, id, at, 1 FROM query;

@@ -233,7 +233,13 @@ class Choice:
 
     def _report(self, text: str, reason: FinishReason | None) -> None:
         event = TokenEvent(
-            self.index, text, tuple(self._ids), tuple(self._logprobs), reason, self._confidence
+            index=self.index,
+            text=text,
+            token_ids=tuple(self._ids),
+            logprobs=tuple(self._logprobs),
+            finish_reason=reason,
+            confidence=self._confidence,
+            stopped_by=self._text.stopped_by,
         )
         self._confidence = 0.0
         self._ids.clear()

@@ -36,8 +36,13 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = tuple(s for s in stop if s)
         self._held = ""
-        self.stopped = False
-        """True once a stop string was seen; it and what follows is dropped."""
+        self.stopped_by: str | None = None
+        """The stop string that was seen; it and what follows is dropped."""
+
+    @property
+    def stopped(self) -> bool:
+        """True once a stop string was seen."""
+        return self.stopped_by is not None
 
     def push(self, piece: bytes) -> str:
         """Text that is final after `piece`."""
@@ -62,12 +67,12 @@ class TextStream:
 
     def _cut(self, text: str) -> str:
         """`text` up to the first stop string in it."""
-        starts = [i for i in (text.find(stop) for stop in self._stop) if i >= 0]
+        starts = [(i, stop) for stop in self._stop if (i := text.find(stop)) >= 0]
         if not starts:
             return text
-        self.stopped = True
+        start, self.stopped_by = min(starts)
         self._held = ""
-        return text[: min(starts)]
+        return text[:start]
 
 
 def _overlap(text: str, stop: str) -> int:

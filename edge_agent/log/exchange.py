@@ -27,8 +27,11 @@ from typing import Any
 from edge_agent.errors import EdgeAgentError, InvalidRequest
 from edge_agent.log import grader_spec
 from edge_agent.log.database import boundary, immediate, open_database
+from edge_agent.records.query import ID_PREFIXES
 
 _OPERATION = {"chat": "chat", "completion": "text_completion"}
+_DOOR = {"chat": "chat/completions", "completion": "completions"}
+"""Of a query that was logged before its door was."""
 _REQUEST = {
     "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p",
@@ -58,13 +61,13 @@ _RESPONSE = ("source", "cost_usd", "ttft_s", "duration_s", "disconnected")
 def attributes(row: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes of one query as `LogReader.explain` gives it, without its content."""
     query, decision, response = row["query"], row["decision"], row["response"]
-    prefix = "chatcmpl-" if query["kind"] == "chat" else "cmpl-"
+    door = query["door"] or _DOOR[query["kind"]]
     values = {
         "gen_ai.operation.name": _OPERATION[query["kind"]],
         "gen_ai.request.model": query["model"],
         "gen_ai.request.choice.count": query["n"],
         **{name: query["sampling"].get(key) for key, name in _REQUEST.items()},
-        "gen_ai.response.id": prefix + query["id"],
+        "gen_ai.response.id": ID_PREFIXES.get(door, "") + query["id"],
         "gen_ai.response.model": response["cloud_model"],
         "gen_ai.response.finish_reasons": [
             choice["finish_reason"] or "error" for choice in response["choices"]
@@ -74,6 +77,7 @@ def attributes(row: Mapping[str, Any]) -> dict[str, Any]:
         "gen_ai.usage.cache_read.input_tokens": response["cached_tokens"],
         "error.message": response["error"],
         "edge_agent.at": query["at"],
+        "edge_agent.door": door,
         "edge_agent.task": query["task"],
         **{f"edge_agent.{name}": decision[name] for name in _DECISION},
         **{f"edge_agent.{name}": response[name] for name in _RESPONSE},

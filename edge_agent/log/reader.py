@@ -9,9 +9,8 @@ from typing import Any
 from edge_agent.log.admin import log_enabled
 from edge_agent.log.database import boundary, open_database, snapshot
 from edge_agent.log.rows import Row, decoded
-from edge_agent.records.query import Reason, RecentDecision, Route
+from edge_agent.records.query import ID_PREFIXES, Reason, RecentDecision, Route
 
-_ID_PREFIXES = ("chatcmpl-", "cmpl-")
 _TAIL = """
 query.at, log.*, decision.wanted, decision.propensity, decision.budget, decision.audit,
 response.disconnected
@@ -181,7 +180,7 @@ class LogReader:
 
 def bare_id(response_id: str) -> str:
     """The query's ULID, from itself or from a response id."""
-    for prefix in _ID_PREFIXES:
+    for prefix in ID_PREFIXES.values():
         if response_id.startswith(prefix):
             return response_id[len(prefix) :]
     return response_id

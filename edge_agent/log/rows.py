@@ -97,6 +97,7 @@ def query_row(query: Query, seq: int) -> Row:
         "grader": None if query.grader is None else _json(query.grader),
         "template": query.template,
         "prompt_ids": pack(query.prompt_ids),
+        "door": query.door,
     }
 
 

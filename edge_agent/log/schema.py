@@ -72,6 +72,15 @@ def m007_cloud_lessons(db: "Database") -> None:
     db.executescript(_CLOUD_LESSONS)
 
 
+@migrations()
+def m008_doors(db: "Database") -> None:
+    """The API that a query came by, in the view as well."""
+    # The path under /v1: chat/completions, responses, messages, …; NULL: before this migration.
+    db.execute("ALTER TABLE query ADD COLUMN door TEXT")
+    view = _DRAFTS[_DRAFTS.index("DROP VIEW log;") :]
+    db.executescript(view.replace("    query.task,\n", "    query.door,\n    query.task,\n"))
+
+
 _LOG = """
 CREATE TABLE arrival (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- 1, 2, 3, … without gaps

@@ -110,6 +110,8 @@ class TokenEvent:
     confidence: float = 0.0
     """Log-probability of `token_ids` together, an end token included: natural log, the model at
     temperature 1 with the offload token masked. 0 where the request does not ask for it."""
+    stopped_by: str | None = None
+    """The stop string that ended the choice, on its last event."""
 
 
 @dataclass(frozen=True, slots=True)

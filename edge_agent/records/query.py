@@ -15,6 +15,14 @@ from edge_agent.records.generation import FinishReason, SamplingParams, TokenEve
 After = Literal["first_token", "draft"]
 """When the decision falls."""
 
+ID_PREFIXES: Mapping[str, str] = {
+    "chat/completions": "chatcmpl-",
+    "completions": "cmpl-",
+    "responses": "resp_",
+    "messages": "msg_",
+}
+"""Door → what its response ids begin with; the query's ULID follows."""
+
 
 class Route(StrEnum):
     """What the client asks for."""
@@ -81,7 +89,7 @@ class Query:
     """One request of a client, validated. Times are Unix seconds."""
 
     id: str
-    """ULID; the response id is "chatcmpl-" or "cmpl-" and this."""
+    """ULID; the response id is a prefix (`ID_PREFIXES`) and this."""
     at: float
     model: str
     """The model name the client sent (`edge`, `edge-local`, `edge-cloud`)."""
@@ -112,11 +120,20 @@ class Query:
     """How to score an answer, e.g. {"type": "numeric"}."""
     client: str = ""
     log: bool = True
+    door: str = "chat/completions"
+    """The API that the client speaks: its path under /v1."""
+    ignored: tuple[str, ...] = ()
+    """What the request brought and nothing here runs, e.g. "tools[1]: web_search"."""
 
     @property
     def is_chat(self) -> bool:
-        """True for /v1/chat/completions."""
+        """False for /v1/completions: it has a prompt and no messages."""
         return self.prompt is None
+
+    @property
+    def response_id(self) -> str:
+        """The id of the answer, in the form of its door."""
+        return ID_PREFIXES.get(self.door, "") + self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +220,8 @@ class Delta:
     token_ids: tuple[int, ...] = ()
     refusal: str | None = None
     finish_reason: FinishReason | None = None
+    stopped_by: str | None = None
+    """With "stop": the stop string, where the local model wrote it."""
 
     @classmethod
     def of(cls, event: TokenEvent) -> "Delta":
@@ -213,6 +232,7 @@ class Delta:
             logprobs=event.logprobs,
             token_ids=event.token_ids,
             finish_reason=event.finish_reason,
+            stopped_by=event.stopped_by,
         )
 
 

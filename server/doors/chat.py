@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter, Request, Response
 
 from server.doors import query as queries
-from server.doors.common import AgentDep, answer, client_of, events, raw_body
+from server.doors.common import AgentDep, answer, client_of, raw_body
 from server.doors.schemas import ChatRequest
 
 router = APIRouter(tags=["OpenAI"])
@@ -19,5 +19,4 @@ async def chat_completions(body: ChatRequest, request: Request, agent: AgentDep)
         queries.from_chat, body, await raw_body(request), agent, client_of(request)
     )
     options = body.stream_options
-    form = events(include_usage=bool(options and options.include_usage))
-    return await answer(request, query, form)
+    return await answer(request, query, include_usage=bool(options and options.include_usage))

@@ -1,20 +1,23 @@
 """What the endpoints share: the running service, who asks, and answering one query."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 
 from edge_agent.agent.agent import Agent
 from edge_agent.agent.answer import Answer
 from edge_agent.errors import ContextLengthExceeded
-from edge_agent.records.query import Delta, Query
+from edge_agent.records.query import Query
 from server.doors import sse
-from server.doors.render import Chunks, Whole, dumps, error_event, headers
-from server.doors.sse import EventStream, Form
+from server.doors.render import Chunks, Shape, Whole, dumps, error_event, headers
+from server.doors.sse import EventStream
 from server.metrics import Metrics, Timing
 from server.service import Service
+
+_PROMPTS = {"completions": "prompt", "responses": "input"}
+"""Door → the field that its prompt stands in, where that is not `messages`."""
 
 # Coroutines although they wait for nothing: FastAPI sends plain functions through a thread.
 
@@ -50,62 +53,38 @@ async def raw_body(request: Request) -> dict[str, Any]:
     return body
 
 
-class Collector(Protocol):
-    """Renders one answer in one piece."""
-
-    def add(self, delta: Delta) -> None:
-        """Take in one delta."""
-        ...
-
-    def body(self) -> dict[str, Any]:
-        """The response, after the last delta."""
-        ...
-
-
-def events(*, include_usage: bool = False) -> Form:
-    """How OpenAI's API streams; a comment stands in the silences (HTML 9.2.6)."""
-    renderer = partial(Chunks, include_usage=include_usage)
-    return Form("text/event-stream", renderer, error_event, idle=": still here\n\n")
-
-
 async def answer(
-    request: Request,
-    query: Query,
-    form: Form,
-    collector: Callable[[Answer], Collector] = Whole,
+    request: Request, query: Query, *, include_usage: bool = False, shape: Shape | None = None
 ) -> Response:
     """Answer `query`, streamed or whole. A client that goes away stops it at any point.
 
-    A stream whose answer does not begin soon begins without it: what goes wrong from then on is
-    an event, not a status.
+    `shape` None: as OpenAI's chat and plain completions. A stream whose answer does not begin soon
+    begins without it: what goes wrong from then on is an event, not a status.
     """
+    shape = shape or Shape(Whole, partial(Chunks, include_usage=include_usage), error_event)
     service, metrics = await _service(request), await _metrics(request)
     timing = Timing(metrics)
     begin = _begin(service.agent, query, metrics)
     if not query.stream:
-        return await service.run(_whole(begin, collector, timing), request.receive)
+        return await service.run(_whole(begin, shape, timing), request.receive)
     opening = await service.begin(begin, request.receive, sse.QUIET_S)
-    return EventStream(opening, service, timing, form)
+    return EventStream(opening, service, timing, shape)
 
 
 async def _begin(agent: Agent, query: Query, metrics: Metrics) -> Answer:
     try:
         begun = await agent.begin(query)
     except ContextLengthExceeded as error:
-        param = "messages" if query.is_chat else "prompt"
+        param = _PROMPTS.get(query.door, "messages")
         raise ContextLengthExceeded(error.message, param=param) from error
     metrics.decided(begun)
     return begun
 
 
-async def _whole(
-    begin: Coroutine[Any, Any, Answer],
-    collector: Callable[[Answer], Collector],
-    timing: Timing,
-) -> Response:
+async def _whole(begin: Coroutine[Any, Any, Answer], shape: Shape, timing: Timing) -> Response:
     answer = await begin
     try:
-        whole = collector(answer)
+        whole = shape.whole(answer)
         async for delta in answer:
             timing.delta(delta)
             whole.add(delta)

@@ -7,17 +7,13 @@ from typing import Any
 from fastapi import APIRouter
 
 from edge_agent.errors import InvalidRequest
+from edge_agent.log.reader import bare_id
 from edge_agent.records.query import Feedback
 from server.doors.common import AgentDep
 from server.doors.schemas import FeedbackRequest
 
 router = APIRouter(tags=["edge-agent"])
 _THUMBS = {"up": 1.0, "down": -1.0}
-
-
-def bare_id(response_id: str) -> str:
-    """A response's id without the prefix of its kind."""
-    return response_id.removeprefix("chatcmpl-").removeprefix("cmpl-")
 
 
 @router.post("/v1/feedback", summary="Say what you think of a response")

@@ -9,7 +9,6 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -19,7 +18,7 @@ from edge_agent.errors import InvalidRequest
 from edge_agent.records.query import Query, Route
 from server.doors import query as queries
 from server.doors.common import AgentDep, ServiceDep, answer, client_of
-from server.doors.ollama_render import Whole, lines, stamp
+from server.doors.ollama_render import shape, stamp
 from server.doors.ollama_request import (
     ChatBody,
     EmbedBody,
@@ -141,8 +140,7 @@ def _drawn(query: Query, body: ChatBody | GenerateBody) -> Query:
 async def _answer(
     request: Request, query: Query, body: ChatBody | GenerateBody, *, chat: bool
 ) -> Response:
-    collector = partial(Whole, model=body.model, chat=chat)
-    return await answer(request, query, lines(body.model, chat=chat), collector)
+    return await answer(request, query, shape=shape(body.model, chat=chat))
 
 
 def _prompts(texts: list[str], model: str, agent: Agent, truncate: bool) -> list[list[int]]:

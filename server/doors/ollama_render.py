@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edge_agent.errors import EdgeAgentError
 from edge_agent.records.generation import TokenLogprob
 from edge_agent.records.query import Delta, Transcript
-from server.doors.render import chat_logprobs, dumps, extension
-from server.doors.sse import Form
+from server.doors.render import Shape, chat_logprobs, dumps, extension
 
 if TYPE_CHECKING:
     from edge_agent.agent.answer import Answer
@@ -29,10 +28,15 @@ def stamp(at: float | None = None) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
-def lines(model: str, *, chat: bool) -> Form:
-    """How Ollama streams; `model` is the name that the client sent."""
-    renderer = partial(Lines, model=model, chat=chat)
-    return Form("application/x-ndjson", renderer, _error_line, idle=_IDLE)
+def shape(model: str, *, chat: bool) -> Shape:
+    """How Ollama answers; `model` is the name that the client sent."""
+    return Shape(
+        partial(Whole, model=model, chat=chat),
+        partial(Lines, model=model, chat=chat),
+        _error_line,
+        "application/x-ndjson",
+        _IDLE,
+    )
 
 
 def _error_line(error: EdgeAgentError) -> str:
@@ -139,6 +143,10 @@ class Lines(_Rendering):
         if calls:
             told = _line(self._object(**_piece("", "", calls, chat=self._chat), done=False))
         return told + _line(self._object(**_piece("", "", (), chat=self._chat), **self._end))
+
+    def error(self, error: EdgeAgentError) -> str:
+        """The error as the last line."""
+        return _error_line(error)
 
 
 class Whole(_Rendering):

@@ -118,6 +118,7 @@ def from_completion(
         **_common(request, body, route, client),
         prompt_ids=ids,
         prompt=text,
+        door="completions",
         body=_as_sent({**body, "prompt": text}),
         sampling=_sampling(
             request,

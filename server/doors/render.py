@@ -5,8 +5,9 @@ A chunk is written by hand around its one changing part: it is built once per to
 """
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
@@ -20,14 +21,59 @@ if TYPE_CHECKING:
 _SEPARATORS = (",", ":")
 
 
+class Collector(Protocol):
+    """Collects an answer's deltas and renders it in one piece."""
+
+    def add(self, delta: Delta) -> None:
+        """Take in one delta."""
+        ...
+
+    def body(self) -> dict[str, Any]:
+        """The response; called after the last delta."""
+        ...
+
+
+class Events(Protocol):
+    """Renders an answer's deltas as they come, each as the text that goes over the wire."""
+
+    def begin(self) -> str:
+        """What comes before the first delta."""
+        ...
+
+    def delta(self, delta: Delta) -> str:
+        """One delta; "" if it says nothing."""
+        ...
+
+    def end(self) -> str:
+        """What comes after the last delta."""
+        ...
+
+    def error(self, error: EdgeAgentError) -> str:
+        """The end of an answer that broke off."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a door writes its answers."""
+
+    whole: "Callable[[Answer], Collector]"
+    events: "Callable[[Answer], Events]"
+    error: Callable[[EdgeAgentError], str]
+    """The stream of an answer that failed before it began."""
+    media_type: str = "text/event-stream"
+    idle: str = ": still here\n\n"
+    """What a stream says while there is nothing to say; clients skip it (HTML 9.2.6)."""
+
+
+def error_event(error: EdgeAgentError) -> str:
+    """OpenAI's error object as an event."""
+    return f"data: {dumps(error_object(error))}\n\n"
+
+
 def dumps(value: Any) -> str:
     """Compact JSON. ASCII only: a cloud may send lone surrogates, which have no UTF-8."""
     return json.dumps(value, separators=_SEPARATORS)
-
-
-def response_id(answer: "Answer") -> str:
-    """The response's id in OpenAI's form."""
-    return ("chatcmpl-" if answer.query.is_chat else "cmpl-") + answer.query.id
 
 
 def extension(answer: "Answer") -> dict[str, Any]:
@@ -44,6 +90,8 @@ def extension(answer: "Answer") -> dict[str, Any]:
         "after": decision.after,
         "adapter": answer.adapter,
     }
+    if answer.query.ignored:
+        found["ignored"] = list(answer.query.ignored)
     if outcome is not None:
         found["cost_usd"] = outcome.cost_usd
         if outcome.error is not None:
@@ -53,12 +101,13 @@ def extension(answer: "Answer") -> dict[str, Any]:
 
 def headers(answer: "Answer") -> dict[str, str]:
     """`extension` as X-Edge-Agent-* headers, as far as it is known when they are sent."""
-    return {
+    ids = {"Request-Id": f"req_{answer.query.id}"} if answer.query.door == "messages" else {}
+    return ids | {
         "X-Edge-Agent-" + name.replace("_", "-").title(): f"{value:.6g}"
         if isinstance(value, float)
         else str(value)
         for name, value in extension(answer).items()
-        if value is not None and name != "error"
+        if value is not None and name not in ("error", "ignored")
     }
 
 
@@ -139,7 +188,7 @@ class Whole:
         assert outcome is not None
         chat = answer.query.is_chat
         return {
-            "id": response_id(answer),
+            "id": answer.query.response_id,
             "object": "chat.completion" if chat else "text_completion",
             "created": int(answer.query.at),
             "model": answer.query.model,
@@ -182,11 +231,6 @@ class Whole:
         }
 
 
-def error_event(error: EdgeAgentError) -> str:
-    """An error in mid-stream."""
-    return f"data: {dumps(error_object(error))}\n\n"
-
-
 class Chunks:
     """Renders an answer's deltas as server-sent events.
 
@@ -202,7 +246,7 @@ class Chunks:
         self._last = ""
         self._lengths = [0] * answer.query.n
         envelope = {
-            "id": response_id(answer),
+            "id": answer.query.response_id,
             "object": "chat.completion.chunk" if self._chat else "text_completion",
             "created": int(answer.query.at),
             "model": answer.query.model,
@@ -251,6 +295,10 @@ class Chunks:
             usage = dumps(usage_object(answer.outcome.usage))
             events += f'{self._head}],"usage":{usage},{known}'
         return events + "data: [DONE]\n\n"
+
+    def error(self, error: EdgeAgentError) -> str:
+        """The error object as the last event."""
+        return error_event(error)
 
     def _content(self, delta: Delta) -> str | None:
         """The choice object of what `delta` says."""

@@ -33,6 +33,16 @@ class _Strict(BaseModel):
         return {k: v for k, v in data.items() if v is not None or k in cls.model_fields}
 
 
+class DoorRequest(_Strict):
+    """Body of a request that is translated into a chat completion (`translation`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        """A null asks for nothing, whatever the field: SDKs send those that they do not know."""
+        return {k: v for k, v in body.items() if v is not None} if isinstance(body, dict) else body
+
+
 class Extension(_Strict):
     """`edge_agent` in a request: how this query may be answered, graded and logged."""
 

@@ -10,16 +10,13 @@ and clients give a silent stream up, so something that says nothing is sent mean
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from edge_agent.errors import EdgeAgentError, Unavailable
-from edge_agent.records.query import Delta
-from server.doors.render import headers
+from server.doors.render import Shape, headers
 from server.metrics import Timing
 from server.service import Service, until_gone
 
@@ -31,50 +28,23 @@ QUIET_S = 2.5
 _log = logging.getLogger(__name__)
 
 
-class Renderer(Protocol):
-    """Renders one answer's deltas."""
-
-    def begin(self) -> str:
-        """What comes first; "" for nothing."""
-        ...
-
-    def delta(self, delta: Delta) -> str:
-        """One delta; "" if it says nothing."""
-        ...
-
-    def end(self) -> str:
-        """What comes last: the answer is logged, and its cost is known."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How an API streams."""
-
-    media_type: str
-    renderer: Callable[["Answer"], Renderer]
-    error: Callable[[EdgeAgentError], str]
-    """An error in mid-stream."""
-    idle: str
-    """What clients skip: a comment, a blank."""
-
-
 class EventStream(Response):
     """The response of a streamed answer. A client that goes away stops the answer at once."""
 
     def __init__(
-        self, opening: "asyncio.Future[Answer]", service: Service, timing: Timing, form: Form
+        self, opening: "asyncio.Future[Answer]", service: Service, timing: Timing, shape: Shape
     ) -> None:
         """`opening` may still be under way; then nothing of the decision is in the headers."""
         self.status_code = 200
         self.background = None
-        self.media_type = form.media_type
+        self.media_type = shape.media_type
         known = headers(opening.result()) if opening.done() else {}
         self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"} | known)
         self._opening = opening
         self._service = service
         self._timing = timing
-        self._form = form
+        self._shape = shape
+        self._error = shape.error
         self._pending: list[str] = []
         self._wake = asyncio.Event()
         self._done = False
@@ -110,7 +80,7 @@ class EventStream(Response):
             async with asyncio.timeout(QUIET_S):
                 await self._wake.wait()
         except TimeoutError:
-            self._push(self._form.idle)
+            self._push(self._shape.idle)
         self._wake.clear()
 
     async def _close(self) -> None:
@@ -132,22 +102,23 @@ class EventStream(Response):
     async def _pump(self) -> None:
         try:
             answer = await self._opening
-            renderer = self._form.renderer(answer)
-            self._push(renderer.begin())
+            events = self._shape.events(answer)
+            self._error = events.error
+            self._push(events.begin())
             async for delta in answer:
                 self._timing.delta(delta)
-                self._push(renderer.delta(delta))
-            self._push(renderer.end())
+                self._push(events.delta(delta))
+            self._push(events.end())
         except EdgeAgentError as error:
-            self._push(self._form.error(error))
+            self._push(self._error(error))
         except Exception:
             _log.exception("a streamed answer failed")
-            hint = EdgeAgentError("internal error; the daemon's log has more")
-            self._push(self._form.error(hint))
+            failure = EdgeAgentError("internal error; the daemon's log has more")
+            self._push(self._error(failure))
 
     def _end(self, pump: asyncio.Task[None]) -> None:
         if pump.cancelled():
-            self._push(self._form.error(Unavailable("Shutting down")))
+            self._push(self._error(Unavailable("Shutting down")))
         self._done = True
         self._wake.set()
 

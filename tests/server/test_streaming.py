@@ -14,7 +14,7 @@ from edge_agent.errors import EngineError, QueueFull, Unavailable
 from edge_agent.records.generation import TokenLogprob
 from edge_agent.records.query import Delta, Query
 from server.doors import sse
-from server.doors.common import events
+from server.doors.render import Chunks, Shape, Whole, error_event
 from server.doors.sse import EventStream
 from server.metrics import Metrics, Timing
 from server.service import Service
@@ -211,7 +211,8 @@ async def test_an_answer_begun_too_late_is_closed(agent: ScriptedAgent, data_dir
     answer = await agent.begin(Query("1", 0.0, "edge", (1,)))
     opening: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     opening.set_result(answer)
-    stream = EventStream(opening, service, Timing(Metrics()), events())
+    shape = Shape(Whole, lambda begun: Chunks(begun, include_usage=False), error_event)
+    stream = EventStream(opening, service, Timing(Metrics()), shape)
     never = asyncio.Event()
     with pytest.raises(Unavailable):
         await stream({"type": "http"}, never.wait, never.wait)

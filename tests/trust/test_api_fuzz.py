@@ -5,7 +5,6 @@
 
 import json
 import os
-import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,27 +48,45 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield found
 
 
-def judge(answer: Any) -> None:
-    """An answer, or an error in the shape of OpenAI's or Ollama's API that is ours to give."""
+LIMITS = {
+    "/v1/chat/completions": "max_tokens",
+    "/v1/completions": "max_tokens",
+    "/v1/responses": "max_output_tokens",
+    "/v1/messages": "max_tokens",
+}
+"""Path → the field that keeps its answers short."""
+COUNTS = ("/v1/responses/input_tokens", "/v1/messages/count_tokens")
+
+
+def judge(answer: Any, path: str) -> None:
+    """An answer, or an error in the shape of its API that is ours to give."""
     assert answer.status_code < 500, answer.text
     assert answer.headers["x-request-id"]
     if answer.status_code >= 400:
         body = answer.json()
-        assert set(body) == {"error"}, body
-        if urllib.parse.urlsplit(answer.request.url).path.startswith("/api/"):
+        if path.startswith("/v1/messages"):
+            assert set(body) == {"type", "error", "request_id"}, body
+            assert set(body["error"]) == {"type", "message"}
+            assert body["error"]["message"]
+        elif path.startswith("/api/"):
+            assert set(body) == {"error"}, body
             assert isinstance(body["error"], str)
             assert body["error"]
         else:
+            assert set(body) == {"error"}, body
             assert set(body["error"]) == {"message", "type", "param", "code"}
             assert body["error"]["message"]
         assert "Traceback" not in answer.text
 
 
+def short(body: Any, path: str) -> Any:
+    """`body` with a limit for its answer."""
+    return {LIMITS[path]: 2, **body} if isinstance(body, dict) and path in LIMITS else body
+
+
 def post(daemon: Running, path: str, body: Any) -> Any:
     """POST what json.dumps makes of `body`: NaN and lone surrogates too."""
-    headers = {"Content-Type": "application/json"}
-    if path.startswith("/v1/") and path != "/v1/embeddings" and isinstance(body, dict):
-        body = {"max_tokens": 2, **body}
+    headers, body = {"Content-Type": "application/json"}, short(body, path)
     if path in ("/api/chat", "/api/generate") and isinstance(body, dict):
         body = {"options": {"num_predict": 2}, **body}
     return requests.post(daemon.url + path, json.dumps(body), headers=headers, timeout=60)
@@ -88,14 +105,13 @@ def test_the_whole_schema(daemon: Running) -> None:
             if case.path.startswith("/api/") and isinstance(case.body, dict):
                 case.body = ollama_body(case.body)
             elif isinstance(case.body, dict) and "model" in case.body:
-                limits = (
-                    {"max_tokens": 2} if "messages" in case.body or "prompt" in case.body else {}
-                )
-                case.body = {**case.body, "model": "edge-local", **limits}
-            judge(case.call(timeout=60))
+                limit = {LIMITS[case.path]: 2} if case.path in LIMITS else {}
+                case.body = {**case.body, "model": "edge-local", **limit}
+            judge(case.call(timeout=60), case.path)
 
         attempt()
-    assert len(tried) >= 17
+    assert {"POST " + path for path in (*LIMITS, *COUNTS)} <= tried
+    assert len(tried) >= 21
 
 
 def ollama_body(body: dict[str, Any]) -> dict[str, Any]:
@@ -105,18 +121,57 @@ def ollama_body(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "model": "edge-local", **asked}
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings"),
-        *("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show"),
-    ],
-)
+OLLAMA = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show")
+
+
+@pytest.mark.parametrize("path", [*LIMITS, *COUNTS, "/v1/embeddings", *OLLAMA])
 def test_any_json_at_all(daemon: Running, path: str) -> None:
+    fields = st.sampled_from(
+        ["input", "messages", "system", "instructions", "tools", "tool_choice", "text", "prompt",
+         "output_config", "metadata", "include", "thinking", "stop_sequences", "edge_agent"]
+    )  # fmt: skip
+
     @QUIET
-    @given(body=JSON)
-    def attempt(body: Any) -> None:
-        judge(post(daemon, path, body))
+    @given(body=JSON, more=st.dictionaries(fields, JSON, max_size=3))
+    def attempt(body: Any, more: Any) -> None:
+        judge(post(daemon, path, body), path)
+        judge(post(daemon, path, {"model": "edge", **more}), path)
+
+    attempt()
+
+
+def test_items_and_blocks_of_any_shape(daemon: Running) -> None:
+    """What the doors read themselves, and no schema describes."""
+    kind = st.sampled_from(
+        ["message", "function_call", "function_call_output", "reasoning", "input_text",
+         "output_text", "input_image", "item_reference", "custom_tool_call", "text", "image",
+         "tool_use", "tool_result", "thinking", "server_tool_use", "function", "web_search",
+         "allowed_tools", "tool", "any", "auto", "json_schema", "json_object"]
+    )  # fmt: skip
+    field = st.sampled_from(
+        ["type", "role", "content", "text", "name", "call_id", "arguments", "output", "input", "id",
+         "tool_use_id", "parameters", "input_schema", "tools", "mode", "schema", "format"]
+    )  # fmt: skip
+    role = st.sampled_from(["user", "assistant", "system", "developer", "tool"])
+    value = JSON | kind | role | NASTY
+    flat = st.dictionaries(field, value, max_size=5)
+    item = st.dictionaries(field, value | st.lists(flat, max_size=2) | flat, max_size=6)
+    typed = st.builds(lambda i, k, r: {"type": k, "role": r, "content": "x", **i}, item, kind, role)
+
+    @QUIET
+    @given(items=st.lists(typed, min_size=1, max_size=3), tools=st.lists(typed, max_size=2))
+    def attempt(items: Any, tools: Any) -> None:
+        extra = {"tools": tools} if tools else {}
+        first = items[0]
+        for path, asked in (
+            ("/v1/responses", {"input": items}),
+            ("/v1/responses", {"input": "x", "tool_choice": first, "text": {"format": first}}),
+            ("/v1/responses/input_tokens", {"input": items}),
+            ("/v1/messages", {"messages": items, "system": [first]}),
+            ("/v1/messages", {"messages": items, "tool_choice": first}),
+            ("/v1/messages/count_tokens", {"messages": items}),
+        ):
+            judge(post(daemon, path, {"model": "edge", **asked, **extra}), path)
 
     attempt()
 
@@ -125,19 +180,22 @@ def test_messages_of_any_text(daemon: Running) -> None:
     @QUIET
     @given(text=NASTY, role=st.sampled_from(["system", "user", "assistant"]), name=NASTY)
     def attempt(text: str, role: str, name: str) -> None:
-        messages = [{"role": role, "content": text, "name": name}]
-        judge(post(daemon, "/v1/chat/completions", {"model": "edge", "messages": messages}))
-        judge(post(daemon, "/v1/chat/completions", {"model": "edge", "messages": [
-            {"role": role, "content": [{"type": "text", "text": text}]}]}))  # fmt: skip
-        judge(post(daemon, "/v1/completions", {"model": "edge", "prompt": text, "stop": [text]}))
-        judge(post(daemon, "/api/chat", {"model": "edge", "messages": [
-            {"role": role, "content": text, "name": name}]}))  # fmt: skip
-        for raw in (False, True):
-            asked = {"model": "edge", "prompt": text, "raw": raw}
-            judge(post(daemon, "/api/generate", asked))
-        judge(post(daemon, "/api/embed", {"model": "edge", "input": [text]}))
-        for path in ("show", "pull"):
-            judge(post(daemon, f"/api/{path}", {"model": name}))
+        named = [{"role": role, "content": text, "name": name}]
+        parts = [{"role": role, "content": [{"type": "text", "text": text}]}]
+        for path, asked in (
+            ("/v1/chat/completions", {"messages": named}),
+            ("/v1/chat/completions", {"messages": parts}),
+            ("/v1/completions", {"prompt": text, "stop": [text]}),
+            ("/v1/responses", {"input": parts, "instructions": text, "user": name}),
+            ("/v1/messages", {"messages": parts, "system": text, "stop_sequences": [name]}),
+            ("/api/chat", {"messages": named}),
+            ("/api/generate", {"prompt": text, "raw": False}),
+            ("/api/generate", {"prompt": text, "raw": True}),
+            ("/api/embed", {"input": [text]}),
+            ("/api/show", {"model": name}),
+            ("/api/pull", {"model": name}),
+        ):
+            judge(post(daemon, path, {"model": "edge", **asked}), path)
 
     attempt()
 
@@ -156,6 +214,20 @@ def test_tools_schemas_and_grammars(daemon: Running) -> None:
     @QUIET
     @given(schema=schema, grammar=grammar, name=NASTY)
     def attempt(schema: Any, grammar: str, name: str) -> None:
+        function = {"type": "function", "name": name, "parameters": schema}
+        form = {"type": "json_schema", "name": "x", "schema": schema}
+        output = {"format": {"type": "json_schema", "schema": schema}}
+        messages = asked | {"max_tokens": 2}
+        for path, body in (
+            ("/v1/responses", {"input": "x", "tools": [function], "tool_choice": "required"}),
+            ("/v1/responses", {"input": "x", "text": {"format": form}}),
+            (
+                "/v1/messages",
+                messages | {"tools": [{"name": name, "input_schema": schema}]},
+            ),
+            ("/v1/messages", messages | {"output_config": output}),
+        ):
+            judge(post(daemon, path, {"model": "edge", **body}), path)
         shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
         tool = {"type": "function", "function": {"name": name, "parameters": schema}}
         for extra in (
@@ -163,22 +235,37 @@ def test_tools_schemas_and_grammars(daemon: Running) -> None:
             {"tools": [tool], "tool_choice": "required"},
             {"grammar": grammar},
         ):
-            judge(post(daemon, "/v1/chat/completions", {**asked, **extra}))
+            chat = "/v1/chat/completions"
+            judge(post(daemon, chat, {**asked, **extra}), chat)
         for extra in ({"format": schema}, {"tools": [tool]}, {"options": {name: 1}}):
-            judge(post(daemon, "/api/chat", {**asked, **extra}))
+            judge(post(daemon, "/api/chat", {**asked, **extra}), "/api/chat")
 
     attempt()
 
 
 def test_too_large_and_too_deep(daemon: Running) -> None:
-    url, headers = daemon.url + "/v1/chat/completions", {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/json"}
     for text in ("word " * 5000, "a" * 5_000_000):  # one that is cut into tokens, one that is not
         for path, prompt in (
             ("/v1/chat/completions", {"messages": [{"role": "user", "content": text}]}),
             ("/v1/completions", {"prompt": text}),
             ("/v1/embeddings", {"input": text}),
+            ("/v1/responses", {"input": text}),
         ):
             refused = post(daemon, path, {"model": "edge", **prompt}).json()["error"]
             assert refused["code"] == "context_length_exceeded", path
-    for deep in (b"[" * 100_000, b'{"messages":' * 100_000, b'{"model":"edge","n":' + b"9" * 5000):
-        judge(requests.post(url, deep, headers=headers, timeout=60))
+        told = [{"role": "user", "content": text}]
+        refused = post(daemon, "/v1/messages", {"model": "edge", "messages": told}).json()["error"]
+        assert refused["message"].startswith("prompt is too long")
+    nested = (
+        b'{"model":"edge","max_tokens":2,"messages":[{"role":"user","content":"x"}],"tools":[{"a":'
+    )
+    for path in (*LIMITS, *COUNTS):
+        for deep in (
+            b"[" * 100_000,
+            b'{"messages":' * 100_000,
+            b'{"model":"edge","n":' + b"9" * 5000,
+            nested + b"[" * 5000 + b"]" * 5000 + b"}]}",
+            b'{"model":"edge","input":[' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"]}",
+        ):
+            judge(requests.post(daemon.url + path, deep, headers=headers, timeout=60), path)

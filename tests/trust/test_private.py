@@ -16,6 +16,7 @@ import pytest
 from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.paid_call import Assistance
 from edge_agent.errors import Forbidden
+from edge_agent.log.reader import LogReader
 from tests.edge_agent.log.log_records import a_query
 from tests.end_to_end.processes import Running, running
 
@@ -100,17 +101,23 @@ def recorder() -> Iterator[Recorder]:
 def send(daemon: Running, rng: random.Random, private: bool) -> None:
     """One query; some clients leave in the middle, some give feedback."""
     word = SECRET if private else OPEN
+    text, most = f"{word} {rng.random()} What is 17 + 25?", rng.choice([1, 6])
+    told = {"messages": [{"role": "user", "content": text}], "max_tokens": most}
+    door, asked = rng.choice(
+        [
+            ("chat/completions", {**told, "n": rng.choice([1, 1, 2]), "user": word}),
+            ("responses", {"input": text, "max_output_tokens": most, "instructions": word}),
+            ("messages", {**told, "system": word, "metadata": {"user_id": word}}),
+        ]
+    )
     body: dict[str, Any] = {
         "model": "edge",
-        "max_tokens": rng.choice([1, 6]),
         "stream": rng.random() < 0.5,
-        "n": rng.choice([1, 1, 2]),
-        "messages": [{"role": "user", "content": f"{word} {rng.random()} What is 17 + 25?"}],
-        "user": word,
         "edge_agent": {"private": private, "task": word, "reference": word},
+        **asked,
     }
     try:
-        with post(daemon, "/v1/chat/completions", body) as response:
+        with post(daemon, f"/v1/{door}", body) as response:
             if body["stream"] and rng.random() < 0.4:
                 response.read(30)
                 return
@@ -129,6 +136,12 @@ def post(daemon: Running, path: str, body: Any) -> Any:
     return urllib.request.urlopen(request, timeout=60)  # noqa: S310
 
 
+def logged(data_dir: Path) -> list[dict[str, Any]]:
+    """The private queries that were logged."""
+    with LogReader(data_dir / "edge-agent.db") as reader:
+        return [row for row in reader.tail(99) if row["private"]]
+
+
 def test_no_byte_of_it_reaches_the_cloud(recorder: Recorder, tmp_path: Path) -> None:
     environ = {
         "EDGE_AGENT_BUDGET_RATE": "1",
@@ -143,12 +156,20 @@ def test_no_byte_of_it_reaches_the_cloud(recorder: Recorder, tmp_path: Path) -> 
     )
     with running(*arguments, data_dir=tmp_path, **environ) as daemon:
         with ThreadPoolExecutor(8) as pool:
-            for number in range(28):
+            for number in range(42):
                 pool.submit(send, daemon, random.Random(number), private=number % 2 == 0)
-        forced = {"model": "edge-cloud", "messages": [{"role": "user", "content": SECRET}]}
-        with pytest.raises(urllib.error.HTTPError, match="400"):
-            post(daemon, "/v1/chat/completions", forced | {"edge_agent": {"private": True}})
+        told = {"messages": [{"role": "user", "content": SECRET}]}
+        for path, asked in (
+            ("/v1/chat/completions", told),
+            ("/v1/responses", {"input": SECRET}),
+            ("/v1/messages", {**told, "max_tokens": 9}),
+        ):
+            forced = {"model": "edge-cloud", "edge_agent": {"private": True}, **asked}
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                post(daemon, path, forced)
         exported = daemon.get("/v1/status")["log"]["today"]
+        doors = {row["door"] for row in logged(tmp_path)}
+    assert doors == {"chat/completions", "responses", "messages"}
     assert exported["cloud"] > 0
     assert OPEN.encode() in recorder.received
     assert SECRET.encode() not in recorder.received

@@ -25,6 +25,9 @@ def test_what_is_said_is_the_text_before_the_first_stop(pieces: list[bytes], sto
     ends = [whole.find(stop) for stop in stops if stop and stop in whole]
     assert said == (whole[: min(ends)] if ends else whole)
     assert stream.stopped == bool(ends)
+    if stream.stopped_by is not None:
+        assert stream.stopped_by in stops
+        assert whole[min(ends) :].startswith(stream.stopped_by)
 
 
 @given(PIECES)

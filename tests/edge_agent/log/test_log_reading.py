@@ -101,8 +101,13 @@ def test_export_is_whole_and_json(store: Store) -> None:
 
 def test_opentelemetry_names(store: Store) -> None:
     query = save(store, "secret question", "secret answer")
-    row = next(iter(store.reader.export()))
+    save(store, "x", door="responses")
+    row, other = store.reader.export()
     values = attributes(row)
+    assert values["edge_agent.door"] == "chat/completions"
+    assert attributes(other)["gen_ai.response.id"] == f"resp_{other['query']['id']}"
+    before = {**other, "query": {**other["query"], "door": None}}
+    assert attributes(before)["edge_agent.door"] == "chat/completions"
     assert values["gen_ai.operation.name"] == "chat"
     assert values["gen_ai.request.model"] == "edge"
     assert values["gen_ai.response.id"] == f"chatcmpl-{query.id}"

@@ -78,6 +78,7 @@ def test_everything_about_a_query_comes_back(store: Store) -> None:
         "grader": {"type": "numeric"},
         "template": "0123456789abcdef",
         "prompt_ids": [0, 65_535, 65_536, 4_000_000_000],
+        "door": "chat/completions",
     }
     assert found["decision"] == {
         "seq": 1,

@@ -116,6 +116,7 @@ def test_a_database_of_before_drafts_opens_and_goes_on(database: Path) -> None:
         rows = reader.tail()
     assert [row["draft_logprob"] for row in rows] == [None, -9.0]
     assert [row["gain"] for row in rows] == [None, 0.6]
+    assert [row["door"] for row in rows] == [None, "chat/completions"]
 
 
 def test_a_newer_database_is_refused_untouched(database: Path) -> None:

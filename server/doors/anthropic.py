@@ -1,0 +1,257 @@
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages API.
+
+Content blocks become chat messages, `tool_use` and `tool_result` among them; thinking blocks pass
+without effect. Tools that Anthropic runs or defines (web_search, bash …) are left out and named in
+`edge_agent.ignored`. Caching needs no marks here: prompts always share their common prefix.
+
+Source: https://platform.claude.com/docs/en/api/messages
+"""
+
+import asyncio
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from edge_agent.errors import InvalidRequest
+from server.doors.anthropic_render import PING, MessageRendering, error_event
+from server.doors.common import AgentDep, answer, client_of, raw_body
+from server.doors.query import check_encodable
+from server.doors.render import Shape
+from server.doors.schemas import DoorRequest, Extension
+from server.doors.translation import Translation, parts_of, refuse, require_kind, string, text_of
+
+if TYPE_CHECKING:
+    from edge_agent.agent.answer import Answer
+
+router = APIRouter(tags=["Anthropic"])
+
+_ROLES = ("user", "assistant", "system")
+_TEXT = {"text": "text"}
+_BLOCKS = {"user": {**_TEXT, "tool_result": ""}, "assistant": {**_TEXT, "tool_use": ""}}
+_THINKING = frozenset({"thinking", "redacted_thinking"})
+_SERVER_BLOCKS = ("server_tool_use", "_tool_result", "container_upload")
+"""How the types of blocks end that tools wrote which Anthropic runs."""
+_BILLING = re.compile(r"\Ax-anthropic-billing-header:[^\n]*\n*")
+"""Claude Code's first system block. It changes with every request and says nothing to a model;
+left in, it would end the common prefix of all prompts behind their first tokens."""
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+_PLACES = {
+    "stop": "stop_sequences",
+    "response_format.json_schema": "output_config.format",
+    "response_format": "output_config.format",
+    "tool_choice.function": "tool_choice",
+}
+
+
+class OutputConfig(DoorRequest):
+    """`output_config`: the form of the answer."""
+
+    format: dict[str, Any] | None = Field(None, description='{"type": "json_schema", "schema": …}')
+    effort: str | None = Field(None, description="A hint")
+
+
+class Metadata(DoorRequest):
+    """`metadata`: who asks."""
+
+    user_id: str | None = None
+
+
+class CountRequest(DoorRequest):
+    """Body of POST /v1/messages/count_tokens: what makes the prompt."""
+
+    model: str = Field(min_length=1, description="edge (auto), edge-local or edge-cloud")
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    system: str | list[dict[str, Any]] | None = None
+    tools: list[dict[str, Any]] | None = Field(
+        None, description="Those with input_schema; others are named in edge_agent.ignored"
+    )
+    tool_choice: dict[str, Any] | None = None
+    output_config: OutputConfig | None = None
+    thinking: dict[str, Any] | None = Field(
+        None, description="A hint; enabled: what a cloud's model thinks is shown"
+    )
+    cache_control: dict[str, Any] | None = Field(None, description="A hint")
+    context_management: dict[str, Any] | None = Field(None, description="A hint")
+    speed: str | None = Field(None, description="A hint")
+
+
+class MessagesRequest(CountRequest):
+    """Body of POST /v1/messages."""
+
+    edge_agent: Extension = Extension()
+    max_tokens: Annotated[int, Field(ge=1)]
+    stream: bool | None = None
+    stop_sequences: list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    metadata: Metadata | None = None
+    service_tier: str | None = Field(None, description="A hint")
+    inference_geo: str | None = Field(None, description="A hint")
+    diagnostics: dict[str, Any] | None = Field(None, description="A hint")
+    user_profile_id: str | None = Field(None, description="A hint")
+    mcp_servers: list[dict[str, Any]] | None = Field(
+        None, description="Not called; named in edge_agent.ignored"
+    )
+
+
+@router.post("/v1/messages", summary="A message, streamed or whole, in Anthropic's form")
+async def messages(body: MessagesRequest, request: Request, agent: AgentDep) -> Response:
+    """As Anthropic's; `edge_agent` steers and explains it as in a chat."""
+    check_encodable(await raw_body(request))
+    translation = translate(body)
+    last = translation.messages[-1]
+    if last["role"] == "assistant":
+        place = f"messages[{len(body.messages) - 1}].role"
+        raise refuse(place, "must not be assistant at the end: an answer cannot be begun here")
+    # In a thread: a long prompt takes a while to tokenize, and other answers must go on.
+    query = await asyncio.to_thread(translation.query, agent, client_of(request))
+    if not query.client and body.metadata is not None:
+        query = dataclasses.replace(query, client=body.metadata.user_id or "")
+    thinks = (body.thinking or {}).get("type") not in (None, "disabled")
+
+    def rendering(begun: "Answer") -> MessageRendering:
+        return MessageRendering(begun, thinks=thinks)
+
+    return await answer(request, query, shape=Shape(rendering, rendering, error_event, idle=PING))
+
+
+@router.post("/v1/messages/count_tokens", summary="How many tokens a message's prompt has")
+async def count_tokens(body: CountRequest, request: Request, agent: AgentDep) -> dict[str, int]:
+    """Tokens of the local model."""
+    check_encodable(await raw_body(request))
+    return {"input_tokens": await asyncio.to_thread(translate(body).count, agent)}
+
+
+def translate(request: CountRequest) -> Translation:
+    """The chat completion of a request. Raises InvalidRequest, naming the field."""
+    found = Translation("messages", {"model": request.model}, dict(_PLACES))
+    system = _system(request.system)
+    if system:
+        found.say("system", system, "system")
+    for index, message in enumerate(request.messages):
+        _message(message, f"messages[{index}]", found)
+    _tools(request, found)
+    if request.output_config is not None and request.output_config.format is not None:
+        found.chat["response_format"] = _response_format(request.output_config.format)
+    if isinstance(request, MessagesRequest):
+        found.chat |= _generation(request)
+        for index, server in enumerate(request.mcp_servers or ()):
+            found.ignore(f"mcp_servers[{index}]", "mcp", server.get("name"))
+    return found
+
+
+def _system(system: Any) -> str:
+    if system is None or isinstance(system, str):
+        return _BILLING.sub("", system or "")
+    for part, kind, place in parts_of(system, "system"):
+        require_kind(kind, _TEXT, place)
+        string(part, "text", place)
+    texts = [_BILLING.sub("", part["text"]) for part in system]
+    return "\n".join(text for text in texts if text)
+
+
+def _message(message: Mapping[str, Any], place: str, found: Translation) -> None:
+    role, content = message.get("role"), message.get("content")
+    if role not in _ROLES:
+        raise refuse(f"{place}.role", f"must be one of {', '.join(_ROLES)}, not {role!r}")
+    if isinstance(content, str) or role == "system":
+        _say(role, text_of(content, f"{place}.content", _TEXT), place, found)
+        return
+    said: list[str] = []
+    for block, kind, here in parts_of(content, f"{place}.content"):
+        if kind in _THINKING:
+            continue
+        if kind != "tool_result" and kind.endswith(_SERVER_BLOCKS):
+            found.ignore(here, kind, block.get("name"))
+        elif require_kind(kind, _BLOCKS[role], here) and kind == "text":
+            said.append(string(block, "text", here))
+        else:
+            _flush(role, said, place, found)
+            (_tool_use if kind == "tool_use" else _tool_result)(block, here, found)
+    _flush(role, said, place, found)
+    if not found.messages or not content:
+        found.say(role, "", place)
+
+
+def _flush(role: str, said: list[str], place: str, found: Translation) -> None:
+    if said:
+        _say(role, "\n".join(said), place, found)
+        said.clear()
+
+
+def _say(role: str, text: str, place: str, found: Translation) -> None:
+    """Turns of one role that follow each other are one turn, as the API has it."""
+    last = found.messages[-1] if found.messages else None
+    if role != "system" and last and last["role"] == role and "tool_calls" not in last:
+        last["content"] = f"{last['content']}\n{text}" if last["content"] else text
+    else:
+        found.say(role, text, place)
+
+
+def _tool_use(block: Mapping[str, Any], place: str, found: Translation) -> None:
+    arguments = block.get("input")
+    if not isinstance(arguments, dict):
+        raise refuse(f"{place}.input", "must be an object")
+    text = json.dumps(arguments, ensure_ascii=False)
+    found.call(string(block, "id", place), string(block, "name", place), text, place)
+
+
+def _tool_result(block: Mapping[str, Any], place: str, found: Translation) -> None:
+    content = block.get("content")
+    text = "" if content is None else text_of(content, f"{place}.content", _TEXT)
+    found.answer(string(block, "tool_use_id", place), text, place)
+
+
+def _tools(request: CountRequest, found: Translation) -> None:
+    """Tools with a schema of their own, and the choice among them."""
+    tools: list[dict[str, Any]] = []
+    for index, tool in enumerate(request.tools or ()):
+        place, kind = f"tools[{index}]", tool.get("type")
+        if kind not in (None, "custom"):
+            found.ignore(place, str(kind), tool.get("name"))
+            continue
+        found.places |= {
+            f"tools[{len(tools)}].function.parameters": f"{place}.input_schema",
+            f"tools[{len(tools)}].function": place,
+        }
+        given = {**tool, "parameters": tool.get("input_schema")}
+        fields = ("name", "description", "parameters", "strict")
+        function = {name: given[name] for name in fields if given.get(name) is not None}
+        tools.append({"type": "function", "function": function})
+    choice = request.tool_choice or {}
+    if tools:
+        found.chat["tools"] = tools
+        if choice.get("disable_parallel_tool_use") is True:
+            found.chat["parallel_tool_calls"] = False
+    kind = choice.get("type", "auto")
+    if kind == "tool":
+        name = string(choice, "name", "tool_choice")
+        found.chat["tool_choice"] = {"type": "function", "function": {"name": name}}
+    elif isinstance(kind, str) and kind in _CHOICES:
+        found.chat["tool_choice"] = _CHOICES[kind]
+    else:
+        raise refuse("tool_choice.type", f"must be auto, any, tool or none, not {kind!r}")
+
+
+def _response_format(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`output_config.format` as `response_format`, whose schema has a name."""
+    if given.get("type") != "json_schema":
+        raise InvalidRequest(
+            "output_config.format.type must be json_schema", param="output_config.format.type"
+        )
+    schema = {"schema": given["schema"]} if given.get("schema") is not None else {}
+    return {"type": "json_schema", "json_schema": {"name": "output", **schema}}
+
+
+def _generation(request: MessagesRequest) -> dict[str, Any]:
+    """The fields that a chat completion has as well."""
+    fields = ("max_tokens", "stream", "temperature", "top_p", "top_k")
+    given = {name: getattr(request, name) for name in fields} | {"stop": request.stop_sequences}
+    found = {name: value for name, value in given.items() if value is not None}
+    return {**found, "edge_agent": request.edge_agent.model_dump()}

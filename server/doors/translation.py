@@ -1,0 +1,163 @@
+"""Requests of other APIs as the chat completion that they amount to.
+
+A door translates its request; what a chat completion may hold is checked once, in `query`. An
+error names the field as the client sent it: each part of the translation knows its place there.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from edge_agent.errors import EdgeAgentError, InvalidRequest
+from edge_agent.records.query import Query, Route
+from server.doors import query as queries
+from server.doors.schemas import ChatRequest
+from server.errors import explain
+
+if TYPE_CHECKING:
+    from edge_agent.agent.agent import Agent
+
+
+@dataclass
+class Translation:
+    """A chat completion in the making."""
+
+    door: str
+    """As in `Query.door`."""
+    chat: dict[str, Any]
+    """Its body."""
+    places: dict[str, str]
+    """Field of `chat` → where it stands in the request: "max_tokens" → "max_output_tokens"."""
+    ignored: list[str] = field(default_factory=list)
+    """As in `Query.ignored`."""
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def say(self, role: str, text: str, place: str) -> None:
+        """Add a message with a text."""
+        self._add({"role": role, "content": text}, place)
+
+    def answer(self, call_id: str, text: str, place: str) -> None:
+        """Add what a tool gave back."""
+        self._add({"role": "tool", "tool_call_id": call_id, "content": text}, place)
+
+    def call(self, call_id: str, name: str, arguments: str, place: str) -> None:
+        """Add a tool call: to the assistant's message before it, as it was said there."""
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            self._add({"role": "assistant", "content": None}, place)
+        function = {"name": name, "arguments": arguments}
+        calls = self.messages[-1].setdefault("tool_calls", [])
+        calls.append({"id": call_id, "type": "function", "function": function})
+
+    def _add(self, message: dict[str, Any], place: str) -> None:
+        self.places[f"messages[{len(self.messages)}]"] = place
+        self.messages.append(message)
+
+    def ignore(self, place: str, kind: str, name: Any = None) -> None:
+        """Leave out what nothing here runs, and say so in the answer."""
+        self.ignored.append(f"{place}: {kind}" + (f" {name}" if isinstance(name, str) else ""))
+
+    def query(self, agent: "Agent", client: str) -> Query:
+        """The query. Raises InvalidRequest or NotFound, naming the field of the request."""
+        try:
+            query = self._query(self.chat, agent, client)
+        except EdgeAgentError as error:
+            raise self._as_asked(error) from error
+        return dataclasses.replace(
+            _bounded(query, agent), door=self.door, ignored=tuple(self.ignored)
+        )
+
+    def count(self, agent: "Agent") -> int:
+        """How many tokens of the local model the prompt has. Raises as `query` does."""
+        try:
+            queries.model_route(self.chat["model"])
+            own = {"model": "edge-local", "edge_agent": {}}
+            return len(self._query({**self.chat, **own}, agent, "").prompt_ids)
+        except EdgeAgentError as error:
+            raise self._as_asked(error) from error
+
+    def _query(self, chat: dict[str, Any], agent: "Agent", client: str) -> Query:
+        body = {**chat, "messages": self.messages}
+        try:
+            request = ChatRequest.model_validate(body)
+            return queries.from_chat(request, body, agent, client)
+        except ValidationError as error:
+            found = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
+            raise explain(found, body) from error
+        except RecursionError:
+            raise InvalidRequest("the request is nested too deeply", param="messages") from None
+
+    def _as_asked(self, error: EdgeAgentError) -> EdgeAgentError:
+        """`error` with the field's name in the request."""
+        param = error.param or ""
+        for ours in sorted(self.places, key=len, reverse=True):
+            rest = param[len(ours) :]
+            if param.startswith(ours) and rest[:1] in ("", ".", "["):
+                error.param = self.places[ours] + rest
+                error.message = error.message.replace(param, error.param, 1)
+                error.args = (error.message,)
+                break
+        return error
+
+
+def _bounded(query: Query, agent: "Agent") -> Query:
+    """`query` with no more tokens asked for than the context has left.
+
+    Both APIs define the limit as a maximum: the answer may end before it.
+    """
+    asked = query.sampling.max_tokens
+    left = agent.engine.context_limit - len(query.prompt_ids)
+    if asked is None or asked <= left or left < 1 or query.route is Route.CLOUD:
+        return query
+    sampling = dataclasses.replace(query.sampling, max_tokens=left)
+    return dataclasses.replace(query, sampling=sampling)
+
+
+def text_of(content: Any, place: str, kinds: Mapping[str, str]) -> str:
+    """The text of a content: a string, or parts of `kinds` (type → field that holds the text).
+
+    Raises InvalidRequest naming the part that is none.
+    """
+    if isinstance(content, str):
+        return content
+    return "\n".join(
+        string(part, kinds[kind], here)
+        for part, kind, here in parts_of(content, place)
+        if require_kind(kind, kinds, here)
+    )
+
+
+def parts_of(content: Any, place: str) -> list[tuple[Mapping[str, Any], str, str]]:
+    """Each part with its type and its place. Raises InvalidRequest."""
+    if not isinstance(content, list):
+        raise refuse(place, "must be a string or a list of parts")
+    found = []
+    for index, part in enumerate(content):
+        here = f"{place}[{index}]"
+        if not isinstance(part, Mapping):
+            raise refuse(here, "must be an object")
+        found.append((part, string(part, "type", here), here))
+    return found
+
+
+def require_kind(kind: str, kinds: Mapping[str, str], place: str) -> bool:
+    """True, or InvalidRequest: pictures, sounds and files are not read here."""
+    if kind not in kinds:
+        raise refuse(f"{place}.type", f"{kind!r} is not supported: only text is read here")
+    return True
+
+
+def string(item: Mapping[str, Any], name: str, place: str) -> str:
+    """A field that must be a string. Raises InvalidRequest."""
+    value = item.get(name)
+    if not isinstance(value, str):
+        problem = "is required" if value is None else "must be a string"
+        raise refuse(f"{place}.{name}", problem)
+    return value
+
+
+def refuse(param: str, problem: str) -> InvalidRequest:
+    """The error for one field."""
+    return InvalidRequest(f"{param} {problem}", param=param)
