@@ -101,6 +101,8 @@ class Query:
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_format: "ToolReader | None" = None
     """How tool calls are written in the local model's text; None without tools."""
+    ignored: tuple[str, ...] = ()
+    """What the request's schemas ask for and a local answer need not hold to."""
     stream: bool = False
     route: Route = Route.AUTO
     private: bool = False

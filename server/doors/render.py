@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent import __version__
 from edge_agent.records.generation import TokenLogprob
-from edge_agent.records.query import Delta, Transcript, Usage
+from edge_agent.records.query import Delta, Source, Transcript, Usage
 
 if TYPE_CHECKING:
     from edge_agent.agent.answer import Answer
@@ -42,6 +42,8 @@ def extension(answer: "Answer") -> dict[str, Any]:
         "after": decision.after,
         "adapter": answer.adapter,
     }
+    if answer.query.ignored and answer.source is not Source.CLOUD:
+        found["ignored"] = list(answer.query.ignored)
     if outcome is not None:
         found["cost_usd"] = outcome.cost_usd
         if outcome.error is not None:
@@ -56,7 +58,7 @@ def headers(answer: "Answer") -> dict[str, str]:
         if isinstance(value, float)
         else str(value)
         for name, value in extension(answer).items()
-        if value is not None and name != "error"
+        if value is not None and name not in ("error", "ignored")
     }
 
 
