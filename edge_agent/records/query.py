@@ -69,7 +69,7 @@ class DeltaParser(Protocol):
 
 
 class ToolReader(Protocol):
-    """Knows how the local model writes tool calls (`formats.tools.ToolFormat`)."""
+    """Knows how the local model writes tool calls (`chat.tool_format.ToolFormat`)."""
 
     def parser(self) -> DeltaParser:
         """A parser for one answer."""
