@@ -16,6 +16,7 @@ from functools import partial
 
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine import stream
+from edge_agent.engine.grammar import Grammars
 from edge_agent.engine.queues import CommandQueue
 from edge_agent.engine.request import Job, check_prompt, check_request
 from edge_agent.engine.runner import Runner, Weights, file_identity, free_adapter, load_adapter
@@ -66,10 +67,11 @@ class Engine:
         self._closing = False
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        weights = Weights(served.gguf, settings, offload_token)
+        self.vocabulary = lasting_vocabulary(served.gguf)
+        """Of every version that is served; it outlives their weights."""
+        self.grammars = Grammars(self.vocabulary)
+        weights = Weights(served.gguf, settings, offload_token, self.grammars)
         try:
-            self.vocabulary = lasting_vocabulary(served.gguf)
-            """Of every version that is served; it outlives their weights."""
             adapter = load_adapter(weights, served.lora) if served.lora else None
             self._runner = Runner(served, weights, adapter, settings, self._counters)
         except BaseException:
@@ -215,7 +217,7 @@ class Engine:
             if file_identity(served.gguf) == current.identity:
                 self._open_runner(served, current)
                 return
-            weights = Weights(served.gguf, self._settings, self._offload_token)
+            weights = Weights(served.gguf, self._settings, self._offload_token, self.grammars)
             try:
                 if not weights.replaces(current):
                     raise ModelError(

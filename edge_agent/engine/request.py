@@ -11,10 +11,9 @@ from collections.abc import Sequence as Ids
 from enum import Enum
 from typing import Protocol
 
+from edge_agent.engine.grammar import Grammars
 from edge_agent.engine.sampler import (
-    Candidates,
     Exponentials,
-    GrammarState,
     Row,
     Sampler,
     biases,
@@ -71,7 +70,14 @@ def check_prompt(prompt: Ids[int], rules: "DecodingRules", param: str) -> None:
 class DecodingRules:
     """One per model; used in the engine thread only, because samplers share its arrays."""
 
-    def __init__(self, model: LlamaModel, offload_token: int | None, context_limit: int) -> None:
+    def __init__(
+        self,
+        model: LlamaModel,
+        offload_token: int | None,
+        context_limit: int,
+        grammars: Grammars | None = None,
+    ) -> None:
+        """`grammars` may be shared by models of one vocabulary; by default there are new ones."""
         self.vocabulary = Vocabulary(model)
         self.offload_token = offload_token
         """Never sampled, and never among the best log-probs."""
@@ -79,23 +85,20 @@ class DecodingRules:
         """Longest prompt + answer of one request, in tokens."""
         self.eog = frozenset(i for i in range(model.n_vocab) if self.vocabulary.is_eog(i))
         """Tokens that end a generation."""
-        self._model = model
         self._weights = Exponentials(model.n_vocab)
-        self._candidates = Candidates(model.n_vocab)
+        self._grammars = Grammars(self.vocabulary) if grammars is None else grammars
 
     def sampler(self, sampling: SamplingParams, index: int, prompt: list[int]) -> Sampler:
         """The sampler of choice `index`, whose seed is the request's plus `index`.
 
         prompt: what `repeat_penalty` looks back on.
-        Raises InvalidRequest if the grammar does not parse.
+        Raises InvalidRequest if the grammar does not parse, or no answer can begin.
         """
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed + index
         banned = set(self.eog) if sampling.ignore_eos else set()
         if self.offload_token is not None:
             banned.add(self.offload_token)
-        grammar = None
-        if sampling.grammar:
-            grammar = GrammarState(self._model, sampling.grammar, self._candidates)
+        grammar = None if sampling.grammar is None else self._grammars.start(sampling.grammar)
         return Sampler(
             sampling,
             seed=seed % 2**64,

@@ -26,6 +26,15 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer may be."""
+
+    notation: Literal["gbnf", "llguidance"]
+    text: str
+    """GBNF, or llguidance's JSON with lark grammars and JSON schemas."""
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to draw tokens. Defaults are OpenAI's; `temperature` 0 is greedy."""
 
@@ -43,8 +52,8 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
     """An upper bound; None = up to the end of the context."""
-    grammar: str | None = None
-    """GBNF text that constrains the output (JSON object and schema are compiled to it)."""
+    grammar: Grammar | None = None
+    """Constrains the output."""
     ignore_eos: bool = False
     cache_prompt: bool = True
     """False: the whole prompt is computed anew, so that a repeat rounds as the first time did."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
 from edge_agent.records.generation import TokenLogprob
-from edge_agent.records.query import Delta, Transcript, Usage
+from edge_agent.records.query import Delta, Source, Transcript, Usage
 from server.errors import error_object
 
 if TYPE_CHECKING:
@@ -90,8 +90,11 @@ def extension(answer: "Answer") -> dict[str, Any]:
         "after": decision.after,
         "adapter": answer.adapter,
     }
-    if answer.query.ignored:
-        found["ignored"] = list(answer.query.ignored)
+    ignored = answer.query.ignored
+    if answer.source is not Source.CLOUD:
+        ignored += answer.query.unfollowed
+    if ignored:
+        found["ignored"] = list(ignored)
     if outcome is not None:
         found["cost_usd"] = outcome.cost_usd
         if outcome.error is not None:

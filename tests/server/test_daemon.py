@@ -169,7 +169,11 @@ def test_the_allocator_is_bounded_before_anything_is_loaded(
     monkeypatch.setattr("server.daemon.Agent", load)
     with bind("127.0.0.1", 0) as listener, pytest.raises(ConfigError):
         serve(
-            Settings(data_dir=data_dir), [listener], keys=(), other=None, on_ready=lambda _agent: None
+            Settings(data_dir=data_dir),
+            [listener],
+            keys=(),
+            other=None,
+            on_ready=lambda _agent: None,
         )
     assert done == ["bound", "load"]
 

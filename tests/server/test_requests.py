@@ -157,6 +157,38 @@ async def test_a_decision_after_a_draft_says_what_it_expected(
     assert "edge_agent_dual_variable 0.1" in metrics
 
 
+TAGS = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+SHAPE = {"type": "json_schema", "json_schema": {"name": "x", "schema": TAGS}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": TAGS}}},
+}
+
+
+async def test_the_answer_names_what_of_a_schema_it_need_not_hold_to(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    answer = await chat(client, response_format=SHAPE)
+    assert answer.json()["edge_agent"]["ignored"] == ["uniqueItems at #"]
+    assert "x-edge-agent-ignored" not in answer.headers
+    answer = await chat(client, response_format=SHAPE, tools=[TOOL])
+    assert answer.json()["edge_agent"]["ignored"] == [
+        "uniqueItems at #",
+        "f: uniqueItems at #/properties/a",
+    ]
+    assert "ignored" not in (await chat(client)).json()["edge_agent"]
+
+
+async def test_tools_and_a_schema_make_one_grammar(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    for choice in ("none", "auto", "required"):
+        await chat(client, response_format=SHAPE, tools=[TOOL], tool_choice=choice)
+    texts = [answer.query.sampling.grammar.text for answer in agent.answers]
+    calls = [("tool_calls" in text, "@answer" in text) for text in texts]
+    assert calls == [(False, False), (True, True), (True, False)]
+
+
 @pytest.mark.parametrize("prompt", ["One two", ["One two"], [12, 34], [[12, 34]]])
 async def test_a_completion_takes_one_prompt_as_text_or_ids(
     client: httpx.AsyncClient, agent: ScriptedAgent, prompt: Any

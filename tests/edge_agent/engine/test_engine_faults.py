@@ -107,7 +107,7 @@ async def test_logits_that_are_no_numbers_fail_only_their_request(tiny_model: Pa
 
 async def test_a_bad_grammar_is_the_clients_error(engine: Engine) -> None:
     with pytest.raises(InvalidRequest) as error:
-        await ask(engine, prompt_of(54, 10), grammar="root ::= (")
+        await ask(engine, prompt_of(54, 10), gbnf="root ::= (")
     assert error.value.param == "grammar"
     await ask(engine, prompt_of(54, 10))
 
