@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,46 +106,19 @@ class Rollouts(NamedTuple):
     mask_G_T: Tensor
 
 
-class Estimator(Protocol):
-    """How the gradient of J is estimated."""
+class Exact:
+    """(6): every rollout is local, and both values of the decision are known: no noise in it."""
 
     def asked(self, p: float, count: int, rng: random.Random) -> int:
         """How many of `count` rollouts choose the cloud at once; p is their probability of it."""
-        ...
-
-    def idle(self, episode: Episode, dual: float) -> bool:
-        """The answers have advantage 0: they need not be computed."""
-        ...
-
-    def rollouts(self, local: Rollouts, episode: Episode, logp: AnswerLogProbs) -> Rollouts:
-        """What the loss is taken on; `local` are the episode's answers."""
-        ...
-
-    def loss(
-        self, p: Tensor, episode: Episode, dual: float, found: Rollouts,
-        logp: dagrpo.LogProbs, *, clip: float,
-    ) -> Tensor:  # fmt: skip
-        """Of one prompt whose decision has probability `p`, at price `dual`."""
-        ...
-
-    def cost(self, p: float, cost: float) -> float:
-        """J_c of one prompt; `cost` is the mean of `Rollouts.costs_G`."""
-        ...
-
-
-class Exact:
-    """Every rollout is local, and both values of the decision are known: no noise in it."""
-
-    def asked(self, p: float, count: int, rng: random.Random) -> int:
-        """None."""
         return 0
 
     def idle(self, episode: Episode, dual: float) -> bool:
-        """Answers that are worth the same teach nothing."""
+        """The answers have advantage 0: they need not be computed."""
         return episode.unanimous(dual)
 
     def rollouts(self, local: Rollouts, episode: Episode, logp: AnswerLogProbs) -> Rollouts:
-        """The answers as they are."""
+        """What the loss is taken on; `local` are the episode's answers."""
         if episode.asked:
             raise ValueError("the exact estimator wants every rollout local")
         return local
@@ -154,29 +127,27 @@ class Exact:
         self, p: Tensor, episode: Episode, dual: float, found: Rollouts,
         logp: dagrpo.LogProbs, *, clip: float,
     ) -> Tensor:  # fmt: skip
-        """(6)."""
+        """Of one prompt whose decision has probability `p`, at price `dual`."""
         r_off = p.new_tensor(episode.reward_off)
         values_G = found.rewards_G - dual * found.costs_G
         return dagrpo.exact_loss(p, r_off, values_G, dual, logp, clip=clip, teaches=episode.teaches)
 
     def cost(self, p: float, cost: float) -> float:
-        """p + (1 - p) c."""
+        """J_c of one prompt; `cost` is the mean of `Rollouts.costs_G`."""
         return p + (1 - p) * cost
 
 
-class Sampled:
-    """The paper's: each rollout draws its decision, which is position 0 of what it is taught on."""
+class Sampled(Exact):
+    """(4): each rollout draws its decision, which is position 0 of what it is taught on."""
 
     def asked(self, p: float, count: int, rng: random.Random) -> int:
-        """Binomial."""
         return sum(rng.random() < p for _ in range(count))
 
     def idle(self, episode: Episode, dual: float) -> bool:
-        """Never: the decision tells apart what the answers do not."""
-        return False
+        return False  # the decision tells apart what the answers do not
 
     def rollouts(self, local: Rollouts, episode: Episode, logp: AnswerLogProbs) -> Rollouts:
-        """The decision as position 0, and the rollouts that asked last."""
+        """The rollouts that asked come last."""
         rewards, costs, now, behaviour, mask = local
         group, asked = len(episode.answers), episode.asked
         p = mask.new_tensor(episode.p_offload).clamp(1e-9, 1 - 1e-6)  # log(0) weighs nothing
@@ -200,15 +171,13 @@ class Sampled:
         self, p: Tensor, episode: Episode, dual: float, found: Rollouts,
         logp: dagrpo.LogProbs, *, clip: float,
     ) -> Tensor:  # fmt: skip
-        """(4)."""
         return dagrpo.sampled_loss(found.rewards_G, found.costs_G, dual, logp, clip=clip)
 
     def cost(self, p: float, cost: float) -> float:
-        """The share that asked."""
         return cost
 
 
-ESTIMATORS: Mapping[str, Estimator] = {"exact": Exact(), "sampled": Sampled()}
+ESTIMATORS: Mapping[str, Exact] = {"exact": Exact(), "sampled": Sampled()}
 """By the name that `train.estimator` has for it."""
 
 

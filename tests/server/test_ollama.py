@@ -148,21 +148,18 @@ async def test_a_history_of_calls_gets_the_ids_that_openai_s_needs(
     def call(name: str) -> dict[str, Any]:
         return {"function": {"name": name, "arguments": {"n": 1}}}
 
+    calls = [call("f"), call("g"), call("h")]
     history = [
         USER,
-        {
-            "role": "assistant",
-            "content": "",
-            "thinking": "Hm",
-            "tool_calls": [call("f"), call("g")],
-        },
+        {"role": "assistant", "content": "", "thinking": "Hm", "tool_calls": calls},
         {"role": "tool", "content": "G", "tool_name": "g"},
         {"role": "tool", "content": "F"},
+        {"role": "tool", "content": "H"},
     ]
     await sdk.chat("edge", history, tools=[WEATHER])
-    _, said, second, first = agent.answers[0].query.messages
-    ids = [c["id"] for c in said["tool_calls"]]
-    assert (second["tool_call_id"], first["tool_call_id"]) == (ids[1], ids[0])
+    _, said, *told = agent.answers[0].query.messages
+    f, g, h = (c["id"] for c in said["tool_calls"])
+    assert [message["tool_call_id"] for message in told] == [g, f, h]
     assert said["tool_calls"][0]["function"]["arguments"] == '{"n": 1}'
     assert said["reasoning_content"] == "Hm"
 

@@ -217,6 +217,11 @@ async def test_an_answer_begun_too_late_is_closed(agent: ScriptedAgent, data_dir
     with pytest.raises(Unavailable):
         await stream({"type": "http"}, never.wait, never.wait)
     assert answer.closed.is_set()
+    undecided = asyncio.create_task(never.wait())
+    stream = EventStream(undecided, service, Timing(Metrics()), events())
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(stream({"type": "http"}, never.wait, never.wait), 10)
+    assert undecided.cancelled()
 
 
 async def test_an_answer_still_being_decided_at_the_end_gets_its_time(

@@ -14,7 +14,7 @@ from edge_agent.records.generation import Group
 from trainer.dagrpo import Teaches
 from trainer.data.items import Item
 from trainer.learner import Learner
-from trainer.objective import Episode, Estimator, StepFigures
+from trainer.objective import Episode, Exact, StepFigures
 from trainer.workbench.rollouts import Sampler
 
 _EDGE = 1e-6
@@ -111,7 +111,7 @@ def episode(
     prompt: Prompt,
     group: Group,
     rewards: Sequence[float],
-    estimator: Estimator,
+    estimator: Exact,
     rng: random.Random,
     *,
     offload_token: int,

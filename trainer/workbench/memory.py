@@ -1,20 +1,22 @@
 """`train.memory_mb`: what a round will take, before it begins, and what it has taken, as it goes.
 
 The estimate is a sum of what the trainer is known to hold, from the model's tensors and the
-settings. Against measured peaks: SmolLM2-135M 1.2 GB (measured 1.15 to 1.28), Qwen2.5-1.5B 5.1 GB
-(measured 5.0).
+settings. Against measured peaks of a step: SmolLM2-135M 1.15 GB (measured 1.15), with its base in
+FP32 1.65 GB (1.64); Qwen2.5-1.5B 5.0 GB (5.0).
 """
 
 import os
 from collections.abc import Callable, Mapping
 
 import psutil
+import torch
 
 from edge_agent.config.settings import Settings
 from models import catalog
 from models.gguf import GgufInfo, inspect
 from trainer.errors import MemoryLimit
 from trainer.policy.settings import LearnerSettings
+from trainer.policy.weights import faster_dtype
 from trainer.workbench.workbench import rollout_engine
 
 _MB = 1e6
@@ -29,16 +31,22 @@ _LINEAR = {
     "ffn_up": "up_proj",
     "ffn_down": "down_proj",
 }
-_HALF, _FULL = 2, 4
-"""Bytes of a bf16 and of an fp32 number."""
+_BYTES = {"bfloat16": 2, "float32": 4}
+_HALF, _FULL = _BYTES.values()
 _COPIES = 5
 """Of an adapter: its values, their gradient, two moments, the promoted one."""
 _LOGITS = 3
 """Times a block of logits is held: as they are, their softmax, its gradient."""
 
 
-def estimate(info: GgufInfo, learner: LearnerSettings, cells: int) -> dict[str, float]:
-    """MB by what takes them, on a processor; `cells` are the KV cells of the rollout engine."""
+def estimate(
+    info: GgufInfo, learner: LearnerSettings, cells: int, dtype: str = "bfloat16"
+) -> dict[str, float]:
+    """MB by what takes them, on a processor.
+
+    `cells` are the KV cells of the rollout engine, `dtype` is that of the learner's base.
+    """
+    width_of_base = _BYTES[dtype]
     linear = {
         tensor.name: tensor
         for tensor in info.tensors
@@ -53,9 +61,9 @@ def estimate(info: GgufInfo, learner: LearnerSettings, cells: int) -> dict[str, 
     table = info.tensor("token_embd.weight")
     vocabulary = max(table.shape) if table is not None else 0
     return {
-        "weights": _HALF * info.n_parameters / _MB,
+        "weights": width_of_base * info.n_parameters / _MB,
         "KV cache": _HALF * kv * cells / _MB,
-        "activations": _HALF * learner.tokens_at_once * sum(ends.values()) / _MB,
+        "activations": width_of_base * learner.tokens_at_once * sum(ends.values()) / _MB,
         "adapter": _FULL * _COPIES * learner.lora.rank * adapted / _MB,
         "logits": _FULL * _LOGITS * learner.rows_at_once * vocabulary / _MB,
         "libraries": _LIBRARIES,
@@ -69,7 +77,10 @@ def require_room(settings: Settings) -> None:
     """
     model = catalog.resolve(settings.model, settings.data_dir)
     parts = estimate(
-        inspect(model.path), LearnerSettings.of(settings.train), rollout_engine(settings).context
+        inspect(model.path),
+        LearnerSettings.of(settings.train),
+        rollout_engine(settings).context,
+        faster_dtype(torch.device("cpu")),
     )
     needed, limit = sum(parts.values()), settings.train.memory_mb
     if needed > limit:
@@ -109,6 +120,6 @@ class Gauge:
         if taken > self._limit:
             raise MemoryLimit(
                 f"the trainer takes {taken:,.0f} MB, more than train.memory_mb = {self._limit:,}: "
-                f"raise it, or lower engine.context or train.rank; then `edge-agent train --resume`"
+                "raise it, or lower engine.context or train.rank; then `edge-agent train --resume`"
                 " goes on"
             )
