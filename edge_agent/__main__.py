@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "edge_agent.commands"
 DISTRIBUTION = "edge-agent"
 _ORDER = (
-    *("serve", "chat", "ask", "status", "logs", "budget", "models", "adapters", "train"),
+    *("serve", "chat", "ask", "launch", "status", "logs", "budget", "models", "adapters", "train"),
     *("config", "doctor", "reference-cloud"),
 )
 _LEVELS = ("debug", "info", "warning", "error")

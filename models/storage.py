@@ -1,8 +1,8 @@
-"""Other processes on this machine. Standard library only: the command line imports it first.
+"""Files on disk: known by their SHA-256 (read once per content), replaced whole or not at all.
+
+Other processes on this machine. Standard library only: the command line imports it first.
 
 Where data lives. One directory holds the database, `models/` (cache) and `adapters/`.
-
-Files on disk: known by their SHA-256 (read once per content), replaced whole or not at all.
 """
 
 import fcntl

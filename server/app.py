@@ -19,11 +19,14 @@ from server.doors import (
     embeddings,
     feedback,
     models,
+    ollama,
+    ollama_models,
     responses,
     training,
 )
 from server.guard import Guard
 from server.metrics import Metrics
+from server.semantics import Decoded, Traced
 from server.service import Admission, Service
 
 if TYPE_CHECKING:
@@ -78,11 +81,14 @@ def create_app(
     app.state.service = service
     app.state.metrics = metrics
     errors.install(app)
-    doors = (chat, completions, responses, anthropic, models, embeddings)
+    doors = (chat, completions, responses, anthropic, models, embeddings, ollama, ollama_models)
     for routes in (*doors, feedback, training, admin, docs):
         app.include_router(routes.router)
     app.add_middleware(Admission, service=service)
+    limit = int(settings.server.max_body_mb * 1_000_000)
+    app.add_middleware(Decoded, limit=limit, json_under="/api/")
     app.add_middleware(Guard, settings=settings.server, api_keys=tuple(api_keys))
+    app.add_middleware(Traced, refused=metrics.refused)
     _document_errors(app)
     return app
 

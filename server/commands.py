@@ -11,6 +11,9 @@ def serve(
     *,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="0 picks a free port.", min=0, max=65535)] = None,
+    ollama_port: Annotated[
+        int | None, typer.Option(help="Listen there too; Ollama's is 11434.", min=0, max=65535)
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Log, models and adapters.")] = None,
     model: Annotated[str | None, typer.Option(help="Catalog name or path of a GGUF.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
@@ -44,6 +47,7 @@ def serve(
 
     \b
     Example: edge-agent serve
+    Example: edge-agent serve --ollama-port 11434
     Example: edge-agent serve --cloud-url https://api.openai.com/v1 --cloud-model gpt-5-mini
     """
     _set_log_level(log_level)
@@ -52,6 +56,7 @@ def serve(
         "model": model,
         "server.host": host,
         "server.port": port,
+        "server.ollama_port": ollama_port,
         "server.api_key_env": api_key_env,
         "engine.threads": threads,
         "engine.slots": slots,
@@ -93,7 +98,12 @@ def _serve(root: Any, flags: dict[str, Any], *, reference_cloud: bool, as_json: 
             err=True,
         )
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(bind(settings.server.host, settings.server.port))
+        server = settings.server
+        listener = stack.enter_context(bind(server.host, server.port))
+        listeners = [listener]
+        if server.ollama_port is not None:
+            second = bind(server.host, server.ollama_port, flag="--ollama-port", known="Ollama")
+            listeners.append(stack.enter_context(second))
         needs_cloud = reference_cloud and settings.cloud.url is None
         if needs_cloud:
             flags |= stack.enter_context(stand_in.reference_cloud())
@@ -101,6 +111,7 @@ def _serve(root: Any, flags: dict[str, Any], *, reference_cloud: bool, as_json: 
         announcer = Announcer(
             settings=settings,
             url=url_of(listener),
+            ollama_url=url_of(listeners[1]) if listeners[1:] else None,
             pid=os.getpid(),
             as_json=as_json,
             stand_in=needs_cloud,
@@ -114,7 +125,7 @@ def _serve(root: Any, flags: dict[str, Any], *, reference_cloud: bool, as_json: 
         started = time.monotonic()
         daemon.serve(
             settings,
-            listener,
+            listeners,
             keys=keys,
             other=other,
             on_ready=lambda agent: announcer.ready(agent, time.monotonic() - started),

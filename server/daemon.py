@@ -31,6 +31,7 @@ from edge_agent.client.daemon import STATE_FILE, DaemonClient, RunningDaemon, fi
 from edge_agent.config.settings import BudgetSettings, Settings
 from edge_agent.errors import EdgeAgentError
 from models.llama.memory import keep_little_freed
+from models.storage import write_atomically
 from server.app import create_app
 from server.listen import EventLoop, most_connections, protocol, url_of
 from server.service import Service
@@ -49,6 +50,8 @@ class Announcer:
 
     settings: Settings
     url: str
+    ollama_url: str | None
+    """Where else it listens, for clients of Ollama."""
     pid: int
     as_json: bool
     stand_in: bool
@@ -62,12 +65,15 @@ class Announcer:
             _print_json(
                 url=self.url,
                 base_url=f"{self.url}/v1",
+                ollama_url=self.ollama_url,
                 pid=self.pid,
                 data_dir=str(self.settings.data_dir),
                 log=str(self.settings.database),
             )
             return
         _print(f"edge-agent {__version__} listens at {self.url} (OpenAI base URL: {self.url}/v1)")
+        if self.ollama_url is not None:
+            _line("ollama", f"{self.ollama_url} (OLLAMA_HOST={self.ollama_url})")
         _line("try", self._curl())
         _line("log", f"{self.settings.database} (edge-agent logs tail)")
 
@@ -154,19 +160,20 @@ _SEND_MARGIN_S = 5
 
 def serve(
     settings: Settings,
-    listener: socket.socket,
+    listeners: list[socket.socket],
     *,
     keys: Sequence[str],
     other: RunningDaemon | None,
     on_ready: Callable[[Agent], None],
 ) -> None:
-    """Serve on `listener` until a signal; returns when the last answer has ended.
+    """Serve on `listeners` until a signal; returns when the last answer has ended.
 
+    The first is the one that other commands find.
     `other` already serves this data directory: commands go on talking to it.
     Raises what loading the model raised.
     """
     keep_little_freed()
-    state_file = _StateFile(settings.data_dir, url_of(listener), taken=other is not None)
+    state_file = _StateFile(settings.data_dir, url_of(listeners[0]), taken=other is not None)
     failures: list[BaseException] = []
 
     def ready(agent: Agent) -> None:
@@ -182,7 +189,7 @@ def serve(
     )
     server = _Server(app, settings)
     try:
-        server.run([listener])
+        server.run(listeners)
     finally:
         state_file.remove()
     if failures:
@@ -276,11 +283,7 @@ class _StateFile:
         """Say where we are, unless the file is another daemon's."""
         if self._taken:
             return
-        draft = self._path.with_suffix(f".{os.getpid()}.tmp")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(self._state, file)
-        draft.replace(self._path)
+        write_atomically(self._path, json.dumps(self._state))
         self._written = True
 
     def remove(self) -> None:

@@ -2,7 +2,7 @@
 
 OpenAI's is {"error": {"message", "type", "param", "code"}}; Anthropic's, under /v1/messages, is
 {"type": "error", "error": {"type", "message"}, "request_id"}
-(https://platform.claude.com/docs/en/api/errors).
+(https://platform.claude.com/docs/en/api/errors); Ollama's, under /api, is {"error": message}.
 """
 
 import difflib
@@ -29,7 +29,8 @@ from edge_agent.errors import (
 from server.doors import schemas
 
 _CLIENT_CLOSED_REQUEST = 499
-_ANTHROPIC = "/v1/messages"
+_ANTHROPIC, _OLLAMA = "/v1/messages", "/api/"
+"""Beginnings of paths whose errors have a shape of their own."""
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -72,12 +73,23 @@ _ANTHROPIC_SCHEMA = {
         "request_id": {"type": "string"},
     },
 }
-SCHEMAS = {"Error": _OPENAI_SCHEMA, "AnthropicError": _ANTHROPIC_SCHEMA}
+_OLLAMA_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}},
+}
+SCHEMAS = {
+    "Error": _OPENAI_SCHEMA,
+    "AnthropicError": _ANTHROPIC_SCHEMA,
+    "OllamaError": _OLLAMA_SCHEMA,
+}
 """JSON schemas of all errors, for the OpenAPI document."""
 
 
 def schema_name(path: str) -> str:
     """Which of `SCHEMAS` an error has where `path` was asked."""
+    if path.startswith(_OLLAMA):
+        return "OllamaError"
     return "AnthropicError" if path.startswith(_ANTHROPIC) else "Error"
 
 
@@ -101,6 +113,8 @@ class BodyTooLarge(EdgeAgentError):
 
 def error_object(error: EdgeAgentError, path: str = "") -> dict[str, Any]:
     """The JSON body of `error` where `path` was asked."""
+    if path.startswith(_OLLAMA):
+        return {"error": error.message}
     if path.startswith(_ANTHROPIC):
         message = error.message
         if isinstance(error, ContextLengthExceeded):
@@ -163,16 +177,30 @@ async def _http(request: Request, error: Exception) -> Response:
     where = f"{request.method} {request.url.path}"
     ours: EdgeAgentError
     if error.status_code == 404:
-        ours = NotFound(f"no such route: {where}")
+        ours = NotFound(f"no such route: {where}{_meant(request)}")
     elif error.status_code == 405:
-        ours = MethodNotAllowed(f"method not allowed: {where}")
+        allowed = (error.headers or {}).get("Allow", "")
+        ours = MethodNotAllowed(f"method not allowed: {where}; it takes {allowed}")
     elif error.status_code == 413:
         ours = BodyTooLarge(error.detail, code="body_too_large")
     else:
         ours = InvalidRequest(str(error.detail))
     response = error_response(ours, request.url.path)
     response.headers.update(error.headers or {})
+    if response.headers.get("allow") == "GET":
+        response.headers["allow"] = "GET, HEAD"
     return response
+
+
+def _meant(request: Request) -> str:
+    """A hint at the path that may be meant: one with a prefix more or less, or nearly the same."""
+    asked = request.url.path.rstrip("/")
+    known = [path for path in request.app.openapi()["paths"] if "{" not in path and len(path) > 1]
+    inside = [path for path in known if asked and path.endswith(asked)]
+    outside = [path for path in known if asked.endswith(path)]
+    near = difflib.get_close_matches(asked, known, n=1, cutoff=0.75)
+    found = next(iter([*inside, *outside, *near]), None)
+    return f"; did you mean {found}?" if found else ""
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:
@@ -180,9 +208,12 @@ async def _gone(_request: Request, _error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, _error: Exception) -> Response:
-    # Starlette raises it again after this, so uvicorn logs the traceback.
+    # Starlette raises it again after this, so uvicorn logs the traceback; and it answers outside
+    # of every middleware, so the id is put in here.
     ours = EdgeAgentError("internal error; the daemon's log has the details")
-    return error_response(ours, request.url.path)
+    response = error_response(ours, request.url.path)
+    response.headers["x-request-id"] = getattr(request.state, "request_id", "")
+    return response
 
 
 @functools.cache
@@ -215,7 +246,8 @@ def explain(errors: Sequence[Any], body: Any) -> InvalidRequest:
     if kind == "json_invalid":
         return InvalidRequest(f"the body is not valid JSON: {context.get('error', '')}")
     if kind == "extra_forbidden":
-        nearest = difflib.get_close_matches(str(path[-1]), _fields(), n=1, cutoff=0.8)
+        others = [field for field in _fields() if field != path[-1]]
+        nearest = difflib.get_close_matches(str(path[-1]), others, n=1, cutoff=0.8)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         return InvalidRequest(f"{param} is not supported{hint}", param=param)
     if kind == "missing":

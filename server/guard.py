@@ -28,6 +28,7 @@ _EXPOSED = ", ".join(
     f"X-Edge-Agent-{name}"
     for name in ("Id", "Route", "Source", "Reason", "P-Offload", "Adapter", "Cost-Usd")
 )
+_EXPOSED += ", X-Request-Id"
 
 
 class Guard:
@@ -183,7 +184,7 @@ def _preflight(headers: Headers) -> Response:
     return Response(
         status_code=204,
         headers={
-            "Access-Control-Allow-Methods": "GET, POST",
+            "Access-Control-Allow-Methods": "GET, HEAD, POST, DELETE",
             "Access-Control-Allow-Headers": headers.get(
                 "access-control-request-headers", "Authorization, Content-Type"
             ),

@@ -3,7 +3,8 @@
 One client's connection: what it may take of our time and of our file descriptors.
 
 uvicorn closes a connection that is idle between two requests, but waits for ever for the first
-request, for the rest of one, and for a client that has stopped reading its answer.
+request, for the rest of one, and for a client that has stopped reading its answer. It takes one
+that has closed its own side (RFC 9293 3.6) for gone, although that one may still read.
 
 The daemon's event loop: a name server that does not answer holds up nothing but the cloud.
 
@@ -15,6 +16,7 @@ client has given up.
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import resource
 import socket
@@ -28,7 +30,9 @@ from edge_agent.config.settings import ServerSettings
 from edge_agent.errors import ConfigError, EdgeAgentError, InvalidRequest, Unavailable
 from server.errors import error_object
 from server.guard import LOOPBACK
+from server.semantics import REQUEST_ID, request_id
 
+_log = logging.getLogger(__name__)
 _BACKLOG = 1024
 
 
@@ -52,8 +56,11 @@ def api_keys(settings: ServerSettings) -> tuple[str, ...]:
     return keys
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError that says why the address cannot be had."""
+def bind(host: str, port: int, *, flag: str = "--port", known: str = "") -> socket.socket:
+    """A listening socket. Raises ConfigError that says why the address cannot be had.
+
+    `flag` sets the port; `known` names the program that is likely to have taken it.
+    """
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -63,9 +70,10 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
+        likely = f" ({known} may be running: stop it)" if known else ""
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}; "
-            "choose another --port (0 picks a free one)"
+            f"cannot listen on {host}:{port}: {error.strerror}{likely}; "
+            f"choose another {flag} (0 picks a free one)"
         ) from error
     listener.setblocking(False)
     return listener
@@ -96,16 +104,25 @@ def most_connections() -> int:
     return max(soft // 2, soft - _RESERVED_FILES)
 
 
+_HALF_CLOSED_S, _ASK_AGAIN_S = 2.0, 0.5
+"""When a client that closed its side is asked whether it is there, and how often from then on."""
+_CONTINUE = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+
+
 def protocol(client_timeout_s: float, connections: int) -> type[H11Protocol]:
     """uvicorn's HTTP/1.1 protocol with our limits.
 
     A request has `client_timeout_s` to arrive whole (then 408), and a client that has stopped
     reading as long to read on (then it is dropped). More than `connections` at once get 503.
+
+    One that has closed its side after its request is answered. Whether it reads at all shows only
+    when something is written: an interim 100 (RFC 9110 15.2), which every client skips.
     """
 
     class Connection(H11Protocol):
         _receiving: asyncio.TimerHandle | None = None
         _writing: asyncio.TimerHandle | None = None
+        _asking: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -117,7 +134,20 @@ def protocol(client_timeout_s: float, connections: int) -> type[H11Protocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self._disarm()
             self._cancel_writing()
+            if self._asking is not None:
+                self._asking.cancel()
             super().connection_lost(exc)
+
+        def eof_received(self) -> bool:  # type: ignore[override]
+            cycle = self.cycle
+            if self.transport.is_closing() or cycle is None or cycle.more_body:
+                return False
+            if cycle.response_complete:
+                return False
+            cycle.keep_alive = False
+            if self.scope["http_version"] == "1.1":
+                self._asking = self.loop.call_later(_HALF_CLOSED_S, self._ask)
+            return True
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
@@ -142,6 +172,13 @@ def protocol(client_timeout_s: float, connections: int) -> type[H11Protocol]:
 
         def send_400_response(self, msg: str) -> None:
             self._refuse(InvalidRequest(msg))
+
+        def _ask(self) -> None:
+            """Write to a client that may be gone; the second write fails if it is."""
+            if self.transport.is_closing() or self.cycle.response_started:
+                return  # the answer itself finds out
+            self.transport.write(self.conn.send(_CONTINUE) or b"")
+            self._asking = self.loop.call_later(_ASK_AGAIN_S, self._ask)
 
         def _arm(self) -> None:
             if self._receiving is None and not self.transport.is_closing():
@@ -170,6 +207,8 @@ def protocol(client_timeout_s: float, connections: int) -> type[H11Protocol]:
 
         def _refuse(self, error: EdgeAgentError) -> None:
             """Answer, unless an answer has begun, and close."""
+            name = request_id()
+            _log.info("a connection was refused with %d (%s): %s", error.status, name, error)
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 body = json.dumps(error_object(error)).encode()
                 head = h11.Response(
@@ -178,6 +217,7 @@ def protocol(client_timeout_s: float, connections: int) -> type[H11Protocol]:
                         (b"content-type", b"application/json"),
                         (b"content-length", str(len(body)).encode()),
                         (b"connection", b"close"),
+                        (REQUEST_ID.encode(), name.encode()),
                     ],
                 )
                 for event in (head, h11.Data(data=body), h11.EndOfMessage()):

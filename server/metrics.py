@@ -56,6 +56,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.refusals = Counter(
+            "edge_agent_refused_requests",
+            "Requests answered with an error, by route and status",
+            ("path", "status"),
+            registry=self.registry,
+        )
+
     def watch(self, agent: "Agent") -> None:
         """Read the engine's and the ledger's state of `agent` at each scrape."""
         self.registry.register(_AgentCollector(agent))
@@ -64,6 +71,10 @@ class Metrics:
         """Count the decision of an answer that begins."""
         decision = answer.decision
         self.decisions.labels(str(decision.route), str(decision.reason)).inc()
+
+    def refused(self, path: str, status: int) -> None:
+        """Count a request that got an error; `path` is its route's, "" where it has none."""
+        self.refusals.labels(path, str(status)).inc()
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """All metrics in the format `accept` asks for, and its content type. Blocking."""

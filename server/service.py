@@ -20,6 +20,14 @@ from server.errors import ClientGone
 if TYPE_CHECKING:
     from edge_agent.agent.agent import Agent
 
+
+class Loading(Unavailable):
+    """The model is not there yet. Loading a large one takes a while."""
+
+    retry_after_s = 10
+    """OpenAI's SDK tries twice more: with 1 s it would give up after two."""
+
+
 T = TypeVar("T")
 State = Literal["loading", "ready", "stopping"]
 _FLUSH_S = 1.0
@@ -50,7 +58,7 @@ class Service:
         if self.state == "stopping":
             raise Unavailable("Shutting down")
         if self._agent is None:
-            raise Unavailable("Loading model")
+            raise Loading("Loading model")
         return self._agent
 
     async def start(self) -> "Agent":
@@ -116,18 +124,33 @@ class Service:
 
         Raises ClientGone then, and Unavailable if the daemon stopped first.
         """
+        return (await self.begin(work, receive, None)).result()
+
+    async def begin(
+        self, work: Coroutine[Any, Any, T], receive: Receive, patience_s: float | None
+    ) -> asyncio.Task[T]:
+        """`work` as a task that has succeeded, or that still runs after `patience_s` seconds.
+
+        Raises what it raises until then, and as `run`. A task that still runs is the caller's.
+        """
         task = self.spawn(work)
         watch = asyncio.create_task(until_gone(receive))
+        kept = False
         try:
-            await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done() and not task.cancelled():
-                return task.result()
+            await asyncio.wait(
+                {task, watch}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
+            )
             if task.cancelled():
                 raise Unavailable("Shutting down")
-            raise ClientGone
+            if task.done():
+                task.result()
+            elif watch.done():
+                raise ClientGone
+            kept = True
+            return task
         finally:
             watch.cancel()
-            if not task.done():
+            if not kept and not task.done():
                 task.cancel()
                 await asyncio.wait({task})
 

@@ -22,7 +22,7 @@ def reference_cloud() -> Iterator[dict[str, Any]]:
     """
     # A session of its own: Ctrl-C is ours to handle, answers that run still need it.
     child = subprocess.Popen(
-        [sys.executable, "-m", "server.leashed", *_COMMAND],
+        [sys.executable, "-m", "edge_agent.processes.leashed", *_COMMAND],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,

@@ -63,14 +63,13 @@ def _train(
 ) -> "Ended":
     import signal
 
-    from edge_agent.processes.own import end_with_parent, lower_priority, wait_without_spinning
+    from edge_agent.processes.own import lower_priority, wait_without_spinning
 
     if idle:
         lower_priority()
     wait_without_spinning()
-    end_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
-    _require_packages()
+    require_packages()
     if allow_cloud:
         _buy(settings, allow_cloud, as_json=as_json)
     from trainer.report.display import display
@@ -81,14 +80,25 @@ def _train(
         watcher.say("loading torch")
         # Torch and peft take seconds to import: only now is it known that they are needed.
         from trainer.round import Round
+        from trainer.workbench.memory import require_room
         from trainer.workbench.workbench import Workbench
 
+        if not _on_gpu():
+            require_room(settings)
         with Workbench(settings, told=watcher.say) as bench:
             training = Round(bench, watcher, between=_yielding(settings))
             return training.resume() if resume else training.start(until)
 
 
-def _require_packages() -> None:
+def _on_gpu() -> bool:
+    """Whether the weights are learned on in a memory of their own."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def require_packages() -> None:
+    """Raise NotTrainable if one that training needs is not installed; imports none of them."""
     from edge_agent.learning.background import missing
     from trainer.errors import NotTrainable
 

@@ -6,6 +6,8 @@ from typing import Literal
 
 from trainer import dagrpo
 
+FIRST_DUAL = 0.5
+"""λ₀ of the paper (second-hand)."""
 _PAPER_RATE = 1e-2
 """η_λ of the paper (second-hand)."""
 _KP, _KI, _KD, _SMOOTHING = 0.5, 0.05, 0.0, 0.9

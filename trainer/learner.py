@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.llama.memory import give_back_freed
 from trainer.errors import TrainerError
-from trainer.objective import Episode, Objective, StepFigures
+from trainer.objective import ESTIMATORS, Episode, Objective, StepFigures
 from trainer.policy import weights
 from trainer.policy.logprobs import AnswerLogProbs, answer_logprobs
 from trainer.policy.lora import LoraModel
@@ -57,6 +57,7 @@ class Learner:
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(auto if settings.device == "auto" else settings.device)
         self.settings = settings
+        self.estimator = ESTIMATORS[settings.estimator]
         self.offload_token = offload_token
         self._between = between
         dtype = weights.faster_dtype(self.device) if settings.dtype == "auto" else settings.dtype
@@ -114,11 +115,10 @@ class Learner:
         prompt that teaches the decision alone) not at all, but in the episodes `anchors`, whose KL
         is wanted.
         """
-        exact = self.settings.estimator == "exact"
         groups, places = [], []
         for index, episode in enumerate(episodes):
             answers, where = distinct(episode.answers)
-            idle = episode.teaches == "decision" or (exact and episode.unanimous(dual))
+            idle = episode.teaches == "decision" or self.estimator.idle(episode, dual)
             if idle and index not in anchors:
                 answers, where = [], [-1] * len(where)
             groups.append(Answers(episode.prompt_ids, answers))

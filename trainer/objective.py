@@ -1,9 +1,15 @@
-"""From one graded prompt and its log-probs to a loss and the step's figures, by `dagrpo`."""
+"""From one graded prompt and its log-probs to a loss and the step's figures, by `dagrpo`.
+
+An estimator is the pair of what rollouts may do and the loss of what they earned: `Exact` is
+`dagrpo` (6), `Sampled` the paper's (4).
+"""
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,6 +95,92 @@ class StepFigures:
     """Answer tokens trained on."""
 
 
+class Rollouts(NamedTuple):
+    """Of one prompt: what each of G rollouts earned, and its T positions."""
+
+    rewards_G: Tensor
+    costs_G: Tensor
+    now_G_T: Tensor
+    """Log-probs under the learner, with gradient."""
+    behaviour_G_T: Tensor
+    mask_G_T: Tensor
+
+
+class Exact:
+    """(6): every rollout is local, and both values of the decision are known: no noise in it."""
+
+    def asked(self, p: float, count: int, rng: random.Random) -> int:
+        """How many of `count` rollouts choose the cloud at once; p is their probability of it."""
+        return 0
+
+    def idle(self, episode: Episode, dual: float) -> bool:
+        """The answers have advantage 0: they need not be computed."""
+        return episode.unanimous(dual)
+
+    def rollouts(self, local: Rollouts, episode: Episode, logp: AnswerLogProbs) -> Rollouts:
+        """What the loss is taken on; `local` are the episode's answers."""
+        if episode.asked:
+            raise ValueError("the exact estimator wants every rollout local")
+        return local
+
+    def loss(
+        self, p: Tensor, episode: Episode, dual: float, found: Rollouts,
+        logp: dagrpo.LogProbs, *, clip: float,
+    ) -> Tensor:  # fmt: skip
+        """Of one prompt whose decision has probability `p`, at price `dual`."""
+        r_off = p.new_tensor(episode.reward_off)
+        values_G = found.rewards_G - dual * found.costs_G
+        return dagrpo.exact_loss(p, r_off, values_G, dual, logp, clip=clip, teaches=episode.teaches)
+
+    def cost(self, p: float, cost: float) -> float:
+        """J_c of one prompt; `cost` is the mean of `Rollouts.costs_G`."""
+        return p + (1 - p) * cost
+
+
+class Sampled(Exact):
+    """(4): each rollout draws its decision, which is position 0 of what it is taught on."""
+
+    def asked(self, p: float, count: int, rng: random.Random) -> int:
+        return sum(rng.random() < p for _ in range(count))
+
+    def idle(self, episode: Episode, dual: float) -> bool:
+        return False  # the decision tells apart what the answers do not
+
+    def rollouts(self, local: Rollouts, episode: Episode, logp: AnswerLogProbs) -> Rollouts:
+        """The rollouts that asked come last."""
+        rewards, costs, now, behaviour, mask = local
+        group, asked = len(episode.answers), episode.asked
+        p = mask.new_tensor(episode.p_offload).clamp(1e-9, 1 - 1e-6)  # log(0) weighs nothing
+
+        def with_decision(local: Tensor, stay: Tensor, ask: Tensor) -> Tensor:
+            first = torch.cat([stay.expand(group), ask.expand(asked)])
+            rest = torch.cat([local, local.new_zeros(asked, local.shape[1])])
+            return torch.cat([first[:, None], rest], dim=1)
+
+        decides = mask.new_tensor(float(episode.teaches != "answer"))
+        answers = mask * float(episode.teaches != "decision")
+        return Rollouts(
+            torch.cat([rewards, mask.new_full((asked,), episode.reward_off)]),
+            torch.cat([costs, mask.new_ones(asked)]),
+            with_decision(now, logp.log_not_p_B[0], logp.log_p_B[0]),
+            with_decision(behaviour, torch.log1p(-p), p.log()),
+            with_decision(answers, decides, decides),
+        )
+
+    def loss(
+        self, p: Tensor, episode: Episode, dual: float, found: Rollouts,
+        logp: dagrpo.LogProbs, *, clip: float,
+    ) -> Tensor:  # fmt: skip
+        return dagrpo.sampled_loss(found.rewards_G, found.costs_G, dual, logp, clip=clip)
+
+    def cost(self, p: float, cost: float) -> float:
+        return cost
+
+
+ESTIMATORS: Mapping[str, Exact] = {"exact": Exact(), "sampled": Sampled()}
+"""By the name that `train.estimator` has for it."""
+
+
 @dataclass(slots=True)
 class Objective:
     """The loss of a batch of episodes at price `dual`, and what was seen on the way."""
@@ -109,36 +201,30 @@ class Objective:
 
         Answers that teach nothing (`Episode.unanimous`) may come masked out.
         """
-        rewards_G, costs_G, now_G_T, behaviour_G_T, mask_G_T = self._rollouts(episode, logp)
+        estimator = ESTIMATORS[self.settings.estimator]
+        found = estimator.rollouts(_local(episode, logp), episode, logp)
+        now_G_T, mask_G_T = found.now_G_T, found.mask_G_T
         old_G_T = self.old.setdefault(index, now_G_T.detach())
         weights_G_T = dagrpo.importance_weights(
-            old_G_T, behaviour_G_T, self.settings.importance_cap
+            old_G_T, found.behaviour_G_T, self.settings.importance_cap
         )
         rollouts = dagrpo.LogProbs(now_G_T, old_G_T, weights_G_T, mask_G_T)
         p = logp.log_p_B[0].exp()
-        values_G = rewards_G - self.dual * costs_G
         clip = self.settings.clip
-        if self.settings.estimator == "exact":
-            r_off = rewards_G.new_tensor(episode.reward_off)
-            loss = dagrpo.exact_loss(
-                p, r_off, values_G, self.dual, rollouts, clip=clip, teaches=episode.teaches
-            )
-        else:
-            loss = dagrpo.sampled_loss(rewards_G, costs_G, self.dual, rollouts, clip=clip)
+        loss = estimator.loss(p, episode, self.dual, found, rollouts, clip=clip)
         entropy = dagrpo.decision_entropy(logp.log_p_B[0], logp.log_not_p_B[0])
         kl_per_token = float("nan")
         if reference_G_T is not None and episode.answers:
             kl_G_T = dagrpo.kl_k3(logp.local_B_G_T[0], reference_G_T) * logp.mask_B_G_T[0]
             loss = loss + self.kl * kl_G_T.sum(-1).mean()
             kl_per_token = (kl_G_T.sum() / logp.mask_B_G_T.sum()).item()
-        drift_G_T = (now_G_T.detach() - behaviour_G_T) * mask_G_T
+        drift_G_T = (now_G_T.detach() - found.behaviour_G_T) * mask_G_T
         self.log_ratios.append(drift_G_T.sum(-1)[mask_G_T.any(-1)])
-        exact = self.settings.estimator == "exact"
-        asked_later = costs_G.mean().item()
+        values_G = found.rewards_G - self.dual * found.costs_G
         self.seen.append(
             {
                 "p_offload": p.item(),
-                "cost": p.item() + (1 - p.item()) * asked_later if exact else asked_later,
+                "cost": estimator.cost(p.item(), found.costs_G.mean().item()),
                 "kl": kl_per_token,
                 "entropy": entropy.item(),
                 "drift": drift_G_T.abs().sum().item(),
@@ -149,42 +235,6 @@ class Objective:
             }
         )
         return loss if episode.teaches == "answer" else loss - self.settings.entropy * entropy
-
-    def _rollouts(
-        self, episode: Episode, logp: AnswerLogProbs
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Rewards and costs [G], log-probs, behaviour log-probs and mask [G, T].
-
-        `sampled` has the decision as position 0, and the rollouts that asked last.
-        """
-        now, mask = logp.local_B_G_T[0], logp.mask_B_G_T[0]
-        behaviour = torch.zeros_like(mask)
-        for g, values in enumerate(episode.logprobs):
-            if mask[g].any():
-                behaviour[g, : len(values)] = mask.new_tensor(values)
-        rewards = mask.new_tensor(episode.rewards)
-        costs = mask.new_tensor(episode.costs or [0.0] * len(episode.answers))
-        if self.settings.estimator == "exact":
-            if episode.asked:
-                raise ValueError("the exact estimator wants every rollout local")
-            return rewards, costs, now, behaviour, mask
-        group, asked = len(episode.answers), episode.asked
-        p = mask.new_tensor(episode.p_offload).clamp(1e-9, 1 - 1e-6)  # log(0) weighs nothing
-
-        def with_decision(local: Tensor, stay: Tensor, ask: Tensor) -> Tensor:
-            first = torch.cat([stay.expand(group), ask.expand(asked)])
-            rest = torch.cat([local, local.new_zeros(asked, local.shape[1])])
-            return torch.cat([first[:, None], rest], dim=1)
-
-        decides = mask.new_tensor(float(episode.teaches != "answer"))
-        answers = mask * float(episode.teaches != "decision")
-        return (
-            torch.cat([rewards, mask.new_full((asked,), episode.reward_off)]),
-            torch.cat([costs, mask.new_ones(asked)]),
-            with_decision(now, logp.log_not_p_B[0], logp.log_p_B[0]),
-            with_decision(behaviour, torch.log1p(-p), p.log()),
-            with_decision(answers, decides, decides),
-        )
 
     def figures(self, episodes: Sequence[Episode], loss: float, grad_norm: float) -> StepFigures:
         """Means over the batch that `loss` has seen."""
@@ -211,6 +261,18 @@ class Objective:
             grad_norm=grad_norm,
             tokens=round(total["tokens"]),
         )
+
+
+def _local(episode: Episode, logp: AnswerLogProbs) -> Rollouts:
+    """The episode's answers; positions that `logp` masks out have behaviour 0."""
+    mask = logp.mask_B_G_T[0]
+    behaviour = torch.zeros_like(mask)
+    for g, values in enumerate(episode.logprobs):
+        if mask[g].any():
+            behaviour[g, : len(values)] = mask.new_tensor(values)
+    rewards = mask.new_tensor(episode.rewards)
+    costs = mask.new_tensor(episode.costs or [0.0] * len(episode.answers))
+    return Rollouts(rewards, costs, logp.local_B_G_T[0], behaviour, mask)
 
 
 def _mean_of_finite(values: Sequence[float]) -> float:

@@ -22,7 +22,8 @@ from edge_agent.routing.calibration import KEY, of
 from models.adapters.version import MERGED, AdapterVersion
 from models.llama.memory import give_back_freed
 from trainer.data.items import Item
-from trainer.dual import Dual
+from trainer.dual import FIRST_DUAL, Dual
+from trainer.errors import MemoryLimit
 from trainer.gate.evaluate import Result, evaluate
 from trainer.gate.gate import Verdict, candidate, judge, serving
 from trainer.gate.policy_value import Terms, evidence
@@ -33,12 +34,10 @@ from trainer.policy.checkpoint import Checkpoints
 from trainer.policy.export import export
 from trainer.workbench import corpus
 from trainer.workbench.corpus import Corpus
+from trainer.workbench.memory import Gauge
 from trainer.workbench.outlook import interrupted
 from trainer.workbench.progress import Progress, Watcher
 from trainer.workbench.workbench import Workbench
-
-_FIRST_DUAL = 0.5
-"""λ₀ of the paper (second-hand)."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,26 @@ class Round:
     """One round on an open workbench."""
 
     def __init__(
-        self, bench: Workbench, watcher: Watcher, between: Callable[[], None] = lambda: None
+        self,
+        bench: Workbench,
+        watcher: Watcher,
+        between: Callable[[], None] = lambda: None,
+        gauge: Gauge | None = None,
     ) -> None:
-        """`between` runs between micro-batches and yields to live requests."""
+        """`between` runs between micro-batches and yields to live requests.
+
+        `gauge` watches over the memory; None: `train.memory_mb`.
+        """
         self.bench = bench
         self.watcher = watcher
+        self.gauge = gauge or Gauge(bench.train.memory_mb)
         self._between = between
 
     def start(self, until: Position) -> Ended:
         """Begin a new round on the log up to `until`.
 
-        Raises TooLittle, RoundRunning, NotTrainable. KeyboardInterrupt leaves it resumable.
+        Raises TooLittle, RoundRunning, NotTrainable. KeyboardInterrupt and MemoryLimit leave it
+        resumable.
         """
         since = self.bench.journal.position_before(None)
         data = self._data(None, since, until)
@@ -113,6 +121,9 @@ class Round:
         except KeyboardInterrupt:
             bench.journal.end(number, "interrupted", "stopped; `edge-agent train --resume` goes on")
             raise
+        except MemoryLimit as error:
+            bench.journal.end(number, "interrupted", str(error))
+            raise
         except Exception as error:
             bench.journal.end(number, "failed", str(error))
             raise
@@ -124,14 +135,18 @@ class Round:
     ) -> float:
         """Train, and leave the candidate in its folder; returns λ. What it took is free again."""
         bench = self.bench
-        progress = Progress(bench.learner(parent, self._between), _dual(bench, parent), checkpoints)
-        WarmStart(bench, self.watcher, progress, number).run(data)
-        Reinforcement(bench, self.watcher, progress, number).run(data)
-        Hindsight(bench, self.watcher, progress, number).run(data)
+        learner = bench.learner(parent, self._between_micro_batches)
+        progress = Progress(learner, _dual(bench, parent), checkpoints)
+        for phase in (WarmStart, Reinforcement, Hindsight):
+            phase(bench, self.watcher, progress, number, self.gauge).run(data)
         folder = self._candidate(number)
         shutil.rmtree(folder, ignore_errors=True)
         progress.learner.lora.save(folder)
         return progress.dual.value
+
+    def _between_micro_batches(self) -> None:
+        self.gauge.check()
+        self._between()
 
     def _candidate(self, number: int) -> Path:
         return self.bench.work / f"candidate-{number:04d}"
@@ -186,12 +201,13 @@ class Round:
             max_tokens=bench.train.max_new_tokens,
             window=bench.settings.decision.window,
         )
+        self.gauge.check()
         bench.engine.rest()  # before the next version's weights are loaded
         return results
 
 
 def _dual(bench: Workbench, parent: AdapterVersion | None) -> Dual:
     """λ goes on where the promoted adapter's round left it; PID then measures where to begin."""
-    start = parent.manifest.metrics.get("dual", _FIRST_DUAL) if parent else _FIRST_DUAL
+    start = parent.manifest.metrics.get("dual", FIRST_DUAL) if parent else FIRST_DUAL
     floor = bench.settings.decision.min_gain
     return Dual(bench.train.dual, start=float(start), rate=bench.rate, floor=floor)

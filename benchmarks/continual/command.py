@@ -51,9 +51,10 @@ def continual(
 
     Trains and measures DA-GRPO as published, ours, and the baselines on task families with
     switches: hours for everything, minutes with --quick. Interrupted, it goes on where it
-    stopped when the same command is given again. Writes report.md, summary.json, plots, and
-    one JSON for each phase of each run. Given again while it runs, in another terminal, it
-    takes a share of the work: two processes of one thread each do more than one of two.
+    stopped when the same command is given again. Writes report.md, plots, summary.json, which is
+    enough for --report-only, and one JSON for each phase of each run. Given again while it runs,
+    in another terminal, it takes a share of the work: two processes of one thread each do more
+    than one of two.
 
     With --config home a real daemon serves days of a smart home's commands, English and German,
     and learns from what it asked the cloud; only --seeds, --model and --out apply to it.
@@ -118,12 +119,9 @@ def _protocol(source: str, values: dict[str, Any]) -> "Protocol":
 
 
 def _run(protocol: "Protocol", folder: Path, settings: Any) -> None:
-    from edge_agent.learning.background import missing
-    from trainer.errors import NotTrainable
+    from trainer.commands import require_packages
 
-    absent = missing()
-    if absent is not None:
-        raise NotTrainable(f"training needs the package {absent}: pip install 'edge-agent[train]'")
+    require_packages()
     from benchmarks.continual.progress import Bars
     from benchmarks.continual.records import Store
     from benchmarks.continual.run import Benchmark, workbench
@@ -141,7 +139,7 @@ def _report(protocol: "Protocol", folder: Path, *, as_json: bool) -> None:
     from benchmarks.continual.records import Store
     from benchmarks.continual.summary import summarise
 
-    summary = summarise(Store(folder), protocol)
+    summary = summarise(Store.to_read(folder), protocol)
     pictures = plots.draw(summary, folder)
     path = report.write(summary, folder, pictures)
     if as_json:

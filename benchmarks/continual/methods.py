@@ -14,10 +14,13 @@ second-hand (the papers' full texts were not at hand): the reward tier 0.8 for a
 and GAPG's filter, of which the abstract says only what it is for; see `gapg`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from trainer.dagrpo import Teaches
+from trainer.dual import Dual
+from trainer.objective import Episode
 from trainer.policy.settings import LINEAR_MODULES, Module
 
 
@@ -42,6 +45,25 @@ def kept(asked: Sequence[int], group_size: int, rho: float) -> list[int]:
     return sorted(chosen)
 
 
+def within_ratio(episodes: Sequence[Episode], rate: float) -> Sequence[Episode]:
+    """GAPG's prompt filter at a budget of `rate`."""
+    size = len(episodes[0].answers) + episodes[0].asked
+    chosen = kept([episode.asked for episode in episodes], size, ratio(rate))
+    return [episodes[k] for k in chosen]
+
+
+def every_prompt(episodes: Sequence[Episode], _rate: float) -> Sequence[Episode]:
+    """Learn from all."""
+    return episodes
+
+
+class FixedPrice(Dual):
+    """λ that does not move."""
+
+    def update(self, cost: float) -> None:
+        """Nothing."""
+
+
 Learning = Literal["reinforced", "supervised", "none"]
 Asks = Literal["p_offload", "router", "confidence", "random", "never", "always", "oracle"]
 Ablated = Literal["warm_start", "hard_first", "window_one"]
@@ -60,14 +82,14 @@ class Method:
     learning: Learning = "reinforced"
     estimator: Literal["exact", "sampled"] = "sampled"
     dual: Literal["pid", "ascent", "none"] = "none"
-    """none: λ stays at `penalty`."""
+    """How λ moves; none: it stays at `penalty`."""
     penalty: float = 0.0
     tier: float = 1.0
     """What a cloud answer's reward is multiplied by in training."""
-    filtered: bool = False
-    """GAPG's prompt filter."""
-    local_only: bool = False
-    """Every rollout is local and the decision is not trained."""
+    keeps: Callable[[Sequence[Episode], float], Sequence[Episode]] = every_prompt
+    """Which prompts of a batch are learned from, at a budget of τ."""
+    teaches: Teaches = "both"
+    """answer: every rollout is local and the decision is not trained."""
     replay: bool = False
     """A share of every batch, of the warm start's too, are questions of families before."""
     kl: bool = False
@@ -82,6 +104,12 @@ class Method:
     by_rate: bool = False
     """Its training depends on τ by more than the warm start."""
 
+    def price(self, first: float, rate: float) -> Dual:
+        """λ as a run begins, at λ₀ = `first` where it moves, for τ = `rate`."""
+        if self.dual == "none":
+            return FixedPrice("ascent", start=self.penalty, rate=rate)
+        return Dual(self.dual, start=first, rate=rate)
+
 
 OURS = Method(
     "ours: exact, PID, replay, KL",
@@ -92,14 +120,14 @@ OURS = Method(
     kl=True,
 )
 DA_GRPO = Method("DA-GRPO: sampled, ascent", dual="ascent", by_rate=True)
-GAPG = Method("GAPG", tier=TIER, filtered=True, by_rate=True)
+GAPG = Method("GAPG", tier=TIER, keeps=within_ratio, by_rate=True)
 
 METHODS: dict[str, Method] = {
     "ours": OURS,
     "da-grpo": DA_GRPO,
     "gapg": GAPG,
     "fixed-penalty": Method("GRPO, fixed cloud penalty", penalty=PENALTY),
-    "local-router": Method("local GRPO + MiniLM router", asks="router", local_only=True),
+    "local-router": Method("local GRPO + MiniLM router", asks="router", teaches="answer"),
     "local-confidence": Method(
         "local GRPO + confidence", asks="confidence", trained_as="local-router"
     ),

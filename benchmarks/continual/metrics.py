@@ -111,10 +111,17 @@ def curve(records: Sequence[Record], asks: Asks) -> list[tuple[float, float]]:
     if wanted is None:
         ends = fmean(r.local for r in records), fmean(r.cloud for r in records)
         return [(k / n, (1 - k / n) * ends[0] + k / n * ends[1]) for k in range(n + 1)]
-    total = sum(r.local for r in records)
+    return cost_quality(wanted, [r.local for r in records], [r.cloud for r in records])
+
+
+def cost_quality(
+    scores: Sequence[float], local: Sequence[float], cloud: Sequence[float]
+) -> list[tuple[float, float]]:
+    """(rate, reward) where the highest scores ask, at every rate k/n."""
+    n, total = len(local), sum(local)
     points = [(0.0, total / n)]
-    for k, place in enumerate(sorted(range(n), key=lambda i: -wanted[i]), 1):
-        total += records[place].cloud - records[place].local
+    for k, place in enumerate(sorted(range(n), key=lambda i: -scores[i]), 1):
+        total += cloud[place] - local[place]
         points.append((k / n, total / n))
     return points
 

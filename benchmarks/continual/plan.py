@@ -12,11 +12,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from benchmarks.continual.families import SOURCES
 from benchmarks.continual.methods import ABLATIONS, METHODS, Method, method
+from edge_agent.config.settings import BudgetSettings, TrainSettings
 from edge_agent.errors import ConfigError
+from trainer.dual import FIRST_DUAL
+from trainer.phases.warm_start import EXAMPLES_PER_STEP
 from trainer.policy.settings import LINEAR_MODULES
 
 PRESETS = Path(__file__).with_name("presets")
 Study = Literal["main", "budgets", "schedule", "duals", "ablations"]
+_USER = TrainSettings()
+_OF_TRAINING = (
+    *("rate", "steps", "group_size", "prompts_per_step", "max_new_tokens", "threads"),
+    *("learning_rate", "replay", "kl", "entropy"),
+)
+"""Settings that the trainer has under the same name."""
 
 
 class Protocol(BaseModel):
@@ -33,19 +42,21 @@ class Protocol(BaseModel):
         description="main: every method at rate; the others vary one thing",
     )
     seeds: int = Field(3, ge=1)
-    rate: float = Field(0.3, gt=0, lt=1, description="τ of the main study")
+    rate: float = Field(BudgetSettings().rate or 0.0, gt=0, lt=1, description="τ of the main study")
     other_rates: tuple[float, ...] = Field((0.1, 0.5), description="τ of the study of budgets")
     changed_rate: float = Field(
         0.1, gt=0, lt=1, description="τ from the middle of the second phase on (schedule)"
     )
-    first_dual: float = Field(0.5, ge=0, description="λ₀; the paper's, second-hand")
+    first_dual: float = Field(FIRST_DUAL, ge=0, description="λ₀; the paper's, second-hand")
     other_first_duals: tuple[float, ...] = Field((0.0, 2.0), description="λ₀ of the study of duals")
 
     stream: int = Field(1500, ge=8, description="Training questions of a family")
     held_out: int = Field(200, ge=4, description="Most evaluation questions of a family")
-    steps: int = Field(100, ge=1, description="Learner steps of a phase (the paper: 840, then 400)")
-    group_size: int = Field(8, ge=2)
-    prompts_per_step: int = Field(8, ge=1)
+    steps: int = Field(
+        _USER.steps, ge=1, description="Learner steps of a phase (the paper: 840, then 400)"
+    )
+    group_size: int = Field(_USER.group_size, ge=2)
+    prompts_per_step: int = Field(_USER.prompts_per_step, ge=1)
     max_new_tokens: int = Field(16, ge=1)
     context: int = Field(8192, ge=64, description="KV cells of the engine")
     warm: Literal["switch", "all"] = Field(
@@ -54,17 +65,26 @@ class Protocol(BaseModel):
         "supervision first; all: every family is, before the first phase",
     )
     warm_steps: int = Field(300, ge=1, description="Of one warm start; methods share the first")
-    warm_examples: int = Field(16, ge=1, description="In one step of the warm start")
-    warm_learning_rate: float = Field(1e-3, gt=0, description="Highest, of supervised learning")
-    learning_rate: float = Field(5e-5, gt=0)
-    replay: float = Field(0.25, ge=0, lt=1)
-    kl: float = Field(0.01, ge=0)
-    entropy: float = Field(0.01, ge=0)
-    threads: int | None = Field(None, ge=1)
+    warm_examples: int = Field(EXAMPLES_PER_STEP, ge=1, description="In one step of the warm start")
+    warm_learning_rate: float = Field(
+        _USER.warm_start_learning_rate, gt=0, description="Highest, of supervised learning"
+    )
+    learning_rate: float = Field(_USER.learning_rate, gt=0)
+    replay: float = Field(_USER.replay, ge=0, lt=1)
+    kl: float = Field(_USER.kl, ge=0)
+    entropy: float = Field(_USER.entropy, ge=0)
+    threads: int | None = Field(_USER.threads, ge=1)
     look_every: int = Field(25, ge=1, description="Steps between two looks at a few held-out items")
     look_items: int = Field(24, ge=0, description="Items of each family in a look; 0: none")
     cloud_accuracy: float = Field(0.95, ge=0, le=1)
     window: int = Field(50, ge=1, description="Queries (and steps / 5) over which rates are shown")
+
+    @property
+    def train(self) -> TrainSettings:
+        """The trainer's settings: the defaults, with what this protocol says instead."""
+        shared = {name: getattr(self, name) for name in _OF_TRAINING}
+        shared["warm_start_learning_rate"] = self.warm_learning_rate
+        return TrainSettings.model_validate(shared)
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:

@@ -1,9 +1,12 @@
-"""What is measured, as written to disk: one file for each phase of a run."""
+"""What is measured, as written to disk: one file for each phase of a run.
+
+`summary.json` holds the same in short, as much as reports and pictures take, so that a study can be
+kept without its files.
+"""
 
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 
 from benchmarks.continual.plan import Protocol
 from edge_agent.errors import EdgeAgentError
-from models.storage import sync_dir
+from models.storage import write_atomically
 from trainer.gate.evaluate import Result
 
 FORMAT = 1
@@ -106,8 +109,19 @@ class Phase:
 class Store:
     """The files of one benchmark. Writing is atomic: a file that exists is whole."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, packed: Sequence[Phase] = ()) -> None:
+        """`packed` are phases known without a file."""
         self.folder = folder
+        self._packed = {(phase.run, phase.phase): phase for phase in packed}
+
+    @classmethod
+    def to_read(cls, folder: Path) -> "Store":
+        """Of its files, or, where there are none, of its summary. Raises EdgeAgentError."""
+        path = folder / "summary.json"
+        if (folder / "runs").exists() or not path.exists():
+            return cls(folder)
+        with _named(path, "no summary of a benchmark"):
+            return cls(folder, unpack(json.loads(path.read_text(encoding="utf-8"))["phases"]))
 
     def open(self, protocol: Protocol) -> None:
         """Begin, or go on. Raises EdgeAgentError if other sizes were run here before."""
@@ -135,7 +149,7 @@ class Store:
 
     def has(self, run: str, phase: int) -> bool:
         """Whether it is done."""
-        return self.path(run, phase).exists()
+        return (run, phase) in self._packed or self.path(run, phase).exists()
 
     @contextlib.contextmanager
     def claim(self, run: str, *, wait: bool) -> Iterator[bool]:
@@ -157,29 +171,31 @@ class Store:
 
     def load(self, run: str, phase: int) -> Phase:
         """Read it. Raises EdgeAgentError naming the file."""
+        if (run, phase) in self._packed:
+            return self._packed[run, phase]
         path = self.path(run, phase)
-        try:
+        with _named(path, "no phase of a benchmark"):
             values = json.loads(path.read_text(encoding="utf-8"))
             if values.pop("format") != FORMAT:
                 raise ValueError("another format")
             return _phase(values)
-        except OSError as error:
-            raise EdgeAgentError(f"cannot read {path}: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise EdgeAgentError(f"{path} is no phase of a benchmark: {error}") from error
+
+
+@contextlib.contextmanager
+def _named(path: Path, wrong: str) -> Iterator[None]:
+    """What goes wrong in reading a file names it."""
+    try:
+        yield
+    except OSError as error:
+        raise EdgeAgentError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise EdgeAgentError(f"{path} is {wrong}: {error}") from error
 
 
 def write(path: Path, value: Mapping[str, Any]) -> None:
     """JSON that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_dir(path.parent)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    write_atomically(path, f"{text}\n")
 
 
 def _phase(values: dict[str, Any]) -> Phase:
@@ -188,3 +204,84 @@ def _phase(values: dict[str, Any]) -> Phase:
     values["labels"] = tuple((question, value) for question, value in values["labels"])
     values["dual_state"] = tuple(values["dual_state"])
     return Phase(**values)
+
+
+_QUESTION = ("key", "family", "hard", "cloud")
+"""Of a record: the same for all methods of a seed."""
+_ANSWER = ("local", "p_offload", "confidence", "router")
+_STEP = ("rate", "dual", "cost", "joint")
+_DIGITS = 6
+
+
+def pack(phases: Sequence[Phase]) -> dict[str, Any]:
+    """JSON-ready columns of what reports and pictures take; see `unpack`."""
+    questions: list[dict[str, list[Any]]] = []
+    rows = []
+    for phase in phases:
+        asked = _columns(phase.records, _QUESTION)
+        if asked not in questions:
+            questions.append(asked)
+        rows.append(
+            {
+                "run": phase.run,
+                "phase": phase.phase,
+                "family": phase.family,
+                "seconds": _short(phase.seconds),
+                "questions": questions.index(asked),
+                "records": _columns(phase.records, _ANSWER),
+                "steps": _columns(phase.steps, _STEP),
+            }
+        )
+    return {"questions": questions, "phases": rows}
+
+
+def unpack(packed: Mapping[str, Any]) -> list[Phase]:
+    """The phases, without what `pack` left out. Raises KeyError, TypeError, ValueError."""
+    return [
+        Phase(
+            row["run"],
+            row["phase"],
+            row["family"],
+            row["seconds"],
+            tuple(Step(seconds=0.0, **step) for step in _rows(row["steps"])),
+            (),
+            tuple(
+                Record(**one)
+                for one in _rows(packed["questions"][row["questions"]] | row["records"])
+            ),
+        )
+        for row in packed["phases"]
+    ]
+
+
+def _columns(rows: Sequence[Any], names: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns of rows' attributes, to six digits; a column of None is left out.
+
+    One whose order would change, and with it what a policy asks about, stays as it is.
+    """
+    found = {}
+    for name in names:
+        exact = [getattr(row, name) for row in rows]
+        short = [_short(value) for value in exact]
+        found[name] = short if None in exact or _orders(short) == _orders(exact) else exact
+    return {name: values for name, values in found.items() if set(values) - {None}}
+
+
+def _orders(values: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """Places by value, rising and falling; of equal ones the earlier first."""
+    places = range(len(values))
+    return sorted(places, key=lambda i: values[i]), sorted(
+        places, key=lambda i: values[i], reverse=True
+    )
+
+
+def _rows(columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+def _short(value: Any) -> Any:
+    """A float to six digits, a whole one as an integer."""
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() else float(f"{value:.{_DIGITS}g}")

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.continual.records import pack
 from benchmarks.continual.records import write as write_json
 from benchmarks.continual.summary import TOLERANCE, Difference, Row, Summary, steps_in
 from benchmarks.runtime.machine import describe, git_revision, versions
@@ -206,7 +207,9 @@ _SECOND_HAND = """\
 def write(summary: Summary, folder: Path, pictures: Sequence[Path]) -> Path:
     """Write `report.md` and `summary.json` into `folder`; returns the former's path."""
     about = _about(folder)
-    write_json(folder / "summary.json", about | summary.as_dict())
+    write_json(
+        folder / "summary.json", about | summary.as_dict() | {"phases": pack(summary.phases)}
+    )
     parts = [
         *_header(summary, about),
         *(f"![{picture.stem}]({picture.name})\n" for picture in pictures),
@@ -266,29 +269,27 @@ def _header(summary: Summary, about: dict[str, Any]) -> list[str]:
 def _study(study: str, rows: Sequence[Row]) -> str:
     extra = {"budgets": "τ", "schedule": "τ", "duals": "λ₀"}.get(study)
     titles = ["method", *([extra] if extra else []), *(title for _, title in COLUMNS)]
-    lines = [f"## Study: {study}\n", _line(titles), _line(["---"] * len(titles))]
+    cells = []
     for row in rows:
         first = {"τ": row.variant.budget, "λ₀": row.variant.price}
-        cells = [row.title, *([first[extra]] if extra else [])]
-        lines.append(_line([*cells, *(number(row, name) for name, _ in COLUMNS)]))
-    return "\n".join(lines)
+        begins = [row.title, *([first[extra]] if extra else [])]
+        cells.append([*begins, *(number(row, name) for name, _ in COLUMNS)])
+    return f"## Study: {study}\n\n{table(titles, cells)}"
 
 
 def _differences(summary: Summary) -> str:
     if not summary.differences:
         return ""
-    lines = [
-        "## Ours minus the others, paired\n",
-        "Post-switch joint reward by item and seed; 95 % bootstrap over seeds and items.\n",
-        _line(["other", "difference", "interval", "seeds"]),
-        _line(["---"] * 4),
-    ]
+    rows = []
     for d in summary.differences:
         row = summary.row(d.other)
-        title = row.title if row else d.other
         interval = f"{d.low:+.3f} … {d.high:+.3f}"
-        lines.append(_line([title, f"{d.mean:+.3f}", interval, str(d.seeds)]))
-    return "\n".join(lines)
+        rows.append([row.title if row else d.other, f"{d.mean:+.3f}", interval, str(d.seeds)])
+    return (
+        "## Ours minus the others, paired\n\n"
+        "Post-switch joint reward by item and seed; 95 % bootstrap over seeds and items.\n\n"
+        + table(["other", "difference", "interval", "seeds"], rows)
+    )
 
 
 def _matrices(summary: Summary) -> str:
@@ -297,11 +298,11 @@ def _matrices(summary: Summary) -> str:
     families = summary.protocol.families
     for row in summary.studies.get("main", ()):
         cells = row.outcomes[0].cells
-        lines += [f"\n{row.title}\n", _line(["after", *families])]
-        lines.append(_line(["---"] * (len(families) + 1)))
-        for phase, values in enumerate(cells):
-            name = families[phase - 1] if phase else "start"
-            lines.append(_line([name, *(f"{c.joint:.2f} ({c.local:.2f})" for c in values)]))
+        found = [
+            [name, *(f"{c.joint:.2f} ({c.local:.2f})" for c in values)]
+            for name, values in zip(("start", *families), cells, strict=True)
+        ]
+        lines.append(f"\n{row.title}\n\n{table(['after', *families], found)}")
     return "\n".join(lines) if len(lines) > 1 else ""
 
 
@@ -314,8 +315,10 @@ def number(row: Row, name: str) -> str:
     return text if len(values) == 1 else f"{text} ± {(max(values) - min(values)) / 2:.3f}"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def print_table(summary: Summary) -> None:
@@ -324,11 +327,11 @@ def print_table(summary: Summary) -> None:
     for study, rows in summary.studies.items():
         if not rows:
             continue
-        table = Table(box=None, pad_edge=False, title=f"\n{study}", title_justify="left")
-        table.add_column("")
+        shown_table = Table(box=None, pad_edge=False, title=f"\n{study}", title_justify="left")
+        shown_table.add_column("")
         shown = COLUMNS[:6]
         for _, title in shown:
-            table.add_column(title, justify="right")
+            shown_table.add_column(title, justify="right")
         for row in rows:
-            table.add_row(row.variant.label, *(number(row, name) for name, _ in shown))
-        console.print(table)
+            shown_table.add_row(row.variant.label, *(number(row, name) for name, _ in shown))
+        console.print(shown_table)

@@ -38,20 +38,13 @@ def workbench(settings: Settings, protocol: Protocol) -> Iterator[Workbench]:
     """
     with temporary_data(settings) as folder:
         engine = {"context": protocol.context, "threads": protocol.threads}
-        train = {
-            "group_size": protocol.group_size,
-            "prompts_per_step": protocol.prompts_per_step,
-            "max_new_tokens": protocol.max_new_tokens,
-            "threads": protocol.threads,
-            "rate": protocol.rate,
-        }
         own = settings.model_copy(
             update={
                 "data_dir": folder,
                 "model": protocol.model,
                 "decision": settings.decision.model_copy(update={"window": 1}),
                 "engine": settings.engine.model_copy(update=engine),
-                "train": settings.train.model_copy(update=train),
+                "train": protocol.train,
             }
         )
         with Workbench(own) as bench:
@@ -211,10 +204,7 @@ class Benchmark:
 
     def _dual(self, run: Run, phase: int) -> Dual:
         """λ goes on across a switch."""
-        variant = run.variant
-        pid = variant.how.dual == "pid"
-        start = variant.first_dual or 0.0
-        dual = Dual("pid" if pid else "ascent", start=start, rate=variant.rate)
+        dual = run.variant.how.price(run.variant.first_dual or 0.0, run.variant.rate)
         if phase > 1:
             dual.restore(list(self.store.load(run.name, phase - 1).dual_state))
         return dual
@@ -275,7 +265,7 @@ class Benchmark:
     ) -> Sequence[float | None]:
         """The external router's view, learned from this run's rollouts so far."""
         nothing = [None] * len(questions)
-        if not run.variant.how.local_only or phase == 0:
+        if run.variant.how.asks != "router" or phase == 0:
             return nothing
         earlier = [pair for p in range(1, phase) for pair in self.store.load(run.name, p).labels]
         pairs = [*earlier, *labels]

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.continual import metrics
 from benchmarks.continual.outcome import Outcome, outcome
 from benchmarks.continual.plan import Protocol, Run, Variant, files, trained, variants
-from benchmarks.continual.records import Store
+from benchmarks.continual.records import Phase, Store
 
 TOLERANCE = 0.02
 """The rate error that is asked for."""
@@ -69,11 +69,16 @@ class Summary:
         return next((row for row in rows if row.variant.method == method), None)
 
     @property
-    def seconds(self) -> float:
-        """Spent on training and measuring, each phase counted once."""
+    def phases(self) -> list[Phase]:
+        """All that it is made of, each once."""
         rows = [row for rows in self.studies.values() for row in rows]
         phases = [phase for row in rows for outcome in row.outcomes for phase in outcome.phases]
-        return sum({(phase.run, phase.phase): phase.seconds for phase in phases}.values())
+        return list({(phase.run, phase.phase): phase for phase in phases}.values())
+
+    @property
+    def seconds(self) -> float:
+        """Spent on training and measuring."""
+        return sum(phase.seconds for phase in self.phases)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without the records."""

@@ -1,9 +1,8 @@
 """One phase of one method: the learner's steps on one family, with replay of the families before.
 
-The methods differ in what their rollouts may do, in what a cloud answer is worth to them, and in
-how λ moves. Sampling, grading, learner, replay and the losses are the trainer's own. The recipe
-around them is the same for every method, and that of version 0.1: a warm start of a fixed length,
-no unseen queries, no hindsight. `benchmarks.home` runs the product's own rounds.
+The steps are the product's own: `step.reinforce` and `warm_start.teach`. The protocol around them
+is the same for every method: a warm start of a fixed length, every prompt teaches answer and
+decision as in the paper, no hindsight. `benchmarks.home` runs the product's own rounds.
 """
 
 import math
@@ -13,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean
 
-from benchmarks.continual import methods
 from benchmarks.continual.methods import Method
 from benchmarks.continual.plan import Protocol, Variant
 from benchmarks.continual.records import Step
@@ -23,25 +21,20 @@ from trainer.dual import Dual
 from trainer.gate.evaluate import CloudValue
 from trainer.learner import Learner
 from trainer.objective import Episode
-from trainer.phases.reinforcement import episode, gains, rise
-from trainer.phases.warm_start import Asking, example, factor, highest_rate
+from trainer.phases.step import PRICED_BATCHES, Prompt, Taken, gains, reinforce, rise
+from trainer.phases.warm_start import Asking, factor, highest_rate, teach
 from trainer.policy.settings import LearnerSettings, LoraSettings
 from trainer.workbench.workbench import Workbench
-
-_PRICED_BATCHES = 6
-"""Most batches that the first λ is measured on, fewer in short phases: 3 to 8 % of rollouts."""
 
 
 def learner_settings(protocol: Protocol, how: Method) -> LearnerSettings:
     """The same for all methods but for what defines them."""
-    return LearnerSettings(
+    return LearnerSettings.of(
+        protocol.train,
         lora=LoraSettings(modules=how.modules),
         estimator=how.estimator,
-        learning_rate=protocol.learning_rate,
         kl=protocol.kl if how.kl else 0.0,
-        entropy=0.0 if how.local_only else protocol.entropy,
         window=window(protocol, how),
-        threads=protocol.threads,
     )
 
 
@@ -78,10 +71,8 @@ def _supervised(
     bench: Workbench, learner: Learner, items: Sequence[Item], rate: float, asking: Asking | None
 ) -> Step:
     began = time.monotonic()
-    encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
-    examples = [example(item, encode, end, rate) for item in items]
-    loss = learner.supervised_step(examples, asking.of(items) if asking is not None else None)
-    return Step(time.monotonic() - began, rate, 0.0, figures={"loss": loss})
+    taught = teach(bench, learner, items, lambda _: rate, asking=asking)
+    return Step(time.monotonic() - began, rate, 0.0, figures={"loss": taught.loss})
 
 
 @dataclass
@@ -126,100 +117,96 @@ class PhaseTraining:
         how = self.variant.how
         if how.learning == "none":
             return ()
-        supervised = how.learning == "supervised"
-        size = self.protocol.warm_examples if supervised else self.protocol.prompts_per_step
-        share = self.protocol.replay if how.replay else 0.0
-        seed = 1000 * self.seed + self.phase
-        replay = Replay(self.old, seed=seed)
-        batches = Batches(self.fresh, replay, size=size, share=share, seed=seed)
-        cloud = CloudValue(self.fresh, self.bench.graders)
-        asking = Asking(self.variant.rate)
-        if how.dual == "pid" and self.variant.first_dual is None:
-            self._price(batches, cloud)
+        take = self._reinforcing() if how.learning == "reinforced" else self._supervising()
         steps: list[Step] = []
         for number in range(self.protocol.steps):
-            rate = self.variant.rate_at(self.phase, number, self.protocol.steps)
-            items = batches.batch(number)
-            if supervised:
-                top = self.protocol.warm_learning_rate
-                self.learner.use_learning_rate(top * factor(number, 0, self.protocol.steps))
-                step = _supervised(self.bench, self.learner, items, rate, asking)
-            else:
-                self.learner.use_learning_rate(self.protocol.learning_rate * rise(number))
-                step = self._reinforced(number, rate, items, cloud)
-            steps.append(step)
-            after(number, step)
+            steps.append(
+                take(number, self.variant.rate_at(self.phase, number, self.protocol.steps))
+            )
+            after(number, steps[-1])
         return tuple(steps)
 
-    def _price(self, batches: Batches, cloud: CloudValue) -> None:
-        """Begin λ where the trainer's own rounds do: at what asking gains at the margin."""
-        count = min(_PRICED_BATCHES, max(2, self.protocol.steps // 16))
-        items = [item for number in range(count) for item in batches.batch(number)]
-        self.bench.sampler.load(self.learner)
-        self.dual.rate = self.rate
-        self.dual.begin(gains(self.bench, items, cloud, seed=self.seed))
+    def _batches(self, size: int) -> Batches:
+        share = self.protocol.replay if self.variant.how.replay else 0.0
+        seed = 1000 * self.seed + self.phase
+        return Batches(self.fresh, Replay(self.old, seed=seed), size=size, share=share, seed=seed)
 
-    def _reinforced(
-        self, number: int, rate: float, items: Sequence[Item], cloud: CloudValue
-    ) -> Step:
-        began = time.monotonic()
+    def _supervising(self) -> Callable[[int, float], Step]:
+        batches = self._batches(self.protocol.warm_examples)
+        asking = Asking(self.variant.rate)
+
+        def take(number: int, rate: float) -> Step:
+            top = self.protocol.warm_learning_rate
+            self.learner.use_learning_rate(top * factor(number, 0, self.protocol.steps))
+            return _supervised(self.bench, self.learner, batches.batch(number), rate, asking)
+
+        return take
+
+    def _reinforcing(self) -> Callable[[int, float], Step]:
         bench, how = self.bench, self.variant.how
-        bench.sampler.load(self.learner)
-        groups = bench.sampler.groups(
-            [item.prompt_ids for item in items],
-            self.protocol.group_size,
-            seed=7919 * (self.protocol.steps * self.phase + number) + 104729 * self.seed,
-        )
-        rng = random.Random(f"{self.seed}:{self.phase}:{number}")  # noqa: S311
-        sampled = how.estimator == "sampled" and not how.local_only
-        rewards = [bench.rewards(item, group) for item, group in zip(items, groups, strict=True)]
-        values = [cloud.of(item) for item in items]
+        batches = self._batches(self.protocol.prompts_per_step)
+        cloud = CloudValue(self.fresh, bench.graders)
         known = {item.cluster for item in self.old}
-        episodes = [
-            episode(
-                group,
-                local,
-                how.tier * value,
-                asking=rng if sampled else None,
-                offload_token=bench.offload_token,
-                anchored=item.cluster in known,
-            )
-            for item, group, local, value in zip(items, groups, rewards, values, strict=True)
-        ]
-        if number >= self.protocol.steps // 2:
-            means = map(fmean, rewards)
-            self.labels += zip((item.question for item in items), means, strict=True)
-        chosen = self._filtered(episodes, rate)
-        dual = self.dual.value if how.dual != "none" else how.penalty
-        figures = self.learner.step(chosen, dual) if chosen else None
-        if how.dual != "none" and figures is not None:
-            self.dual.rate = rate
-            self.dual.update(figures.cost)
-        ps = [group.p_offload for group in groups]
-        pairs = zip(ps, values, rewards, strict=True)
-        return Step(
-            seconds=time.monotonic() - began,
-            rate=rate,
-            dual=dual,
-            cost=fmean(p + (1 - p) * _later(e) for p, e in zip(ps, episodes, strict=True)),
-            kept=len(chosen) / len(episodes),
-            local=fmean(map(fmean, rewards)),
-            joint=fmean(p * value + (1 - p) * fmean(local) for p, value, local in pairs),
-            figures=_finite(asdict(figures)) if figures is not None else {},
-        )
 
-    def _filtered(self, episodes: list[Episode], rate: float) -> list[Episode]:
-        if not self.variant.how.filtered:
-            return episodes
-        asked = [episode.asked for episode in episodes]
-        kept = methods.kept(asked, self.protocol.group_size, methods.ratio(rate))
-        return [episodes[k] for k in kept]
+        def prompts(number: int) -> list[Prompt]:
+            return [
+                Prompt(item, how.tier * cloud.of(item), how.teaches, item.cluster in known)
+                for item in batches.batch(number)
+            ]
+
+        if how.dual == "pid" and self.variant.first_dual is None:
+            self._price(prompts)
+
+        def take(number: int, rate: float) -> Step:
+            began = time.monotonic()
+            self.learner.use_learning_rate(self.protocol.learning_rate * rise(number))
+            self.dual.rate = rate
+            drawn = prompts(number)
+            taken = reinforce(
+                self.learner,
+                bench.sampler,
+                drawn,
+                bench.rewards,
+                self.dual,
+                group_size=self.protocol.group_size,
+                seed=7919 * (self.protocol.steps * self.phase + number) + 104729 * self.seed,
+                rng=random.Random(f"{self.seed}:{self.phase}:{number}"),  # noqa: S311
+                keep=lambda episodes: how.keeps(episodes, rate),
+            )
+            if number >= self.protocol.steps // 2:
+                earned = zip(drawn, taken.rewards, strict=True)
+                self.labels += [(p.item.question, fmean(rewards)) for p, rewards in earned]
+            values = [cloud.of(prompt.item) for prompt in drawn]
+            return _step(taken, values, rate, time.monotonic() - began)
+
+        return take
+
+    def _price(self, prompts: Callable[[int], Sequence[Prompt]]) -> None:
+        """Begin λ where the trainer's own rounds do, on fewer prompts in short phases."""
+        count = min(PRICED_BATCHES, max(2, self.protocol.steps // 16))
+        first = [prompt for number in range(count) for prompt in prompts(number)]
+        bench = self.bench
+        self.dual.rate = self.rate
+        self.dual.begin(gains(self.learner, bench.sampler, first, bench.rewards, seed=self.seed))
+
+
+def _step(taken: Taken, values: Sequence[float], rate: float, seconds: float) -> Step:
+    """For the records; `values` are the cloud's rewards as they are, without a method's tier."""
+    ps = [group.p_offload for group in taken.groups]
+    local = [fmean(rewards) for rewards in taken.rewards]
+    figures = asdict(taken.figures) if taken.figures is not None else {}
+    return Step(
+        seconds=seconds,
+        rate=rate,
+        dual=taken.dual,
+        cost=fmean(p + (1 - p) * _later(e) for p, e in zip(ps, taken.episodes, strict=True)),
+        kept=len(taken.kept) / len(taken.episodes),
+        local=fmean(local),
+        joint=fmean(p * v + (1 - p) * r for p, v, r in zip(ps, values, local, strict=True)),
+        figures={name: value for name, value in figures.items() if math.isfinite(value)},
+    )
 
 
 def _later(episode: Episode) -> float:
     """Share of the local rollouts that asked behind the first position."""
     return fmean(episode.costs) if episode.costs else 0.0
-
-
-def _finite(figures: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if math.isfinite(value)}

@@ -5,12 +5,13 @@ sees the user's data, configuration or `EDGE_AGENT_*` variables.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from edge_agent.errors import EdgeAgentError, Unavailable
 
 _READY_S = 120
 _END_S = 20
+
+
+def require_packages(what: str, names: Sequence[str]) -> None:
+    """Raise EdgeAgentError naming those of the packages that are not installed."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EdgeAgentError(
+            f"{what} needs {', '.join(missing)}: pip install 'edge-agent[smollm2,train,bench]'"
+        )
 
 
 class Processes:
@@ -46,7 +56,7 @@ class Processes:
         with self._log(arguments[0]).open("a", encoding="utf-8") as log:
             # A session of its own: Ctrl-C is for the demo, which then ends its processes in order.
             process = subprocess.Popen(
-                [sys.executable, "-m", "server.leashed", "edge_agent", *arguments],
+                [sys.executable, "-m", "edge_agent.processes.leashed", "edge_agent", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

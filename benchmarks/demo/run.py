@@ -1,7 +1,6 @@
 """`edge-agent demo`: sets the scene, runs the story, shows what came out."""
 
 import contextlib
-import importlib.util
 import json
 import shutil
 import tempfile
@@ -14,10 +13,9 @@ from rich.console import Console
 
 from benchmarks.demo import figures, pictures
 from benchmarks.demo.families import RATE, Plan
-from benchmarks.demo.processes import Processes
+from benchmarks.demo.processes import Processes, require_packages
 from benchmarks.demo.story import Findings, Story
 from benchmarks.demo.terminal import Terminal, closing, results
-from edge_agent.errors import EdgeAgentError
 from models import catalog
 from models.errors import ModelNotFound
 from trainer.report import plots, report
@@ -40,7 +38,7 @@ class Options:
 
 def run(options: Options) -> None:
     """Run the demo. Raises EdgeAgentError; on any end its processes end too."""
-    _check_packages()
+    require_packages("the demo", _NEEDS)
     console = Console(stderr=options.as_json)
     terminal = Terminal(console)
     plan = Plan.of(options.minutes)
@@ -87,14 +85,6 @@ def as_json(findings: Findings, options: Options, drawn: list[Path]) -> dict[str
         "seconds": findings.seconds,
         "pictures": [str(path) for path in drawn],
     }
-
-
-def _check_packages() -> None:
-    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EdgeAgentError(
-            f"the demo needs {', '.join(missing)}: pip install 'edge-agent[smollm2,train,bench]'"
-        )
 
 
 @contextlib.contextmanager

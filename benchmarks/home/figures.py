@@ -7,7 +7,9 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
+from benchmarks.continual.metrics import cost_quality
 from benchmarks.home.app import Answered
+from trainer.gate.policy_value import auc
 
 _BINS = 5
 
@@ -74,16 +76,6 @@ def moment(
     )
 
 
-def auc(scores: Sequence[float], wrong: Sequence[bool]) -> float | None:
-    """Area under the ROC curve of "the local answer is wrong"; None where all or none are."""
-    above = [s for s, w in zip(scores, wrong, strict=True) if w]
-    below = [s for s, w in zip(scores, wrong, strict=True) if not w]
-    if not above or not below:
-        return None
-    wins = math.fsum((a > b) + 0.5 * (a == b) for a in above for b in below)
-    return wins / (len(above) * len(below))
-
-
 def _auc_of(scores: Sequence[float | None], wrong: Sequence[bool]) -> float | None:
     known = [score for score in scores if score is not None]
     return auc(known, wrong) if len(known) == len(wrong) else None
@@ -101,18 +93,6 @@ def _calibration_error(gains: Sequence[float | None], wrong: Sequence[bool]) -> 
         len(places) / len(order) * abs(fmean(known[i] - wrong[i] for i in places))
         for places in bins
     )
-
-
-def curve(
-    scores: Sequence[float], local: Sequence[bool], cloud: Sequence[bool]
-) -> list[tuple[float, float]]:
-    """(share asked, right) where the highest scores ask, for every share k/n."""
-    n, right = len(local), sum(local)
-    points = [(0.0, right / n)]
-    for k, place in enumerate(sorted(range(n), key=lambda i: -scores[i]), 1):
-        right += cloud[place] - local[place]
-        points.append((k / n, right / n))
-    return points
 
 
 def curves(
@@ -134,7 +114,7 @@ def curves(
     for name, values in scores.items():
         known = [value for value in values if value is not None]
         if len(known) == len(here):
-            found[name] = curve(known, here, cloud)
+            found[name] = cost_quality(known, here, cloud)
     found["random"] = [(0.0, fmean(here)), (1.0, fmean(cloud))]
     return found
 

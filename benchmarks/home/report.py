@@ -8,9 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.continual.records import write
+from benchmarks.continual.report import table
 from benchmarks.home.figures import at_share
 from benchmarks.home.study import ACCURACY, RATE, Plan
 from benchmarks.runtime.machine import describe, git_revision, versions
+from trainer.report.plots import pyplot
 
 _COLUMNS = {
     "local": "local right",
@@ -117,26 +119,23 @@ def _header(folder: Path, plan: Plan, about: Mapping[str, Any]) -> str:
 
 
 def _table(found: Sequence[Row]) -> str:
-    lines = [_line(["moment", *_COLUMNS.values()]), _line(["---"] * (len(_COLUMNS) + 1))]
-    lines += [
-        _line([row.title, *(_cell(row.value(name), name) for name in _COLUMNS)]) for row in found
-    ]
-    return "\n".join(lines)
+    rows = [[row.title, *(_cell(row.value(name), name) for name in _COLUMNS)] for row in found]
+    return table(["moment", *_COLUMNS.values()], rows)
 
 
 def _curve_table(found: Sequence[Row]) -> str:
     names = ("served decision", "first token", "confidence", "agreement", "random", "oracle")
-    lines = [_line(["moment", "asked", *names]), _line(["---"] * (len(names) + 2))]
+    rows = []
     for row in found:
         for share in _SHARES:
             values = [row.at(name, share) for name in names]
             cells = ["–" if value is None else f"{value:.3f}" for value in values]
-            lines.append(_line([row.title, f"{share:.0%}", *cells]))
-    return "\n".join(lines)
+            rows.append([row.title, f"{share:.0%}", *cells])
+    return table(["moment", "asked", *names], rows)
 
 
 def _days(folder: Path, plan: Plan) -> str:
-    lines = [_line(["day", "commands", "right", "asked", "USD"]), _line(["---"] * 5)]
+    rows = []
     for day in plan.days:
         answers = [
             answer
@@ -147,39 +146,24 @@ def _days(folder: Path, plan: Plan) -> str:
         if answers:
             asked = fmean(a["source"] in ("cloud", "fallback") for a in answers)
             right, cost = fmean(a["right"] for a in answers), sum(a["cost_usd"] for a in answers)
-            title = _day_title(day.name)
-            lines.append(
-                _line([title, f"{len(answers)}", f"{right:.3f}", f"{asked:.3f}", f"{cost:.4f}"])
-            )
-    return "\n".join(lines)
+            shown = [f"{len(answers)}", f"{right:.3f}", f"{asked:.3f}", f"{cost:.4f}"]
+            rows.append([_day_title(day.name), *shown])
+    return table(["day", "commands", "right", "asked", "USD"], rows)
 
 
 def _rounds(folder: Path, plan: Plan) -> str:
-    lines = [_line(["after", "steps", "seconds", "verdict"]), _line(["---"] * 4)]
+    rows = []
     for day in plan.days:
         for piece in _pieces(folder, f"{day.name}-round"):
             steps = ", ".join(f"{name} {count}" for name, count in piece["steps"].items())
             seconds = f"{sum(piece['seconds'].values()):.0f}"
-            end = piece["end"]
-            lines.append(
-                _line(
-                    [
-                        _day_title(day.name),
-                        steps,
-                        seconds,
-                        f"{end['state']}: {end['gate']['reason']}",
-                    ]
-                )
-            )
-    return "\n".join(lines)
+            verdict = f"{piece['end']['state']}: {piece['end']['gate']['reason']}"
+            rows.append([_day_title(day.name), steps, seconds, verdict])
+    return table(["after", "steps", "seconds", "verdict"], rows)
 
 
 def _draw(found: Sequence[Row], folder: Path) -> Path:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     shown = [row for row in found if not row.other_templates]
     figure, axes = plt.subplots(
         1, max(1, len(shown)), figsize=(4.2 * max(1, len(shown)), 4), squeeze=False, sharey=True
@@ -213,7 +197,3 @@ def _cell(value: tuple[float, float] | None, name: str) -> str:
     digits = 6 if name.startswith("usd") else 3
     mean, spread = value
     return f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread else "")
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -1,7 +1,6 @@
 """Runs and reports the study: `benchmark continual --config home`, `demo --work home`."""
 
 import contextlib
-import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.demo.processes import require_packages
 from benchmarks.demo.terminal import Terminal
 from benchmarks.home.report import rows, summary, write_report
 from benchmarks.home.study import RATE, Plan, Study
-from edge_agent.errors import EdgeAgentError
 
 _NEEDS = ("hassil", "home_assistant_intents", "matplotlib", "torch", "peft", "transformers")
 _FULL_MINUTES = 15
@@ -47,7 +46,7 @@ def run(options: Options) -> None:
     """Run what is not done yet, and report. Raises EdgeAgentError; on any end its processes end."""
     console = Console(stderr=options.as_json)
     if not options.report_only:
-        _check_packages()
+        require_packages("the home workload", _NEEDS)
         terminal = _Narrator(Terminal(console))
         terminal.say(
             f"A daemon, its trainer and a stand-in for a cloud work in {options.out}; your own "
@@ -65,15 +64,6 @@ def run(options: Options) -> None:
     console.print(f"report: {path}", highlight=False)
     if options.as_json:
         print(json.dumps(summary(options.out, options.plan), ensure_ascii=False))
-
-
-def _check_packages() -> None:
-    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EdgeAgentError(
-            f"the home workload needs {', '.join(missing)}: "
-            "pip install 'edge-agent[smollm2,train,bench]'"
-        )
 
 
 class _Narrator:

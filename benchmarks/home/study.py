@@ -33,6 +33,8 @@ _CHUNK = 100
 _SAMPLES = 5
 """Sampled answers whose agreement is looked at."""
 _SWAP_S = 60
+_MEMORY_MB = 16_000
+"""Of a round: enough for a model of 3B."""
 
 
 class Narrator(Protocol):
@@ -166,7 +168,10 @@ class Study:
         piece = f"{day.name}-round"
         if self._has(piece):
             return
-        settings = {"EDGE_AGENT_TRAIN_MINUTES": str(self._plan.minutes)}
+        settings = {
+            "EDGE_AGENT_TRAIN_MINUTES": str(self._plan.minutes),
+            "EDGE_AGENT_TRAIN_MEMORY_MB": str(_MEMORY_MB),
+        }
         rounds = client.get("/v1/training")["rounds"]
         judged = [row for row in rounds if row["state"] in ("promoted", "rejected")]
         if len(judged) >= number:  # it ended, and what asked for it did not live to note it

@@ -48,7 +48,7 @@ from models.adapters.version import MERGED
 from models.offload_token import verify
 from trainer.learner import Learner
 from trainer.policy.export import export
-from trainer.policy.settings import LearnerSettings, LoraSettings
+from trainer.policy.settings import LearnerSettings
 
 Kind = Literal["merged", "lora"]
 
@@ -61,13 +61,9 @@ def install(settings: Settings, folder: Path, kind: Kind) -> None:
     at run time.
     """
     model = catalog.resolve(settings.model, settings.data_dir)
-    train = settings.train
-    lora = LoraSettings(rank=train.rank, alpha=train.alpha)
-    if train.modules:
-        lora = LoraSettings.model_validate({**lora.model_dump(), "modules": train.modules})
     learner = Learner(
         model.path,
-        LearnerSettings(lora=lora),
+        LearnerSettings.of(settings.train),
         offload_token=verify(model.path, model.entry.offload_token),
     )
     work = folder / "adapter"

@@ -1,21 +1,22 @@
-"""Our own step, part by part, with the trainer's own workbench, sampler and learner."""
+"""The product's own steps, part by part: `step.reinforce` and `warm_start.teach`."""
 
+import inspect
+import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from trainer.data.items import Item
-from trainer.learner import Example, Learner
-from trainer.objective import Episode
+from trainer.dual import FIRST_DUAL, Dual
+from trainer.learner import Learner
+from trainer.phases.step import Prompt, reinforce
+from trainer.phases.warm_start import teach
 from trainer.workbench.workbench import Workbench
 
 if TYPE_CHECKING:
     from benchmarks.runtime.train_job import Job, Question, Step
-    from edge_agent.engine.engine import Engine
     from edge_agent.records.generation import Group
-
-_DUAL = 0.5
 
 
 class Stopwatch:
@@ -32,19 +33,30 @@ class Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
-class _TimedEngine:
-    """The engine, with the time of its swaps apart: the rest of `Sampler.load` is export."""
+class _Timed:
+    """Another object, some of whose methods are timed."""
 
-    def __init__(self, engine: "Engine", clock: Callable[[], Stopwatch]) -> None:
-        self._engine = engine
-        self._clock = clock
+    def __init__(self, inner: Any, watch: Stopwatch, parts: Mapping[str, str]) -> None:
+        """`parts` gives the name of the time for each method."""
+        self._inner, self._watch, self._parts = inner, watch, parts
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
+        value = getattr(self._inner, name)
+        return timed(value, self._watch, self._parts[name]) if name in self._parts else value
 
-    async def activate(self, *arguments: Any, **named: Any) -> Any:
-        with self._clock().time("swap"):
-            return await self._engine.activate(*arguments, **named)
+
+def timed(call: Callable[..., Any], watch: Stopwatch, part: str) -> Callable[..., Any]:
+    """`call`, or the coroutine that it makes, with its time added to `part`."""
+
+    async def awaited(*arguments: Any, **named: Any) -> Any:
+        with watch.time(part):
+            return await call(*arguments, **named)
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        with watch.time(part):
+            return call(*arguments, **named)
+
+    return awaited if inspect.iscoroutinefunction(call) else called
 
 
 def dagrpo(job: "Job") -> "Sequence[Step]":
@@ -59,37 +71,41 @@ def dagrpo(job: "Job") -> "Sequence[Step]":
     )
     with Workbench(job.settings.model_copy(update={"train": train})) as bench:
         learner = bench.learner(None, lambda: None)
-        watch = Stopwatch()
-        bench.sampler.engine = cast("Engine", _TimedEngine(bench.engine, lambda: watch))
+        engine = bench.sampler.engine
         steps: list[Step] = []
         for number in range(1 + plan.steps):
             watch = Stopwatch()
-            items = [_item(bench, q) for q in job.questions(plan.prompts, number)]
-            steps.append(_dagrpo_step(bench, learner, items, watch, job.seed + number))
+            bench.sampler.engine = _Timed(engine, watch, {"activate": "swap"})  # type: ignore[assignment]
+            prompts = [Prompt(_item(bench, q), 1.0) for q in job.questions(plan.prompts, number)]
+            steps.append(_dagrpo_step(bench, learner, prompts, watch, job.seed + number))
         return steps[1:]
 
 
 def _dagrpo_step(
-    bench: Workbench, learner: Learner, items: list[Item], watch: Stopwatch, seed: int
+    bench: Workbench, learner: Learner, prompts: list[Prompt], watch: Stopwatch, seed: int
 ) -> "Step":
-    train = bench.train
-    with watch.time("whole step"):
-        with watch.time("export"):
-            bench.sampler.load(learner)
-        with watch.time("rollout"):
-            prompts = [item.prompt_ids for item in items]
-            groups = bench.sampler.groups(prompts, train.group_size, seed=seed)
+    def grade(item: Item, group: "Group") -> list[float]:
+        """Graded, but not by the grades: the learner spares itself unanimous groups."""
         with watch.time("grading"):
-            for item, group in zip(items, groups, strict=True):
-                bench.rewards(item, group)
-        # Not the grades: unanimous groups, which the learner spares itself, would flatter it.
-        rewards = [[float(i % 2) for i in range(train.group_size)] for _ in groups]
-        with watch.time("forward and backward"):
-            learner.step(
-                [_episode(*each) for each in zip(items, groups, rewards, strict=True)], _DUAL
-            )
+            bench.rewards(item, group)
+        return [float(i % 2) for i in range(len(group.rollouts))]
+
+    learns: Any = _Timed(learner, watch, {"step": "forward and backward"})
+    samples: Any = _Timed(bench.sampler, watch, {"load": "export", "groups": "rollout"})
+    price = Dual(bench.train.dual, start=FIRST_DUAL, rate=bench.rate)
+    with watch.time("whole step"):
+        taken = reinforce(
+            learns,
+            samples,
+            prompts,
+            grade,
+            price,
+            group_size=bench.train.group_size,
+            seed=seed,
+            rng=random.Random(seed),  # noqa: S311
+        )
     watch.seconds["export"] -= watch.seconds["swap"]
-    tokens = sum(len(rollout.token_ids) for group in groups for rollout in group.rollouts)
+    tokens = sum(len(rollout.token_ids) for group in taken.groups for rollout in group.rollouts)
     parts = ("rollout", "forward and backward", "whole step")
     speeds = {f"{part}, answer tokens": tokens / watch.seconds[part] for part in parts}
     return watch.seconds, speeds
@@ -108,33 +124,17 @@ def _item(bench: Workbench, question: "Question") -> Item:
     )
 
 
-def _episode(item: Item, group: "Group", rewards: list[float]) -> Episode:
-    return Episode(
-        prompt_ids=item.prompt_ids,
-        answers=[rollout.token_ids for rollout in group.rollouts],
-        logprobs=[rollout.logprobs for rollout in group.rollouts],
-        rewards=rewards,
-        reward_off=1.0,
-        p_offload=min(max(group.p_offload, 1e-6), 1 - 1e-6),
-        asked=0,
-    )
-
-
 def supervised(job: "Job") -> "Sequence[Step]":
     """Supervised steps of the warm start; speed in tokens of prompts and answers together."""
     with Workbench(job.settings) as bench:
         learner = bench.learner(None, lambda: None)
-        encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
         steps: list[Step] = []
         for number in range(1 + job.plan.steps):
-            examples = [
-                Example(_item(bench, q).prompt_ids, (*encode(q.answer), end), bench.rate)
-                for q in job.questions(job.plan.examples, number)
-            ]
+            items = [_item(bench, q) for q in job.questions(job.plan.examples, number)]
             watch = Stopwatch()
             with watch.time("whole step"):
-                learner.supervised_step(examples)
-            tokens = sum(len(e.prompt_ids) + len(e.answer_ids) for e in examples)
+                taught = teach(bench, learner, items, lambda _: bench.rate)
+            tokens = taught.tokens + sum(len(item.prompt_ids) for item in items)
             speed = tokens / watch.seconds["whole step"]
             steps.append((watch.seconds, {"prompt and answer tokens": speed}))
         return steps[1:]

@@ -327,7 +327,7 @@ class Answer:
             )
             try:
                 async for event in generation:
-                    yield _delta(dataclasses.replace(event, index=index))
+                    yield Delta.of(dataclasses.replace(event, index=index))
             finally:
                 generation.cancel()
 
@@ -335,7 +335,7 @@ class Answer:
         """Events as deltas; with tools, the text is read for calls while it streams."""
         parser = self.query.tool_format.parser() if self.query.tool_format else None
         async for event in events:
-            for delta in parser.feed(event) if parser else (_delta(event),):
+            for delta in parser.feed(event) if parser else (Delta.of(event),):
                 yield delta
 
     async def aclose(self) -> None:
@@ -391,14 +391,3 @@ class Answer:
             disconnected=gone,
             draft=self._draft.text if self._draft and not self._draft.released else None,
         )
-
-
-def _delta(event: TokenEvent) -> Delta:
-    return Delta(
-        index=event.index,
-        text=event.text,
-        logprobs=event.logprobs,
-        token_ids=event.token_ids,
-        finish_reason=event.finish_reason,
-        stopped_by=event.stopped_by,
-    )

@@ -1,8 +1,4 @@
-"""What the ledger holds, asked in SQL: sums by window, day and month; places; its latest time.
-
-How cloud calls ended, kept until it is booked: the database may be full or locked just then.
-
-The ledger: every cloud call is reserved at its worst case, then settled at what it cost.
+"""The ledger: every cloud call is reserved at its worst case, then settled at what it cost.
 
 One BEGIN IMMEDIATE transaction checks every limit and books the worst case, so neither threads
 nor processes on one database can overrun a limit between them. What a call turns out to cost is
@@ -15,6 +11,10 @@ case, and what it really cost is booked with the next write that succeeds.
 
 What no limit can prevent is a cloud that bills more than the reservation foresaw: that is booked
 as it is, the limits count it, and further reservations for that model cover as much (`overrun`).
+
+What the ledger holds, asked in SQL: sums by window, day and month; places; its latest time.
+
+How cloud calls ended, kept until it is booked: the database may be full or locked just then.
 """
 
 import dataclasses

@@ -21,7 +21,7 @@ from edge_agent.budget.bill import Reservation
 from edge_agent.budget.ledger import Ledger
 from edge_agent.cloud.client import CloudAnswer, CloudClient
 from edge_agent.errors import CloudBusy, CloudError, CloudRefused, Forbidden
-from edge_agent.records.query import Delta, Query, Usage
+from edge_agent.records.query import Delta, Query, Route, Usage
 
 _TOKENS_PER_MESSAGE = 16
 _TOKENS_PER_MEDIUM = 50_000
@@ -67,6 +67,7 @@ class Assistance:
                 body,
                 endpoint="chat/completions" if query.is_chat else "completions",
                 max_tokens=max(1, reservation.max_tokens // query.n),
+                patient=query.route is Route.CLOUD,
             )
         except BaseException as error:
             await asyncio.shield(call.end(error))

@@ -1,317 +1,292 @@
-"""Two JSON schemas as one that asks for both (`allOf`).
+"""JSON schemas as llguidance follows them: what it cannot follow is left out, or refused.
 
-JSON Schema to GBNF: a grammar whose every sentence is valid against the schema.
+Standard: JSON Schema 2020-12, and the older forms that pydantic and zod still write. What of it
+llguidance follows: its docs/json_schema.md.
 
-The grammar may be narrower than the schema: properties come in the schema's order, and undeclared
-ones only where none is declared. `oneOf` is read as `anyOf`. A constraint that a grammar cannot
-hold is refused, or left out when lax.
-The keywords themselves are read in `schema_keywords`.
+Answers are narrower than the standard where that helps a small model to stop: properties come in
+the schema's order, and undeclared ones only where none is declared.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from edge_agent.chat.gbnf import STRING_CHARACTER, Grammar, json_literal, repeat, separated, union
-from edge_agent.chat.json_values import PatternError, integers, numbers, pattern_to_gbnf
-from edge_agent.chat.schema_keywords import (
-    BY_TYPE,
-    FORMATS,
-    Schema,
-    SchemaError,
-    bounds_of,
-    count_of,
-    has_type,
-    implied_type,
-    list_of,
-    resolve,
-    supported,
+from edge_agent.chat import guidance
+from edge_agent.chat.schema_size import SchemaError, check_size, resolve
+
+_UNSUPPORTED = frozenset(
+    """
+    not if then else propertyNames dependentRequired dependentSchemas dependencies contains
+    minContains maxContains uniqueItems unevaluatedItems unevaluatedProperties $dynamicRef
+    $recursiveRef
+    """.split()  # noqa: SIM905
 )
+_FORMATS = frozenset(
+    "date-time time date duration email hostname ipv4 ipv6 uuid uri".split()  # noqa: SIM905
+)
+_MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+_LISTS = frozenset({"prefixItems", "anyOf", "oneOf", "allOf"})
+_SINGLE = frozenset({"items", "additionalItems", "additionalProperties"})
+_ITEMS = _SINGLE | {"prefixItems"}
+_IN_PLACE = frozenset({"anyOf", "oneOf", "allOf", "$ref"})
+_BY_TYPE = {
+    "object": frozenset({"properties", "required", "additionalProperties", "patternProperties"}),
+    "array": frozenset({"items", "prefixItems", "minItems", "maxItems"}),
+    "string": frozenset({"minLength", "maxLength", "pattern", "format"}),
+    "number": frozenset(
+        {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+    ),
+}
+_OPTIONAL = (
+    "pattern", "patternProperties", "minProperties", "maxProperties", "multipleOf", "format",
+)  # fmt: skip
+"""What is left out, one after the other, where llguidance cannot follow all of it together."""
 
-_MAX_COMPARISONS = 1_000_000
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """A schema that llguidance accepts."""
+
+    json: Mapping[str, Any]
+    ignored: tuple[str, ...] = ()
+    """What answers need not hold to, e.g. "uniqueItems at #/properties/tags"."""
 
 
-class CannotMerge(ValueError):
-    """The two schemas hold constraints that no single schema expresses."""
+def read_schema(document: Any, *, strict: bool = False) -> Schema:
+    """`document` as llguidance follows it.
+
+    strict: refuse what it cannot follow. Else that is left out, and named in `ignored`. A `format`
+    that it does not know is no constraint by the standard, so it is always left out.
+    Raises SchemaError for what is unsupported, no schema, too large, or contradicts itself.
+    """
+    try:
+        check_size(document)
+        reader = _Reader(document, strict=strict)
+        return reader.schema()
+    except RecursionError:
+        raise SchemaError("the schema is nested too deeply", "#") from None
+    except SchemaError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise SchemaError(f"the schema is malformed: {error}", "#") from error
 
 
-def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Valid against the result is what is valid against both."""
-    result = dict(first)
-    for key, value in second.items():
-        result[key] = _both(key, result[key], value) if key in result else value
-    return result
+class _Reader:
+    def __init__(self, document: Mapping[str, Any] | bool, *, strict: bool) -> None:
+        self._document: Any = {} if document is True else document
+        self._strict = strict
+        self._ignored: list[str] = []
+        self._parts: set[int] = set()
+        """Schemas that hold together with others: these may declare further properties."""
+        self._find_parts(self._document, False)
 
-
-def _both(key: str, a: Any, b: Any) -> Any:  # noqa: PLR0911 (one a keyword)
-    if a == b:
-        return a
-    if key in ("enum", "required") and len(a) * len(b) > _MAX_COMPARISONS:
-        raise CannotMerge(f"two {key!r} of {len(a)} and {len(b)} values are too much to combine")
-    if key == "properties":
-        return {
-            **a,
-            **{name: {"allOf": [a[name], s]} if name in a else s for name, s in b.items()},
+    def schema(self) -> Schema:
+        """The whole document, tried on llguidance."""
+        found = self._visit(self._document, "#")
+        found["x-guidance"] = {
+            "whitespace_pattern": guidance.WHITE_SPACE,
+            "json_allow_general_unicode_escapes": True,
+            "lenient": not self._strict,
         }
-    if key == "required":
-        return [*a, *(name for name in b if name not in a)]
-    if key == "enum":
-        return [value for value in a if value in b]
-    if key == "type":
-        return _types(a, b)
-    if key in ("items", "additionalProperties") and not (
-        isinstance(a, list) or isinstance(b, list)
-    ):
-        return False if a is False or b is False else {"allOf": [a, b]}
-    if key in ("minimum", "exclusiveMinimum", "minLength", "minItems"):
-        return max(a, b)
-    if key in ("maximum", "exclusiveMaximum", "maxLength", "maxItems"):
-        return min(a, b)
-    raise CannotMerge(f"two different {key!r} cannot be combined")
+        refusal = None
+        for keyword in (None, *(() if self._strict else _OPTIONAL)):
+            if keyword is not None and not self._leave_out(keyword, found):
+                continue
+            error, warnings = guidance.problems(guidance.schema_grammar(found))
+            if error is None:
+                return Schema(found, tuple(dict.fromkeys([*self._ignored, *warnings])))
+            refusal = refusal or error
+        raise SchemaError(_one_line(refusal or ""), "#")
 
+    def _leave_out(self, keyword: str, schema: dict[str, Any]) -> bool:
+        """Remove `keyword` everywhere; True if it was anywhere."""
+        holders = [s for s in _subschemas(schema) if keyword in s]
+        for holder in holders:
+            del holder[keyword]
+        if holders:
+            self._ignored.append(keyword)
+        return bool(holders)
 
-def _types(a: Any, b: Any) -> list[str]:
-    first, second = ([t] if isinstance(t, str) else list(t) for t in (a, b))
-    common = [t for t in first if t in second]
-    if "integer" not in common and "number" in first + second and "integer" in first + second:
-        common.append("integer")
-    if not common:
-        raise CannotMerge(f"no value is both {a} and {b}")
-    return common
+    def _unsupported(self, keyword: str, path: str, why: str = "") -> None:
+        if self._strict:
+            raise SchemaError(f"unsupported {keyword!r}{why and f' ({why})'}", path)
+        self._ignored.append(f"{keyword} at {path}")
 
+    def _visit(self, schema: Any, path: str) -> Any:
+        if isinstance(schema, bool):
+            return schema
+        found: dict[str, Any] = {}
+        for key, value in schema.items():
+            if key == "x-guidance":
+                continue
+            if key in _UNSUPPORTED:
+                if not self._is_idle(key, value):
+                    self._convert(key, schema, found, path)
+            elif key in _MAPS:
+                inner = {k: self._visit(s, f"{path}/{key}/{k}") for k, s in value.items()}
+                found[key] = {**found.get(key, {}), **inner}
+            elif key in _LISTS or (key in _SINGLE and isinstance(value, list)):
+                found[key] = [self._visit(s, f"{path}/{key}/{i}") for i, s in enumerate(value)]
+            elif key in _SINGLE:
+                found.setdefault(key, self._visit(value, f"{path}/{key}"))
+            else:
+                found[key] = value
+        self._check_strings(found, path)
+        if "oneOf" in found:
+            self._one_of(schema, found, path)
+        self._close(schema, found)
+        if found.pop("nullable", None) is True:
+            return {"anyOf": [found, {"type": "null"}]}
+        return found
 
-__all__ = ["SchemaError", "add_schema", "schema_to_gbnf"]
-
-_MAX_RULES = 2000
-_MAX_STEPS = 20_000
-_MAX_DEPTH = 64
-
-
-def schema_to_gbnf(schema: Any) -> str:
-    """A whole grammar for `schema`. Raises SchemaError."""
-    grammar = Grammar()
-    name = add_schema(grammar, schema, "root")
-    grammar.define("root", name)
-    return grammar.text()
-
-
-def add_schema(grammar: Grammar, schema: Any, hint: str, *, lax: bool = False) -> str:
-    """Add rules for `schema`; returns the grammar element that matches it. Raises SchemaError."""
-    return _Converter(grammar, schema, hint, lax=lax).convert()
-
-
-class _Converter:
-    def __init__(self, grammar: Grammar, document: Any, hint: str, *, lax: bool) -> None:
-        self._grammar = grammar
-        self._document = document
-        self._hint = hint
-        self._lax = lax
-        self._by_pointer: dict[str, str] = {}
-        self._steps = 0
-
-    def convert(self) -> str:
-        try:
-            return self._visit(self._document, "#", 0)
-        except RecursionError:
-            raise SchemaError("the schema is nested too deeply", "#") from None
-        except SchemaError:
-            raise
-        except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            raise SchemaError(f"the schema is malformed: {error}", "#") from error
-
-    def _visit(self, schema: Any, path: str, depth: int) -> str:  # noqa: PLR0911 (one a case)
-        if depth > _MAX_DEPTH:
-            raise SchemaError(f"the schema is nested deeper than {_MAX_DEPTH}", path)
-        self._step(path)
-        if schema is True:
-            return "value"
-        if schema is False:
-            raise SchemaError("nothing is valid against `false`", path)
-        if not isinstance(schema, Mapping):
-            raise SchemaError("a schema must be an object", path)
-        schema = supported(schema, path, lax=self._lax)
-        if not schema:
-            return "value"
-        if "$ref" in schema and len(schema) == 1:
-            return self._reference(schema["$ref"], path)
-        if schema.get("nullable") is True:
-            rest = {k: v for k, v in schema.items() if k != "nullable"}
-            return union([self._visit(rest, path, depth + 1), "null"])
-        if "$ref" in schema or "allOf" in schema:
-            return self._visit(self._flattened(schema, path), path, depth + 1)
-        for key in ("anyOf", "oneOf"):
-            if key in schema:
-                return self._alternatives(schema, key, path, depth)
-        if "const" in schema or "enum" in schema:
-            return self._constants(schema, path)
-        return self._typed(schema, path, depth)
-
-    def _step(self, path: str) -> None:
-        """References that share targets can multiply the work beyond any bound."""
-        self._steps += 1
-        if self._steps > _MAX_STEPS or len(self._grammar) > _MAX_RULES:
-            raise SchemaError("the schema is too large", path)
-
-    def _reference(self, pointer: Any, path: str) -> str:
-        """The rule of a `$ref` target; made once, so recursive schemas end."""
-        target = resolve(self._document, pointer, path)
-        if pointer not in self._by_pointer:
-            name = self._grammar.reserve(f"{self._hint}-{str(pointer).rpartition('/')[2]}")
-            self._by_pointer[pointer] = name
-            self._grammar.define(name, self._visit(target, pointer, 0))
-        return self._by_pointer[pointer]
-
-    def _flattened(self, schema: Schema, path: str, depth: int = 0) -> dict[str, Any]:
-        """`schema` with `$ref` and `allOf` merged into it."""
-        self._step(path)
-        if depth > _MAX_DEPTH:
-            raise SchemaError("allOf and $ref go round in a circle", path)
-        result = {k: v for k, v in schema.items() if k not in ("$ref", "allOf")}
-        parts = list(list_of(schema, "allOf", path))
-        if "$ref" in schema:
-            parts.append(resolve(self._document, schema["$ref"], path))
-        for part in parts:
-            if not isinstance(part, Mapping):
-                raise SchemaError("a schema must be an object", path)
-            flat = self._flattened(supported(part, path, lax=self._lax), path, depth + 1)
-            try:
-                result = merge(result, flat)
-            except CannotMerge as error:
-                raise SchemaError(str(error), path) from error
-        return result
-
-    def _alternatives(self, schema: Schema, key: str, path: str, depth: int) -> str:
-        rest = {k: v for k, v in schema.items() if k != key}
-        found = []
-        for i, part in enumerate(list_of(schema, key, path)):
-            whole = {"allOf": [rest, part]} if rest else part
-            found.append(self._visit(whole, f"{path}/{key}/{i}", depth + 1))
-        if not found:
-            raise SchemaError(f"{key} is empty", path)
-        return union(found)
-
-    def _constants(self, schema: Schema, path: str) -> str:
-        values = [schema["const"]] if "const" in schema else list_of(schema, "enum", path)
-        if "type" in schema:
-            types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-            values = [v for v in values if any(has_type(v, t) for t in types)]
-        if not values:
-            raise SchemaError("no value is allowed", path)
-        try:
-            return union([json_literal(value) for value in values])
-        except ValueError as error:
-            raise SchemaError(f"a constant is no JSON: {error}", path) from error
-
-    def _typed(self, schema: Schema, path: str, depth: int) -> str:  # noqa: PLR0911 (one a type)
-        kind = schema.get("type")
-        if isinstance(kind, list):
-            parts = [self._typed({**schema, "type": k}, path, depth) for k in kind]
-            if not parts:
-                raise SchemaError("type is empty", path)
-            return union(parts)
-        if kind is None:
-            kind = implied_type(schema)
-            if kind is None:
-                return "string" if "format" not in schema else self._string(schema, path)
-        if kind == "object":
-            return self._object(schema, path, depth)
-        if kind == "array":
-            return self._array(schema, path, depth)
-        if kind == "string":
-            return self._string(schema, path)
-        if kind in ("number", "integer"):
-            return self._number(schema, kind, path)
-        if kind in ("boolean", "null"):
-            return str(kind)
-        raise SchemaError(f"unknown type {kind!r}", path)
-
-    def _object(self, schema: Schema, path: str, depth: int) -> str:
-        properties = schema.get("properties", {})
-        extra = schema.get("additionalProperties", not properties)
-        required = list_of(schema, "required", path)
-        if not isinstance(properties, Mapping):
-            raise SchemaError("properties must be an object", path)
-        for name in required:
-            if name not in properties:
-                properties = {**properties, name: schema.get("additionalProperties", True)}
-        if extra is not False and not properties:
-            if extra is True:
-                return "object"
-            value = self._visit(extra, f"{path}/additionalProperties", depth + 1)
-            pair = self._grammar.add(self._name(path, "pair"), f'string ":" ws {value}')
-            return self._grammar.add(self._name(path), f'"{{" {separated(pair, 0, None)} ws "}}"')
-        return self._declared(properties, set(required), path, depth)
-
-    def _declared(
-        self, properties: Mapping[str, Any], required: set[str], path: str, depth: int
-    ) -> str:
-        """Two chains of rules: what may follow "{", and what may follow a property."""
-        first = after = '""'
-        for name in reversed(list(properties)):
-            value = self._visit(properties[name], f"{path}/properties/{name}", depth + 1)
-            pair = self._grammar.add(
-                self._name(path, name, "pair"), f'{json_literal(name)} ":" ws {value}'
+    def _is_idle(self, key: str, value: Any) -> bool:
+        """True if the keyword constrains nothing, e.g. uniqueItems: false."""
+        if key == "propertyNames":
+            return value is True or (
+                isinstance(value, Mapping) and value.get("type") == "string" and len(value) == 1
             )
-            starts, follows = f"ws {pair} {after}", f'"," ws {pair} {after}'
-            if name not in required:
-                starts, follows = f"{starts} | {first}", f"{follows} | {after}"
-            first = self._grammar.add(self._name(path, name, "first"), starts)
-            after = self._grammar.add(self._name(path, name, "next"), follows)
-        return self._grammar.add(self._name(path), f'"{{" {first} ws "}}"')
+        return value in (False, 0, {}) and key not in ("not", "contains", "unevaluatedProperties")
 
-    def _array(self, schema: Schema, path: str, depth: int) -> str:
-        items = schema.get("items", "prefixItems" not in schema)
-        prefix = list_of(schema, "prefixItems", path)
-        if isinstance(items, list):
-            prefix, items = items, False
-        least = count_of(schema, "minItems", path, lax=self._lax) or 0
-        most = count_of(schema, "maxItems", path, lax=self._lax)
-        prefix = prefix if most is None else prefix[:most]
-        head = [self._visit(s, f"{path}/prefixItems/{i}", depth + 1) for i, s in enumerate(prefix)]
-        if items is False or (most is not None and most <= len(head)):
-            if least > len(head):
-                raise SchemaError(f"minItems asks for {least}, but only {len(head)} fit", path)
-            tail = ""
+    def _convert(
+        self, key: str, schema: Mapping[str, Any], found: dict[str, Any], path: str
+    ) -> None:
+        """`propertyNames` of a map can be written otherwise (zod's records, pydantic's Dict)."""
+        names = schema[key]
+        if isinstance(names, Mapping) and "$ref" in names:
+            names = resolve(self._document, names["$ref"], path) or names
+        is_map = key == "propertyNames" and isinstance(names, Mapping) and not (
+            schema.get("properties") or "patternProperties" in schema
+        )  # fmt: skip
+        extra = schema.get("additionalProperties", True)
+        if is_map and isinstance(names.get("enum"), list):
+            value = self._visit(extra, f"{path}/additionalProperties")
+            found["properties"] = {str(name): value for name in names["enum"]}
+        elif is_map and "pattern" in names:
+            value = self._visit(extra, f"{path}/additionalProperties")
+            found["patternProperties"] = {names["pattern"]: value}
         else:
-            item = self._visit(items, f"{path}/items", depth + 1)
-            least, most = max(least - len(head), 0), None if most is None else most - len(head)
-            tail = repeat(f'("," ws {item})', least, most) if head else separated(item, least, most)
-        body = " ".join(["ws", ' "," ws '.join(head), tail]) if head else tail
-        return self._grammar.add(self._name(path), f'"[" {body} ws "]"')
+            self._unsupported(key, path)
+            return
+        found["additionalProperties"] = False
 
-    def _string(self, schema: Schema, path: str) -> str:
-        least = count_of(schema, "minLength", path, lax=self._lax) or 0
-        most = count_of(schema, "maxLength", path, lax=self._lax)
-        if most is not None and least > most:
-            raise SchemaError("minLength is above maxLength", path)
-        if "pattern" in schema:
-            if (least or most is not None) and not self._lax:
-                raise SchemaError("pattern together with minLength or maxLength", path)
-            try:
-                body = pattern_to_gbnf(str(schema["pattern"]))
-            except PatternError as error:
-                if self._lax:
-                    return "string"
-                raise SchemaError(f"unsupported pattern: {error}", path) from error
-        elif "format" in schema:
-            body = FORMATS[schema["format"]]
-        elif least or most is not None:
-            body = repeat(STRING_CHARACTER, least, most)
+    def _check_strings(self, found: dict[str, Any], path: str) -> None:
+        """Leave out what no regular expression holds, e.g. the look-ahead of zod's e-mail."""
+        if "format" in found and found["format"] not in _FORMATS:
+            self._ignored.append(f"format {found.pop('format')!r} at {path}")
+        if "pattern" in found:
+            error = _pattern_error(found["pattern"])
+            if error is not None:
+                self._unsupported("pattern", path, error)
+                del found["pattern"]
+        for pattern in list(found.get("patternProperties", ())):
+            error = _pattern_error(pattern)
+            if error is not None:
+                self._unsupported("patternProperties", path, error)
+                del found["patternProperties"][pattern]
+
+    def _one_of(self, schema: Mapping[str, Any], found: dict[str, Any], path: str) -> None:
+        """Read `oneOf` as `anyOf`, which is the same where no value fits two alternatives."""
+        if "anyOf" in found:
+            found["allOf"] = [*found.get("allOf", []), {"anyOf": found.pop("oneOf")}]
         else:
-            return "string"
-        return self._grammar.add(self._name(path), rf'"\"" {body} "\""')
+            found["anyOf"] = found.pop("oneOf")
+        if "discriminator" not in schema and not self._exclusive(schema["oneOf"], path):
+            self._unsupported("oneOf", path, "its alternatives may overlap")
 
-    def _number(self, schema: Schema, kind: str, path: str) -> str:
-        if not BY_TYPE["number"] & schema.keys():
-            return kind
-        bounds = bounds_of(schema, kind, path)
-        if bounds is None:
-            if self._lax:
-                return kind
-            raise SchemaError("bounds of a number must be whole numbers below 10^15", path)
-        body = integers(bounds) if kind == "integer" else numbers(bounds)
-        if body is None:
-            raise SchemaError("no number lies within the bounds", path)
-        return self._grammar.add(self._name(path), body)
+    def _exclusive(self, branches: list[Any], path: str) -> bool:
+        tags = [self._tags(branch, path) for branch in branches]
+        for name in set.intersection(*map(set, tags)) if tags else ():
+            sets = [branch[name] for branch in tags]
+            if sum(map(len, sets)) == len(set.union(*sets)):
+                return True
+        return False
 
-    def _name(self, path: str, *more: str) -> str:
-        return "-".join([self._hint, path.rpartition("/")[2], *more])
+    def _tags(self, branch: Any, path: str) -> dict[str, set[str]]:
+        """What may tell a branch from others: its types, its values, constants in it."""
+        if isinstance(branch, Mapping) and "$ref" in branch:
+            branch = resolve(self._document, branch["$ref"], path)
+        if not isinstance(branch, Mapping):
+            return {}
+        found: dict[str, set[str]] = {}
+        if "type" in branch:
+            kinds = branch["type"]
+            kinds = {kinds} if isinstance(kinds, str) else set(kinds)
+            found["type"] = kinds | ({"integer"} if "number" in kinds else set())
+        if (values := _constants(branch)) is not None:
+            found["value"] = values
+        for name in branch.get("required", ()):
+            values = _constants(branch.get("properties", {}).get(name))
+            if values is not None:
+                found[f"property {name}"] = values
+        return found
+
+    def _close(self, schema: Mapping[str, Any], found: dict[str, Any]) -> None:
+        """Name the type that keywords imply; declare that undeclared properties are none."""
+        stands_alone = id(schema) not in self._parts and not _IN_PLACE & found.keys()
+        if stands_alone and not {"type", "const", "enum"} & found.keys():
+            implied = [kind for kind, keys in _BY_TYPE.items() if keys & found.keys()]
+            if len(implied) == 1:
+                found["type"] = implied[0]
+        extra = {"additionalProperties", "patternProperties"}
+        if stands_alone and found.get("properties") and not extra & found.keys():
+            for name in found.get("required", ()):
+                found["properties"].setdefault(name, True)
+            found["additionalProperties"] = False
+
+    def _find_parts(self, schema: Any, part: bool) -> None:
+        if not isinstance(schema, Mapping) or id(schema) in self._parts:
+            return
+        if part:
+            self._parts.add(id(schema))
+        part = part or len(_IN_PLACE & schema.keys()) > 1 or bool(
+            _IN_PLACE & schema.keys() and any(k & schema.keys() for k in _BY_TYPE.values())
+        )  # fmt: skip
+        for key in ("anyOf", "oneOf", "allOf"):
+            for branch in schema.get(key, ()):
+                self._find_parts(branch, part or key == "allOf")
+        if part and "$ref" in schema:
+            self._find_parts(resolve(self._document, schema["$ref"], "#"), True)
+        for child in _children(schema, frozenset({"properties", "patternProperties"}) | _ITEMS):
+            self._find_parts(child, part)
+        for child in _children(schema, frozenset({"$defs", "definitions"})):
+            self._find_parts(child, False)
+
+
+def _constants(schema: Any) -> set[str] | None:
+    """The values that `const` or `enum` allows, as JSON; None if any may come."""
+    if not isinstance(schema, Mapping) or not {"const", "enum"} & schema.keys():
+        return None
+    values = [schema["const"]] if "const" in schema else schema["enum"]
+    return {json.dumps(value, sort_keys=True) for value in values}
+
+
+def _pattern_error(pattern: Any) -> str | None:
+    grammar = guidance.schema_grammar({"type": "string", "pattern": pattern})
+    error, _ = guidance.problems(grammar)
+    return (
+        None if error is None else error.strip().rpartition("\n")[2].removeprefix("error: ")[:200]
+    )
+
+
+def _children(schema: Mapping[str, Any], keys: frozenset[str]) -> Iterator[Any]:
+    for key in keys & schema.keys():
+        value = schema[key]
+        if key in _MAPS:
+            yield from value.values()
+        elif isinstance(value, list):
+            yield from value
+        else:
+            yield value
+
+
+def _subschemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """`schema` and all in it."""
+    if isinstance(schema, dict):
+        yield schema
+        for child in _children(schema, _MAPS | _LISTS | _SINGLE):
+            yield from _subschemas(child)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]

@@ -12,7 +12,8 @@ from typing import Any
 import llama_cpp
 
 from edge_agent.chat.gbnf import GrammarError, examine
-from edge_agent.chat.json_schema import SchemaError, schema_to_gbnf
+from edge_agent.chat.json_schema import Schema, read_schema
+from edge_agent.chat.schema_size import SchemaError
 from edge_agent.errors import InvalidRequest
 from models.llama.vocabulary import Vocabulary
 
@@ -22,8 +23,8 @@ _NAME = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
 _SCHEMA = "response_format.json_schema.schema"
 
 
-def from_response_format(response_format: Mapping[str, Any]) -> str | None:
-    """GBNF for a `response_format`; None if it is plain text.
+def from_response_format(response_format: Mapping[str, Any]) -> Schema | None:
+    """The schema of a `response_format`; None if it is plain text.
 
     Raises InvalidRequest that names the wrong field.
     """
@@ -32,7 +33,7 @@ def from_response_format(response_format: Mapping[str, Any]) -> str | None:
         return None
     if kind == "json_object":
         schema = response_format.get("schema", {"type": "object"})  # llama-server's extension
-        return _compile(schema, "response_format.schema")
+        return _read(schema, "response_format.schema", strict=False)
     if kind == "json_schema":
         outer = response_format.get("json_schema")
         if not isinstance(outer, Mapping):
@@ -47,16 +48,16 @@ def from_response_format(response_format: Mapping[str, Any]) -> str | None:
             )
         if "schema" not in outer:
             raise InvalidRequest(f"{_SCHEMA} is missing", param=_SCHEMA)
-        return _compile(outer["schema"], _SCHEMA)
+        return _read(outer["schema"], _SCHEMA, strict=outer.get("strict") is True)
     raise InvalidRequest(
         f"response_format.type must be text, json_object or json_schema, not {kind!r}",
         param="response_format.type",
     )
 
 
-def _compile(schema: Any, param: str) -> str:
+def _read(schema: Any, param: str, *, strict: bool) -> Schema:
     try:
-        return schema_to_gbnf(schema)
+        return read_schema(schema, strict=strict)
     except SchemaError as error:
         raise InvalidRequest(f"{param}: {error}", param=param) from error
 

@@ -3,6 +3,8 @@
 Three forms. *tagged* (Hermes, Qwen) and *bare* (Llama 3) belong to templates that render tools
 themselves. For all others *generic*: a system prompt lists the tools, and a grammar makes the
 output one JSON object that is either a call or a response. llama-server does the same.
+
+Beside a `response_format` the output is a call in the same form, or JSON of that schema.
 """
 
 import dataclasses
@@ -12,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edge_agent.chat.gbnf import Grammar, json_literal, literal, separated, union
-from edge_agent.chat.json_schema import add_schema
+from edge_agent.chat.guidance import TEXT, lark_grammar
+from edge_agent.chat.json_schema import Schema
 from edge_agent.chat.template import ChatTemplate
 from edge_agent.chat.tools import (
     BareParser,
@@ -22,10 +24,11 @@ from edge_agent.chat.tools import (
     Parser,
     TaggedParser,
     Tool,
+    WrappedParser,
     parse_choice,
     parse_tools,
 )
-from edge_agent.records.generation import TokenEvent
+from edge_agent.records.generation import Grammar, TokenEvent
 from edge_agent.records.query import Delta
 
 Style = Literal["tagged", "bare", "generic"]
@@ -48,8 +51,10 @@ class ToolFormat:
     """True: the answer is a call, never text."""
     parallel: bool
     """True: the answer may hold several calls."""
-    grammar: str | None
-    """GBNF of the output; None if text and calls may mix freely."""
+    answer: Schema | None
+    """What the answer must be where it is no call; None if it is text."""
+    grammar: Grammar | None
+    """Of the output; None if text and calls may mix freely."""
 
     @classmethod
     def choose(
@@ -58,10 +63,11 @@ class ToolFormat:
         tools: Sequence[Mapping[str, Any]],
         tool_choice: Any = None,
         parallel: bool | None = None,
+        answer: Schema | None = None,
     ) -> "ToolFormat | None":
         """The format for a request, or None if no tool may be called.
 
-        parallel: `parallel_tool_calls`; None means true.
+        parallel: `parallel_tool_calls`; None means true. answer: that of `response_format`.
         Raises InvalidRequest that names the wrong field.
         """
         parsed = parse_tools(tools)
@@ -73,7 +79,15 @@ class ToolFormat:
         required = choice.mode == "required"
         # Llama 3's template refuses a history with two calls in one message.
         many = parallel is not False and choice.name is None and style != "bare"
-        return cls(style, may_call, required, many, _grammar(style, may_call, required, many))
+        grammar = _grammar(style, may_call, required, many, answer)
+        return cls(style, may_call, required, many, answer, grammar)
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """What the grammar leaves out of the tools' schemas."""
+        if self.grammar is None:
+            return ()
+        return tuple(f"{tool.name}: {text}" for tool in self.tools for text in tool.schema.ignored)
 
     def messages(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The messages to render: the generic form explains the tools in the system message."""
@@ -95,7 +109,12 @@ class ToolFormat:
         listing = "\n".join(json.dumps(f, ensure_ascii=False) for f in functions)
         call = '{"name": …, "arguments": {…}}'
         forms = f'{{"tool_calls": [{call}, …]}}' if self.parallel else f'{{"tool_call": {call}}}'
-        answer = "" if self.required else ' To answer the user, write {"response": "…"}.'
+        if self.required:
+            answer = ""
+        elif self.answer is None:
+            answer = ' To answer the user, write {"response": "…"}.'
+        else:
+            answer = " To answer the user, write the answer itself as JSON."
         return (
             f"You can call these tools:\n{listing}\n"
             f"Answer in JSON only. To call tools, write {forms}.{answer}"
@@ -112,6 +131,9 @@ class ToolParser:
     def __init__(self, tool_format: ToolFormat) -> None:
         self._format = tool_format
         self._tools = {tool.name: tool.parameters for tool in tool_format.tools}
+        style: Style = tool_format.style
+        wrapped = style == "generic" and tool_format.answer is not None
+        self._kind = WrappedParser if wrapped else _PARSERS[style]
         self._parsers: dict[int, Parser] = {}
         self._calls: dict[int, int] = {}
 
@@ -122,7 +144,7 @@ class ToolParser:
         becomes "tool_calls" if the choice called a tool.
         """
         index, reason = event.index, event.finish_reason
-        parser = self._parsers.setdefault(index, _PARSERS[self._format.style](self._tools))
+        parser = self._parsers.setdefault(index, self._kind(self._tools))
         deltas = list(self._deltas(parser.feed(event.text), index))
         if reason is not None:
             deltas += self._deltas(parser.close(), index)
@@ -163,35 +185,35 @@ def _streamed(number: int, call: Call) -> Mapping[str, Any]:
     }
 
 
-def _grammar(style: Style, tools: Sequence[Tool], required: bool, many: bool) -> str | None:
-    """Native forms are left free unless a call is required; the generic form is always held."""
-    if style != "generic" and not required:
+def _grammar(
+    style: Style, tools: Sequence[Tool], required: bool, many: bool, answer: Schema | None
+) -> Grammar | None:
+    """A call, or what `answer` allows. Native forms are free where neither is asked for."""
+    if style != "generic" and not required and answer is None:
         return None
-    grammar = Grammar()
-    key = "parameters" if style == "bare" else "arguments"
-    call = union([_call_rule(grammar, tool, key) for tool in tools])
-    if style == "bare":
-        root = call
-    elif style == "tagged":
-        tagged = f"{literal('<tool_call>' + chr(10))} {call} {literal(chr(10) + '</tool_call>')}"
-        root = f'{tagged} ("\\n" {tagged})*' if many else tagged
+    schemas: dict[str, Mapping[str, Any]] = {}
+    key, calls = "parameters" if style == "bare" else "arguments", list[str]()
+    for i, tool in enumerate(tools):
+        schemas[f"tool_{i}"] = tool.schema.json
+        name = f'"{{" {_quoted("name")} ":" {_quoted(tool.name)} ","'
+        calls.append(f'{name} {_quoted(key)} ":" @tool_{i} "}}"')
+    if style == "tagged":
+        start = '("<tool_call>" call "</tool_call>")' + ("+" if many else "")
+    elif style == "bare":
+        start = "call"
+    elif many:
+        start = f'"{{" {_quoted("tool_calls")} ":" "[" call ("," call)* "]" "}}"'
     else:
-        calls = f'"[" {separated(call, 1, None)} ws "]"'
-        root = _wrapped("tool_calls", calls) if many else _wrapped("tool_call", call)
-        if not required:
-            root += f" | {_wrapped('response', 'string')}"
-    grammar.define("root", root)
-    return grammar.text()
+        start = f'"{{" {_quoted("tool_call")} ":" call "}}"'
+    if not required and answer is not None:
+        start += " | @answer"
+        schemas["answer"] = answer.json
+    elif not required:
+        start += f' | "{{" {_quoted("response")} ":" @response "}}"'
+        schemas["response"] = TEXT
+    return lark_grammar([f"start: {start}", f"call: {' | '.join(calls)}"], schemas)
 
 
-def _wrapped(key: str, value: str) -> str:
-    return f'"{{" ws {json_literal(key)} ":" ws {value} ws "}}"'
-
-
-def _call_rule(grammar: Grammar, tool: Tool, key: str) -> str:
-    arguments = add_schema(grammar, tool.parameters, tool.name, lax=not tool.strict)
-    return grammar.add(
-        tool.name,
-        f'"{{" ws {json_literal("name")} ":" ws {json_literal(tool.name)} "," '
-        f'ws {json_literal(key)} ":" ws {arguments} ws "}}"',
-    )
+def _quoted(name: str) -> str:
+    """A lark literal that matches `name` as JSON writes it."""
+    return json.dumps(json.dumps(name))

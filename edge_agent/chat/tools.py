@@ -12,10 +12,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
-from edge_agent.chat.gbnf import Grammar
-from edge_agent.chat.json_schema import SchemaError, add_schema
+from edge_agent.chat.json_schema import Schema, read_schema
+from edge_agent.chat.schema_size import SchemaError
 from edge_agent.errors import InvalidRequest
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -29,8 +29,8 @@ class Tool:
     description: str
     parameters: Mapping[str, Any]
     """JSON schema of the arguments, an object."""
-    strict: bool
-    """True: arguments hold to the schema in full, or the request is refused."""
+    schema: Schema
+    """The same as the grammar of a call follows it."""
     definition: Mapping[str, Any]
     """As the client sent it; what templates render."""
 
@@ -80,15 +80,15 @@ def _tool(definition: Any, path: str) -> Tool:
         raise InvalidRequest(f"{param} must be a string", param=param)
     strict = function.get("strict") is True
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
-    _check_parameters(parameters, f"{where}.parameters", strict=strict)
-    return Tool(name, description, parameters, strict, definition)
+    schema = _read_parameters(parameters, f"{where}.parameters", strict=strict)
+    return Tool(name, description, parameters, schema, definition)
 
 
-def _check_parameters(parameters: Any, param: str, *, strict: bool) -> None:
+def _read_parameters(parameters: Any, param: str, *, strict: bool) -> Schema:
     if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
         raise InvalidRequest(f'{param} must be a JSON schema of type "object"', param=param)
     try:
-        add_schema(Grammar(), parameters, "parameters", lax=not strict)
+        return read_schema({"type": "object", **parameters}, strict=strict)
     except SchemaError as error:
         raise InvalidRequest(f"{param}: {error}", param=param) from error
 
@@ -188,8 +188,8 @@ class TaggedParser:
 class BareParser:
     """Llama 3: the whole output is `{"name": …, "parameters": {…}}`, or several with ";"."""
 
-    _START = re.compile(r'\s*(?:<\|python_tag\|>)?\s*\{\s*"(?:name|type|function)"')
-    _BEGINNINGS = ('{"name"', '{"type"', '{"function"', "<|python_tag|>{")
+    _KEYS: ClassVar[tuple[str, ...]] = ("name", "type", "function")
+    """With one of these a call begins."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
@@ -201,10 +201,9 @@ class BareParser:
             yield text
             return
         self._held += text
-        squeezed = "".join(self._held.split())
-        if not self._START.match(self._held) and not any(
-            beginning.startswith(squeezed) for beginning in self._BEGINNINGS
-        ):
+        squeezed = "".join(self._held.split()).removeprefix("<|python_tag|>")
+        beginnings = ("<|python_tag|>", *(f'{{"{key}"' for key in self._KEYS))
+        if not any(b.startswith(squeezed) or squeezed.startswith(b) for b in beginnings):
             self._is_text = True
             held, self._held = self._held, ""
             yield held
@@ -213,6 +212,12 @@ class BareParser:
         held, self._held = self._held, ""
         if held:
             yield from _calls_or_text(held.replace("<|python_tag|>", ""), held, self._tools)
+
+
+class WrappedParser(BareParser):
+    """Our own form beside a schema: `{"tool_call": …}`, `{"tool_calls": …}`, else the answer."""
+
+    _KEYS = ("tool_call", "tool_calls")
 
 
 class GenericParser:
@@ -273,7 +278,7 @@ def _undecided(text: str, tag: str) -> int:
 
 
 def _calls_or_text(body: str, raw: str, tools: Tools) -> Iterator[str | Call]:
-    calls = _calls(body, tools)
+    calls = _calls(body, tools) or _whole_calls(body, tools)
     yield from calls
     if not calls:
         yield raw
@@ -298,6 +303,24 @@ def _calls(text: str, tools: Tools) -> list[Call]:
     return found
 
 
+def _whole_calls(text: str, tools: Tools) -> list[Call]:
+    """The calls that are whole in a list of our own form that was cut, by max_tokens say."""
+    found: list[Call] = []
+    match = _LIST.match(text)
+    decoder, rest = json.JSONDecoder(), text[match.end() :] if match else ""
+    while rest:
+        try:
+            value, end = decoder.raw_decode(rest)
+        except (ValueError, RecursionError):
+            break
+        call = _call(value, tools)
+        if call is None:
+            break
+        found.append(call)
+        rest = rest[end:].lstrip(", \n\t\r")
+    return found
+
+
 def _unwrapped(value: Any) -> list[Any]:
     if isinstance(value, dict):
         if set(value) == {"tool_calls"} and isinstance(value["tool_calls"], list):
@@ -318,6 +341,7 @@ def _call(value: Any, tools: Tools) -> Call | None:
     return value["name"], arguments
 
 
+_LIST = re.compile(r'\s*\{\s*"tool_calls"\s*:\s*\[\s*')
 _FUNCTION = re.compile(r"\s*<function=([^>\s]+)>(.*?)(?:</function>)?\s*", re.DOTALL)
 _PARAMETER = re.compile(r"\s*<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
 

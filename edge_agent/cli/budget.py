@@ -1,8 +1,9 @@
-"""`edge-agent budget`: show, set, accept-clock."""
+"""`edge-agent budget`: show, set, prices, accept-clock."""
 
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from models.cli.options import AsJson
 if TYPE_CHECKING:
     from edge_agent.budget.ledger import Ledger
     from edge_agent.budget.limits import LimitState
+    from edge_agent.cloud.prices import KnownPrice
 
 app = typer.Typer(no_args_is_help=True, help="Show and change the limits of cloud assistance.")
 
@@ -117,6 +119,44 @@ def accept_clock(ctx: typer.Context, data_dir: DataDir = None) -> None:
     typer.echo(f"Days are counted from {time.strftime('%Y-%m-%d %H:%M')} on")
 
 
+@app.command()
+def prices(ctx: typer.Context, as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """Show what cloud models cost, in USD per million tokens.
+
+    Your own prices (cloud.prices) win. Those that ship hold for the vendor's own host; vendors
+    change them, so compare the date.
+
+    \b
+    Example: edge-agent budget prices --json
+    """
+    from edge_agent.cloud.prices import known_price, known_prices
+
+    cloud = ctx.obj.load({"data_dir": data_dir}).settings.cloud
+    rows = known_prices(cloud)
+    used = known_price(cloud, cloud.model) if cloud.model else None
+    if as_json:
+        listed = [
+            {
+                "model": row.model,
+                **row.price.model_dump(),
+                "host": row.host,
+                "source": row.source,
+                "as_of": row.as_of and row.as_of.isoformat(),
+                "used": row == used,
+            }
+            for row in rows
+        ]
+        typer.echo(json.dumps(listed, indent=2))
+        return
+    _print_prices(rows, used)
+    if cloud.model and used is None:
+        typer.echo(
+            f"The price of {cloud.model} at {cloud.url} is not known: money limits block it. "
+            f"edge-agent config set cloud.prices.{cloud.model} '{{input = …, output = …}}'",
+            err=True,
+        )
+
+
 def _ledger(ctx: typer.Context, data_dir: Path | None) -> "Ledger":
     from edge_agent.budget.ledger import Ledger
 
@@ -154,6 +194,27 @@ def _print_table(
             _amount(name, state.limit) if state.limit is not None else "no limit",
             _moment(state.resets_at) if limited and state.resets_at is not None else "",
             "set" if name in overrides else "config",
+        )
+    Console().print(table)
+
+
+def _print_prices(rows: "Sequence[KnownPrice]", used: "KnownPrice | None") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("model", "input", "cached", "written", "output", "at", "from"):
+        number = title in ("input", "cached", "written", "output")
+        table.add_column(title, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        price = row.price
+        amounts = (price.input, price.cached_input, price.cache_write, price.output)
+        table.add_row(
+            row.model,
+            *("–" if amount is None else f"{amount:g}" for amount in amounts),
+            row.host or "",
+            str(row.as_of or "config"),
+            style="bold" if row == used else None,
         )
     Console().print(table)
 

@@ -1,6 +1,6 @@
-"""What the commands of `edge-agent logs` share: options, and whose log it is.
+"""`edge-agent logs`, the commands that read: path, status, tail, show, search, export.
 
-`edge-agent logs`, the commands that read: path, status, tail, show, search, export.
+What the commands of `edge-agent logs` share: options, and whose log it is.
 """
 
 import json

@@ -79,7 +79,8 @@ class DaemonClient:
         self.url = f"{parts.scheme}://{parts.netloc}"
         self._parts = parts
         self._prefix = parts.path.rstrip("/").removesuffix("/v1")
-        self._api_key = api_key
+        self.api_key = api_key
+        """None: the daemon wants none."""
 
     def get(self, path: str, *, timeout_s: float = 10) -> dict[str, Any]:
         """GET `path` ("/v1/status"); the JSON object of the answer."""
@@ -124,8 +125,8 @@ class DaemonClient:
         host = self._parts.hostname or ""
         connection = kind(_ANY_ADDRESS.get(host, host), self._parts.port, timeout=10)
         headers = {"Accept": "application/json, text/event-stream"}
-        if self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key}"
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
         payload = None
         if body is not None:
             headers["Content-Type"] = "application/json"

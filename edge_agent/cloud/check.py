@@ -1,6 +1,6 @@
-"""Where the cloud's API key comes from: the environment, else the system's keyring.
+"""What `doctor` says of the cloud, from its answer to GET {url}/models.
 
-What `doctor` says of the cloud, from its answer to GET {url}/models.
+Where the cloud's API key comes from: the environment, else the system's keyring.
 """
 
 import difflib
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from edge_agent.cloud.prices import known_price
 from edge_agent.config.settings import CloudSettings
 from edge_agent.errors import ConfigError
 
@@ -86,7 +87,7 @@ def judge(
         nearest = difflib.get_close_matches(str(settings.model), models, n=1, cutoff=0.3)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         return found(False, f"{host} has no model {settings.model}{hint}")
-    if settings.model not in settings.prices:
+    if known_price(settings, str(settings.model)) is None:
         notes.append(f"no price is set for {settings.model} (cloud.prices), so money limits block")
     return found(True, "; ".join(notes))
 

@@ -1,6 +1,4 @@
-"""The request body a cloud gets, made from the one a client sent.
-
-The cloud client: any OpenAI-compatible API, always streamed.
+"""The cloud client: any OpenAI-compatible API, always streamed.
 
 A call passes four gates: the circuit breaker, the connection, the status, the first content.
 `CloudClient.open` returns behind the last one. Up to there a failed try may be repeated, but only
@@ -20,6 +18,7 @@ from typing import Any, Self
 
 from edge_agent.cloud.answer import CloudAnswer
 from edge_agent.cloud.check import CloudCheck, find_api_key, judge
+from edge_agent.cloud.kinds import KINDS, kind_of
 from edge_agent.cloud.lessons import (
     Lessons,
     Path,
@@ -30,6 +29,7 @@ from edge_agent.cloud.lessons import (
     refused_fields,
 )
 from edge_agent.cloud.objects import error_message
+from edge_agent.cloud.prices import known_price
 from edge_agent.cloud.retry import (
     BreakerState,
     CircuitBreaker,
@@ -66,6 +66,8 @@ def request_body(
     kept = {
         k: v for k, v in body.items() if k not in _OURS and k not in _TOKEN_FIELDS and v is not None
     }
+    if not kept.get("store"):
+        kept.pop("metadata", None)  # OpenAI refuses it where nothing is stored
     if not kept.get("tools"):
         kept = {k: v for k, v in kept.items() if k not in _NEED_TOOLS}
     if "messages" in kept:
@@ -82,7 +84,10 @@ def request_body(
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """SDKs send a whole answer back, with its empty fields."""
+    """SDKs send a whole answer back, with its empty fields; one that said nothing is ""."""
+    says = any(message.get(field) for field in ("content", "tool_calls", "refusal"))
+    if message.get("role") == "assistant" and not says:
+        message = {**message, "content": ""}
     return {k: v for k, v in message.items() if k in _MAY_BE_NULL or (v is not None and v != [])}
 
 
@@ -127,6 +132,14 @@ class _Mending:
         return True
 
 
+def _later_wins(
+    known: Mapping[Path, str | None], learned: Mapping[Path, str | None]
+) -> dict[Path, str | None]:
+    """Both; of a field and its other name what was learned stays."""
+    renamed = {(name,) for name in learned.values() if name is not None}
+    return {path: name for path, name in known.items() if path not in renamed} | dict(learned)
+
+
 def _is_about_this_query(error: CloudRefused) -> bool:
     return not error.for_all and error.said is not None and is_about_the_query(error.said)
 
@@ -149,6 +162,7 @@ class CloudClient:
             raise ConfigError("no cloud is configured: set cloud.url and cloud.model")
         self.model = settings.model
         self._settings = settings
+        self._kind = KINDS[kind_of(settings)]
         self._transport = Transport(settings.url, settings, api_key=api_key, clock=clock)
         self.host = self._transport.host
         self._clock = clock
@@ -170,8 +184,9 @@ class CloudClient:
         return self._breaker.last_failure or None
 
     def price(self, model: str) -> Price | None:
-        """What `model` costs; None if the configuration does not say."""
-        return self._settings.prices.get(model)
+        """What `model` costs here; None if neither the configuration nor the table says."""
+        found = known_price(self._settings, model)
+        return None if found is None else found.price
 
     @property
     def max_hidden_tokens(self) -> int | None:
@@ -179,12 +194,18 @@ class CloudClient:
         return self._settings.max_hidden_tokens
 
     async def open(
-        self, body: Mapping[str, Any], *, endpoint: str = "chat/completions", max_tokens: int
+        self,
+        body: Mapping[str, Any],
+        *,
+        endpoint: str = "chat/completions",
+        max_tokens: int,
+        patient: bool = True,
     ) -> CloudAnswer:
         """Ask, and return when the first content is there.
 
         `body` is a client's request; model and streaming are ours, and no choice gets more than
-        `max_tokens` tokens. Raises CloudDown, CloudUnreachable, CloudRefused, CloudBusy,
+        `max_tokens` tokens. Unless `patient`, a busy cloud is not waited for longer than
+        `cloud.longest_wait_s`. Raises CloudDown, CloudUnreachable, CloudRefused, CloudBusy,
         CloudTimeout or CloudBroken; `sent` is False only if no byte of the query has left.
         """
         ticket = self._breaker.enter()
@@ -199,7 +220,7 @@ class CloudClient:
         started = self._clock()
         deadline = started + self._settings.total_timeout_s
         try:
-            answer = await self._try_until(deadline, body, endpoint, max_tokens)
+            answer = await self._try_until(deadline, body, endpoint, max_tokens, patient=patient)
         except CloudError as error:
             if isinstance(error, CloudRefused) and _is_about_this_query(error):
                 self._breaker.success()
@@ -214,11 +235,19 @@ class CloudClient:
         return answer
 
     async def _try_until(
-        self, deadline: float, body: Mapping[str, Any], endpoint: str, max_tokens: int
+        self,
+        deadline: float,
+        body: Mapping[str, Any],
+        endpoint: str,
+        max_tokens: int,
+        *,
+        patient: bool,
     ) -> CloudAnswer:
+        longest_s = float("inf") if patient else self._settings.longest_wait_s
         attempt, sent = 0, False
-        asked = request_body(body, self.model, endpoint, max_tokens)
-        mending = _Mending(self.lessons.known(endpoint))
+        asked = {**self._kind.fields, **request_body(body, self.model, endpoint, max_tokens)}
+        known = self._kind.lessons if endpoint == "chat/completions" else {}
+        mending = _Mending(_later_wins(known, self.lessons.known(endpoint)))
         while True:
             payload = apply(asked, mending.lessons)
             try:
@@ -236,7 +265,7 @@ class CloudClient:
                     raise
                 named_s = error.retry_after_s if isinstance(error, CloudBusy) else None
                 wait_s = backoff_s(attempt, self._rng) if named_s is None else named_s
-                if wait_s >= deadline - self._clock():
+                if wait_s > longest_s or wait_s >= deadline - self._clock():
                     raise
             attempt += 1
             await self._sleep(wait_s)

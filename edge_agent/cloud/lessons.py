@@ -1,4 +1,9 @@
-"""Which field of a request a cloud refuses, read from the words of its refusal. Pure functions.
+"""What a cloud's refusals taught: fields of its requests to leave out or to call otherwise.
+
+A lesson counts once the cloud has answered without the field. It is kept in the database for a
+month, by base URL and model: models change, and to learn it again costs one refused request.
+
+Which field of a request a cloud refuses, read from the words of its refusal. Pure functions.
 
 The shapes, and who sends them:
 
@@ -6,11 +11,6 @@ The shapes, and who sends them:
     {"detail": [{"loc": ["body", "seed"], "type": "extra_forbidden"}]}     FastAPI, Mistral
     {"message": "[{'type': 'extra_forbidden', 'loc': ('body', 'store')}]"} vLLM
     {"error": {"message": "Unrecognized request argument supplied: n"}}    Azure, and gateways
-
-What a cloud's refusals taught: fields of its requests to leave out or to call otherwise.
-
-A lesson counts once the cloud has answered without the field. It is kept in the database for a
-month, by base URL and model: models change, and to learn it again costs one refused request.
 """
 
 import json

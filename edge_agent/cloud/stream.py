@@ -1,6 +1,6 @@
-"""Server-sent events from bytes (WHATWG HTML, "Server-sent events", §9.2.6).
+"""The bytes of one cloud answer → Deltas, whatever pieces they come in. No network, no clock.
 
-The bytes of one cloud answer → Deltas, whatever pieces they come in. No network, no clock.
+Server-sent events from bytes (WHATWG HTML, "Server-sent events", §9.2.6).
 """
 
 from collections import defaultdict

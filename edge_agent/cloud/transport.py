@@ -1,7 +1,7 @@
 """HTTP to one cloud. The only file that knows httpx, whose errors become ours here.
 
 `first_byte_timeout_s` bounds each silence, `connect_timeout_s` connecting; the deadline of a whole
-exchange is the caller's. The key goes into the Authorization header and nowhere else.
+exchange is the caller's. The key goes into the header where the vendor reads it, nowhere else.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from edge_agent import __version__
 from edge_agent.cloud.answer import Body
+from edge_agent.cloud.kinds import KINDS, kind_of
 from edge_agent.cloud.objects import Malformed, UpstreamError
 from edge_agent.cloud.retry import is_retryable
 from edge_agent.config.settings import CloudSettings
@@ -61,6 +62,7 @@ class Transport:
         """Host and port, as messages name the cloud."""
         self.has_key = bool(api_key)
         self._key = SecretStr(api_key) if api_key else None
+        self._kind = KINDS[kind_of(settings)]
         self._clock = clock
         self._limit_bytes = int(settings.max_answer_mb * 1e6)
         self._http = httpx.AsyncClient(
@@ -74,6 +76,7 @@ class Transport:
                 "User-Agent": f"edge-agent/{__version__}",
                 "Accept": "text/event-stream, application/json",
                 "Accept-Encoding": "identity",
+                **self._kind.headers,
             },
         )
 
@@ -99,7 +102,9 @@ class Transport:
 
         headers = {} if content is None else {"Content-Type": "application/json"}
         if self._key:
-            headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
+            secret = self._key.get_secret_value()
+            bearer = self._kind.key_header == "Authorization"
+            headers[self._kind.key_header] = f"Bearer {secret}" if bearer else secret
         request = self._http.build_request(
             method,
             self._path.replace("{}", path),

@@ -1,8 +1,8 @@
-"""Hours of the day as a setting: "22-6" is from 22:00 to 6:00, across midnight.
-
-Every setting, with its default, its limits and what it means. `config` reads them.
+"""Every setting, with its default, its limits and what it means. `config` reads them.
 
 A section is frozen and validates on construction; a bad value names its field.
+
+Hours of the day as a setting: "22-6" is from 22:00 to 6:00, across midnight.
 """
 
 import re
@@ -58,6 +58,12 @@ class ServerSettings(_Section):
         "127.0.0.1", description="Address to listen on; any other than loopback needs api_key_env"
     )
     port: int = Field(3343, ge=0, le=65535, description="0 picks a free port")
+    ollama_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Listen there too, for apps that know Ollama's port only: 11434",
+    )
     api_key_env: str | None = Field(
         None, description="Environment variable with the keys clients must send, comma-separated"
     )
@@ -100,11 +106,31 @@ class Price(_Section):
     output: float = Field(ge=0)
 
 
+CloudKind = Literal[
+    "openai",
+    "azure",
+    "anthropic",
+    "openrouter",
+    "deepseek",
+    "mistral",
+    "gemini",
+    "groq",
+    "vllm",
+    "ollama",
+    "other",
+]
+
+
 class CloudSettings(_Section):
     """The cloud: any OpenAI-compatible API. Without `url` everything stays local."""
 
     url: str | None = Field(None, description='Base URL, e.g. "https://api.openai.com/v1"')
     model: str | None = Field(None, description="Model to ask there; needed where url is set")
+    kind: CloudKind | None = Field(
+        None,
+        description="Vendor, whose ways are known from the start: openai, azure, anthropic, "
+        "openrouter, deepseek, mistral, gemini, groq, vllm, ollama or other; none: by the host",
+    )
     api_key_env: str = Field(
         "EDGE_AGENT_CLOUD_API_KEY",
         description="Environment variable, or keyring entry, that holds the cloud's API key",
@@ -116,6 +142,12 @@ class CloudSettings(_Section):
     total_timeout_s: float = Field(180, gt=0, description="Time for a whole answer, in seconds")
     retries: int = Field(
         2, ge=0, le=10, description="Further tries after 429, 5xx or no connection"
+    )
+    longest_wait_s: float = Field(
+        2,
+        ge=0,
+        description="Longest wait before a further try while the local model can answer, in "
+        "seconds",
     )
     breaker_failures: int = Field(5, ge=1, description="Failures in a row that open the breaker")
     breaker_reset_s: float = Field(
@@ -134,7 +166,7 @@ class CloudSettings(_Section):
     prices: dict[str, Price] = Field(
         default_factory=dict,
         description="USD per million tokens by cloud model: input, cached_input, cache_write, "
-        "output",
+        "output; known models need none (`edge-agent budget prices`)",
     )
 
     @model_validator(mode="after")
@@ -204,7 +236,12 @@ class TrainSettings(_Section):
     max_temperature_c: float = Field(
         85, gt=0, description="No round starts on a machine hotter than this, where it tells"
     )
-    memory_mb: int = Field(3000, ge=300, description="Memory limit of the trainer process")
+    memory_mb: int = Field(
+        3000,
+        ge=300,
+        description="Memory limit of the trainer process, in MB; a round "
+        "that would take more does not begin, one that has taken more stops and can be resumed",
+    )
     threads: int | None = Field(None, ge=1, description="Threads of the trainer; none: all cores")
     estimator: Literal["exact", "sampled"] = Field(
         "exact", description="exact: our decision gradient; sampled: the paper's"

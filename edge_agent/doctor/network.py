@@ -79,12 +79,16 @@ def _last_failure(subject: Subject) -> str | None:
 
 def price(subject: Subject) -> Check:
     """A money limit needs a price: a model without one is not called."""
+    from edge_agent.cloud.prices import known_price
+
     settings = subject.settings
     model = settings.cloud.model
     if settings.cloud.url is None or model is None:
         return ok("price", "no cloud is configured")
-    if model in settings.cloud.prices:
-        return ok("price", f"the price of {model} is known")
+    known = known_price(settings.cloud, model)
+    if known is not None:
+        since = f" ({known.source}, {known.as_of})" if known.as_of else ""
+        return ok("price", f"the price of {model} is known{since}")
     limits = settings.budget
     if settings.database.exists():
         from edge_agent.budget.ledger import Ledger

@@ -1,9 +1,9 @@
-"""A configuration file that cannot be read: what can be read of it stays, the rest is marked.
-
-`edge-agent doctor --repair`: save what can be saved, put what is damaged aside, say both.
+"""`edge-agent doctor --repair`: save what can be saved, put what is damaged aside, say both.
 
 Nothing is deleted but torn checkpoints, which no round could use. A database that any process has
 open is not touched.
+
+A configuration file that cannot be read: what can be read of it stays, the rest is marked.
 """
 
 import contextlib

@@ -3,15 +3,15 @@
 `llama_decode` fails for the batch as a whole. The batch is halved until the failing sequence is
 alone: that one fails, all others get their logits.
 
-Short prompts are computed in a small context of their own and then moved to the others.
-
-Attention walks over every KV cell in use, whoever holds it: with 2,500 of them a prompt of 170
-tokens of a small model takes a third longer. Moving it afterwards takes a tenth of that.
+Short prompts are computed in a small context of their own and then moved to the others: attention
+walks over every KV cell in use, whoever holds it: with 2,500 of them a prompt
+of 170 tokens of a small model takes a third longer. Moving it afterwards takes a tenth of that.
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from itertools import repeat
+from typing import NamedTuple
 
 from edge_agent.engine.kv_cache import Reservations
 from edge_agent.engine.request import Choice
@@ -26,7 +26,15 @@ Work = list[tuple[Choice, int]]
 """Who computes, and how many of its pending tokens."""
 
 
-class BatchRunner:
+class Batch(NamedTuple):
+    """What one turn computes."""
+
+    work: Work
+    aside: list[Choice]
+    """Whose prompts are computed in a context of their own."""
+
+
+class BatchDecoder:
     """Turns `Work` into `llama_decode` calls and logits."""
 
     def __init__(
@@ -34,35 +42,35 @@ class BatchRunner:
         context: LlamaContext,
         memory: Reservations,
         *,
-        take: Callable[[Choice, Row], None],
         pause: Callable[[Choice], None],
         refused: Callable[[Choice, int], None],
         idle: Callable[[], Collection[Sequence]],
     ) -> None:
-        """take gets the logits of each choice whose tokens are all computed; refused gets those
-        that llama.cpp cannot compute, with its code; pause gets those that lost their KV with
-        them. idle lists the sequences whose KV may be taken."""
+        """`refused` gets each choice that llama.cpp cannot compute, with its code; `pause` gets
+        those that lost their KV with it. `idle` lists the sequences whose KV may be taken."""
         self._context = context
         self._memory = memory
-        self._take = take
         self._pause = pause
         self._refused = refused
         self._idle = idle
 
-    def run(self, work: Work) -> None:
-        """Compute, and hand out the logits. Never raises for a failing sequence."""
+    def run(self, work: Work) -> Iterator[tuple[Choice, Row]]:
+        """Compute; yields the logits of each choice whose tokens are all computed.
+
+        A row is valid until the next one is asked for. Never raises for a failing sequence.
+        """
         code = self._decode(work)
         if code == 0:
-            self._hand_out(work)
+            yield from self._computed(work)
         elif code == NO_KV_SLOT and self._memory.evict(self._idle()):
-            self.run(work)
+            yield from self.run(work)
         elif len(work) > 1:
             self._undo(work)
             half = (len(work) + 1) // 2  # decoding choices come first, so prompts are blamed first
             for part in (work[:half], work[half:]):
                 alive = [(choice, n) for choice, n in part if choice.runs]
                 if alive:
-                    self.run(alive)
+                    yield from self.run(alive)
         else:
             _log.warning("llama_decode returned %d for job %d", code, work[0][0].job.number)
             self._undo(work)
@@ -88,7 +96,7 @@ class BatchRunner:
             flags.append(start + n == len(sequence.tokens))
         return self._context.decode(tokens, positions, sequences, flags)
 
-    def _hand_out(self, work: Work) -> None:
+    def _computed(self, work: Work) -> Iterator[tuple[Choice, Row]]:
         for choice, n in work:
             self._memory.kv.extend(choice.sequence, n)
         complete = [choice for choice, _ in work if choice.sequence.pending == 0]
@@ -96,7 +104,7 @@ class BatchRunner:
             rows = self._context.logits(len(complete))
             for choice, row in zip(complete, rows, strict=True):
                 if choice.runs:  # not failed by a sibling meanwhile
-                    self._take(choice, row)
+                    yield choice, row
 
     def _undo(self, work: Work) -> None:
         """Forget what a fatal error left half done; a recurrent state is lost as a whole."""

@@ -16,9 +16,10 @@ from functools import partial
 
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine import stream
-from edge_agent.engine.queues import Mailbox
+from edge_agent.engine.grammar import Grammars
+from edge_agent.engine.queues import CommandQueue
 from edge_agent.engine.request import Job, check_prompt, check_request
-from edge_agent.engine.runner import Lane, Weights, file_identity, free_adapter, load_adapter
+from edge_agent.engine.runner import Runner, Weights, file_identity, free_adapter, load_adapter
 from edge_agent.engine.stream import Generation, Outbox
 from edge_agent.errors import EdgeAgentError, EngineError, QueueFull, Unavailable
 from edge_agent.records.generation import (
@@ -57,7 +58,7 @@ class Engine:
         self._busy = busy
         self._counters = Counters()
         self._outbox = Outbox()
-        self._mailbox = Mailbox()
+        self._commands = CommandQueue()
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._activation = threading.Lock()
@@ -66,44 +67,43 @@ class Engine:
         self._closing = False
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        weights = Weights(served.gguf, settings, offload_token)
+        self.vocabulary = lasting_vocabulary(served.gguf)
+        """Of every version that is served; it outlives their weights."""
+        self.grammars = Grammars(self.vocabulary)
+        weights = Weights(served.gguf, settings, offload_token, self.grammars)
         try:
-            self.vocabulary = lasting_vocabulary(served.gguf)
-            """Of every version that is served; it outlives their weights."""
             adapter = load_adapter(weights, served.lora) if served.lora else None
-            self._lane = Lane(served, weights, adapter, settings, self._counters)
+            self._runner = Runner(served, weights, adapter, settings, self._counters)
         except BaseException:
             weights.close()  # and with it the adapter
             raise
-        self._lanes = [self._lane]
-
-    # What is served:
+        self._runners = [self._runner]
 
     @property
     def version(self) -> str:
         """Adapter version that new requests get."""
-        return self._lane.version
+        return self._runner.version
 
     @property
     def model(self) -> LlamaModel:
         """The loaded weights."""
-        return self._lane.weights.model
+        return self._runner.weights.model
 
     @property
     def context_limit(self) -> int:
         """Longest prompt + answer of one request, in tokens."""
-        return self._lane.weights.context_limit
+        return self._runner.weights.context_limit
 
     def stats(self) -> EngineStats:
         """A snapshot; cheap, from any thread."""
-        schedulers = [lane.scheduler for lane in self._lanes if not lane.resting]
+        schedulers = [runner.scheduler for runner in self._runners if not runner.resting]
         counters = self._counters
         return EngineStats(
             slots=self._settings.slots,
             running=sum(len(s.active) for s in schedulers),
             parked=sum(len(s.parked) for s in schedulers),
             waiting=self._posted.total() + sum(len(s.waiting) + len(s.ready) for s in schedulers),
-            kv_cells=sum(lane.context.cells for lane in self._lanes),
+            kv_cells=sum(runner.context.cells for runner in self._runners),
             kv_used=sum(s.kv_used for s in schedulers),
             prompt_tokens_total=counters.prompt_tokens,
             cached_tokens_total=counters.cached_tokens,
@@ -113,13 +113,11 @@ class Engine:
             version=self.version,
         )
 
-    # Life:
-
     def start(self) -> None:
         """Start the engine thread. Idempotent."""
         with self._lock:
             if self._thread.ident is None and not self._closing:
-                self._mailbox.open()
+                self._commands.open()
                 self._thread.start()
 
     async def stop(self, grace_s: float) -> None:
@@ -132,7 +130,7 @@ class Engine:
             self._closing = True
             self._deadline = min(self._deadline, time.monotonic() + grace_s)
         if started:
-            self._mailbox.wake()
+            self._commands.wake()
             await asyncio.to_thread(self._thread.join)
         else:
             self._finish(None)
@@ -144,12 +142,12 @@ class Engine:
 
         Raises ContextLengthExceeded, InvalidRequest, QueueFull, Unavailable.
         """
-        check_request(request, self._lane.weights.rules)
+        check_request(request, self._runner.weights.rules)
         number = next(self._numbers)
         generation = Generation(
             self._outbox,
-            resume=lambda ids: self._mailbox.post(partial(self._resume, number, ids)),
-            cancel=lambda: self._mailbox.post(partial(self._cancel, number)),
+            resume=lambda ids: self._commands.post(partial(self._resume, number, ids)),
+            cancel=lambda: self._commands.post(partial(self._cancel, number)),
         )
         with self._lock:
             displaces = self._must_displace(request.client)
@@ -183,29 +181,15 @@ class Engine:
             window=window,
         )
 
-    def sample_group(
-        self,
-        prompt_ids: Sequence[int],
-        count: int,
-        *,
-        max_tokens: int,
-        temperature: float = 1.0,
-        seed: int | None = None,
-    ) -> Group:
-        """`sample_groups` of one prompt."""
-        return self.sample_groups(
-            [prompt_ids], count, max_tokens=max_tokens, temperature=temperature, seed=seed
-        )[0]
-
     async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:
         """One vector of length n_embd per prompt: mean-pooled hidden states, L2-normalised.
 
         Raises ContextLengthExceeded, InvalidRequest, Unavailable, EngineError.
         """
         for prompt in prompts:
-            check_prompt(prompt, self._lane.weights.rules, "input")
+            check_prompt(prompt, self._runner.weights.rules, "input")
         futures = [
-            self._mailbox.call(partial(self._embed, list(prompt)), spaced=True)
+            self._commands.call(partial(self._embed, list(prompt)), spaced=True)
             for prompt in prompts
         ]
         return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
@@ -224,46 +208,46 @@ class Engine:
         once the engine has ended: it has freed everything.
         """
         with suppress(Unavailable):
-            self._mailbox.call(self._rest).result()
+            self._commands.call(self._rest).result()
 
     def _activate(self, served: ServedModel) -> None:
         with self._activation:
-            self._mailbox.check_open()
-            current = self._lane.weights
+            self._commands.check_open()
+            current = self._runner.weights
             if file_identity(served.gguf) == current.identity:
-                self._open_lane(served, current)
+                self._open_runner(served, current)
                 return
-            weights = Weights(served.gguf, self._settings, self._offload_token)
+            weights = Weights(served.gguf, self._settings, self._offload_token, self.grammars)
             try:
                 if not weights.replaces(current):
                     raise ModelError(
                         f"{served.gguf} is not a version of the model being served: "
                         "its vocabulary, width or context differ"
                     )
-                self._open_lane(served, weights)
+                self._open_runner(served, weights)
             except BaseException:
                 weights.close()
                 raise
 
-    def _open_lane(self, served: ServedModel, weights: Weights) -> None:
+    def _open_runner(self, served: ServedModel, weights: Weights) -> None:
         """The adapter is loaded in the engine thread, the context made in this one."""
         adapter = None
         if served.lora is not None:
-            adapter = self._mailbox.call(partial(load_adapter, weights, served.lora)).result()
+            adapter = self._commands.call(partial(load_adapter, weights, served.lora)).result()
         try:
-            lane = Lane(served, weights, adapter, self._settings, self._counters)
+            runner = Runner(served, weights, adapter, self._settings, self._counters)
         except BaseException:
             if adapter is not None:
-                self._mailbox.call(partial(free_adapter, adapter)).result()
+                self._commands.call(partial(free_adapter, adapter)).result()
             raise
         try:
-            self._mailbox.call(partial(self._switch, lane)).result()
+            self._commands.call(partial(self._switch, runner)).result()
         except BaseException:  # only if the engine has ended meanwhile
-            lane.close()
+            runner.close()
             raise
 
     def _submit_rollouts(self, request: GenerationRequest, sink: stream.GroupSink) -> None:
-        check_request(request, self._lane.weights.rules)
+        check_request(request, self._runner.weights.rules)
         with self._lock:
             self._enqueue(Job(next(self._numbers), request, sink, rollout=True))
 
@@ -272,14 +256,14 @@ class Engine:
         if self._closing:
             raise Unavailable("the engine is shutting down")
         self._posted[job.request.client] += 1
-        self._mailbox.post(partial(self._add, job, displaces=displaces))
+        self._commands.post(partial(self._add, job, displaces=displaces))
 
     def _must_displace(self, client: str) -> bool:
         """Whether the queue is full, but of others who have more in it than their share.
 
         Raises QueueFull if `client` has its share of the queue already.
         """
-        queue = self._lane.scheduler.waiting
+        queue = self._runner.scheduler.waiting
         waiting, room = self._posted.total() + len(queue), self._room()
         if waiting < room:
             return False
@@ -291,7 +275,7 @@ class Engine:
 
     def _room(self) -> int:
         """Requests that may wait: those in the queue, and those for whom a slot is free."""
-        scheduler = self._lane.scheduler
+        scheduler = self._runner.scheduler
         free = self._settings.slots - len(scheduler.active) - len(scheduler.ready)
         return self._settings.queue + max(0, free)
 
@@ -308,94 +292,109 @@ class Engine:
         error: EdgeAgentError | None = None
         try:
             while not self._over():
-                self._obey()
-                for lane in self._lanes:
-                    if lane.scheduler.busy:
-                        lane.scheduler.step()
-                self._close_drained()
-                self._outbox.flush()
-                if not (self._lane.resting or any(lane.scheduler.busy for lane in self._lanes)):
-                    self._lane.scheduler.rest()
+                self.step()
         except BaseException as cause:
             _log.exception("the engine thread died")
             error = EngineError(f"the engine died: {cause!r}")
         self._finish(error)
 
+    def step(self) -> None:
+        """One turn of the engine thread: receive, schedule, run, sample, emit."""
+        self._receive()
+        for runner in self._runners:
+            scheduler = runner.scheduler
+            if scheduler.busy:
+                batch = scheduler.schedule()
+                for choice, logits in scheduler.run(batch):
+                    scheduler.sample(choice, logits)
+        self._emit()
+
     def _over(self) -> bool:
         if not self._closing:
             return False
-        jobs = self._posted.total() or any(lane.scheduler.jobs for lane in self._lanes)
-        left = jobs or self._mailbox.has_spaced
+        jobs = self._posted.total() or any(runner.scheduler.jobs for runner in self._runners)
+        left = jobs or self._commands.has_spaced
         return not left or time.monotonic() >= self._deadline
 
-    def _obey(self) -> None:
-        """Run what was posted; where there is nothing to compute, wait for it."""
-        if not (self._mailbox.has_spaced or any(lane.scheduler.busy for lane in self._lanes)):
+    @property
+    def _idle(self) -> bool:
+        return not any(runner.scheduler.busy for runner in self._runners)
+
+    def _receive(self) -> None:
+        """Run the commands that were posted; where there is nothing to compute, wait for one."""
+        if self._idle and not self._commands.has_spaced:
             self._busy(False)
             remaining = max(0.0, self._deadline - time.monotonic())
-            self._mailbox.wait(remaining if self._closing else None)
+            self._commands.wait(remaining if self._closing else None)
             self._busy(True)
-        self._mailbox.obey()
+        self._commands.obey()
+
+    def _emit(self) -> None:
+        """Free what nobody uses any more, and hand out what was said."""
+        self._close_drained()
+        self._outbox.flush()
+        if self._idle and not self._runner.resting:
+            self._runner.scheduler.rest()
 
     def _add(self, job: Job, *, displaces: bool) -> None:
         try:
-            if self._lane.resting:
-                self._lane.wake()
-            self._lane.scheduler.add(job)
+            if self._runner.resting:
+                self._runner.wake()
+            self._runner.scheduler.add(job)
         except ModelError as error:
             job.sink.close(error)
         with self._lock:
             self._posted -= Counter({job.request.client: 1})
-        scheduler = self._lane.scheduler
+        scheduler = self._runner.scheduler
         waiting = len(scheduler.waiting)
         if displaces and waiting > self._room():
             scheduler.displace(self._queue_full(waiting))
 
     def _resume(self, number: int, appended: tuple[int, ...]) -> None:
-        for lane in self._lanes:
-            lane.scheduler.resume(number, appended)
+        for runner in self._runners:
+            runner.scheduler.resume(number, appended)
 
     def _cancel(self, number: int) -> None:
-        for lane in self._lanes:
-            lane.scheduler.cancel(number)
+        for runner in self._runners:
+            runner.scheduler.cancel(number)
 
     def _rest(self) -> None:
-        if not self._lane.scheduler.jobs:
-            self._lane.rest()
+        if not self._runner.scheduler.jobs:
+            self._runner.rest()
             give_back_freed()
 
     def _embed(self, prompt: list[int]) -> list[float]:
-        return self._lane.embed(prompt)
+        return self._runner.embed(prompt)
 
-    def _switch(self, lane: Lane) -> None:
-        """New requests, and those that have not started, go to `lane`."""
-        for job in self._lane.scheduler.drain():
-            lane.scheduler.add(job)
-        self._lanes = [*self._lanes, lane]
-        self._lane = lane
+    def _switch(self, runner: Runner) -> None:
+        """New requests, and those that have not started, go to `runner`."""
+        for job in self._runner.scheduler.drain():
+            runner.scheduler.add(job)
+        self._runners = [*self._runners, runner]
+        self._runner = runner
 
     def _close_drained(self) -> None:
-        for lane in self._lanes:
-            if lane is not self._lane and not lane.scheduler.jobs:
-                self._close(lane)
+        for runner in self._runners:
+            if runner is not self._runner and not runner.scheduler.jobs:
+                self._close(runner)
                 give_back_freed()
 
-    def _close(self, lane: Lane) -> None:
-        """Free a lane, and its weights if no other lane uses them."""
-        self._lanes = [other for other in self._lanes if other is not lane]
-        lane.close()
-        if all(other.weights is not lane.weights for other in self._lanes):
-            lane.weights.close()
+    def _close(self, runner: Runner) -> None:
+        """Free a runner, and its weights if no other runner uses them."""
+        self._runners = [other for other in self._runners if other is not runner]
+        runner.close()
+        if all(other.weights is not runner.weights for other in self._runners):
+            runner.weights.close()
 
     def _finish(self, error: EdgeAgentError | None) -> None:
         """End every request and free everything."""
         with self._lock:
             self._closing = True
-        self._mailbox.close()
-        for lane in self._lanes:
-            lane.scheduler.fail_all(error or Unavailable("the engine is shutting down"))
+        self._commands.close()
+        for runner in self._runners:
+            runner.scheduler.fail_all(error or Unavailable("the engine is shutting down"))
         self._outbox.flush()
         self._busy(False)
         with self._activation:  # one that is under way still uses the weights
-            for lane in self._lanes:
-                self._close(lane)
+            for runner in self._runners:
+                self._close(runner)

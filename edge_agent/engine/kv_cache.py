@@ -1,21 +1,17 @@
-"""Cached prefixes outside the KV memory: copies in ordinary memory, put back when they are wanted.
+"""The KV memory of one runner: cached prefixes, their copies in host memory, reservations.
+
+Which sequence holds which cells is counted below (`models.llama.cells`). Here they are handed out.
+Cells belong to sequences that run (reserved up to `Sequence.limit`, so that one that runs never
+runs out of them), to idle ones (parked or paused), and to the prefix cache. What is not reserved
+can be taken: from the prefix cache first, least recently used first, then from idle sequences,
+which are computed again when they go on. What the prefix cache loses goes to the host cache and
+comes back when it is asked for.
 
 Attention walks over every KV cell up to the last one in use, whoever holds it: on the CPU 4,096
 idle cells make a batch of 16 sequences of a small model take 45 % longer. Copying 100 tokens out
 takes 2 ms, and putting them back less; computing them again takes 80.
 
 API: `llama_state_seq_*` of `llama.h`. A copy serves only the context it was made in.
-
-KV of finished sequences, kept for requests that begin with the same tokens.
-
-One per lane, so entries never outlive the adapter version that computed them.
-
-Reserving KV cells, so that a sequence that runs never runs out of them.
-
-Cells belong to sequences that run (reserved up to `Sequence.limit`), to idle ones (parked or
-paused) and to the prefix cache. What is not reserved can be taken: from the prefix cache
-first, least recently used first, then from idle sequences, which are computed again when they
-go on. What the prefix cache loses goes to the shelf and comes back when it is asked for.
 """
 
 from collections.abc import Collection, Iterable
@@ -26,7 +22,7 @@ from models.llama.context import State
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ShelvedPrefix:
+class HostPrefix:
     """The KV of one sequence."""
 
     tokens: list[int]
@@ -35,14 +31,14 @@ class ShelvedPrefix:
     """Smallest position it holds: a sliding window forgets."""
 
 
-class Shelf:
-    """Least recently shelved first."""
+class HostCache:
+    """Copies of cached prefixes in ordinary memory, the least recently copied first."""
 
     def __init__(self, kv: KvCache, cells: int) -> None:
         """`cells`: the most tokens kept, as a bound of the memory taken."""
         self._kv = kv
         self._cells = cells
-        self._entries: list[ShelvedPrefix] = []
+        self._entries: list[HostPrefix] = []
 
     @property
     def cells(self) -> int:
@@ -54,7 +50,7 @@ class Shelf:
         return sequence.lasting and sequence.done <= self._cells
 
     def put(self, sequence: Sequence) -> None:
-        """Keep a copy of a sequence that holds KV, if the shelf `takes` it."""
+        """Keep a copy of a sequence that holds KV, if the host cache `takes` it."""
         if not self.takes(sequence):
             return
         tokens = sequence.tokens[: sequence.done]
@@ -62,9 +58,9 @@ class Shelf:
             if common_prefix(entry.tokens, tokens, len(tokens)) == len(tokens):
                 return
         state, first = self._kv.save(sequence)
-        self.put_back(ShelvedPrefix(tokens, state, first))
+        self.put_back(HostPrefix(tokens, state, first))
 
-    def put_back(self, entry: ShelvedPrefix) -> None:
+    def put_back(self, entry: HostPrefix) -> None:
         """Keep `entry`, in place of those that begin it and, without room, of the oldest."""
         bound = len(entry.tokens)
         self._entries = [
@@ -77,9 +73,9 @@ class Shelf:
         while self.cells > self._cells:
             self._entries.pop(0)
 
-    def best(self, tokens: list[int]) -> tuple[ShelvedPrefix | None, int]:
+    def best(self, tokens: list[int]) -> tuple[HostPrefix | None, int]:
         """The entry that shares most of `tokens` and how many; see `KvCache.best_source`."""
-        best: ShelvedPrefix | None = None
+        best: HostPrefix | None = None
         length = 0
         for entry in self._entries:
             bound = min(len(entry.tokens), len(tokens) - 1)
@@ -90,7 +86,7 @@ class Shelf:
                 best, length = entry, common
         return best, length
 
-    def take(self, entry: ShelvedPrefix) -> None:
+    def take(self, entry: HostPrefix) -> None:
         """Forget `entry`."""
         self._entries.remove(entry)
 
@@ -102,10 +98,10 @@ class Shelf:
 class PrefixCache:
     """Least recently used first. An entry's cells count as free for everybody else's needs."""
 
-    def __init__(self, kv: KvCache, shelf: Shelf) -> None:
-        """`shelf` gets copies of what is evicted."""
+    def __init__(self, kv: KvCache, host: HostCache) -> None:
+        """`host` gets copies of what is evicted."""
         self._kv = kv
-        self._shelf = shelf
+        self._host = host
         self._entries: dict[int, Sequence] = {}
 
     def __len__(self) -> int:
@@ -150,19 +146,19 @@ class PrefixCache:
         """Release the least recently used entry other than `keep`; False if there is none."""
         for entry in self._entries.values():
             if entry is not keep:
-                self._shelf.put(entry)
+                self._host.put(entry)
                 self.drop(entry)
                 return True
         return False
 
-    def shelve(self) -> bool:
-        """Move the least recently used entry that the shelf has room for; False if there is none.
+    def move_out(self) -> bool:
+        """Move out the least recently used entry that the host has room for; False if none is.
 
         Entries that nobody will ask for go without a copy.
         """
         for entry in self._entries.values():
-            if self._shelf.takes(entry) or not entry.lasting:
-                self._shelf.put(entry)
+            if self._host.takes(entry) or not entry.lasting:
+                self._host.put(entry)
                 self.drop(entry)
                 return True
         return False
@@ -170,24 +166,37 @@ class PrefixCache:
 
 _RESIDENT = 1 / 32
 """Share of the cells that cached prefixes take, unless the newest alone takes more."""
-_SHELVED = 1 / 2
-"""The shelf's size, as a share of the cells."""
+_HOST_SHARE = 1 / 2
+"""The host cache's size, as a share of the cells."""
+_WORTH_WAITING = 32
+"""Tokens of a prompt that need not be computed if it waits for one that begins alike."""
 _WORTH_RESTORING = 8
-"""Tokens that need not be computed if a shelved prefix is put back."""
+"""Tokens that need not be computed if a host copy is put back."""
 
 
 class Reservations:
-    """The KV of one lane, handed out by reservation."""
+    """The KV of one runner, handed out by reservation."""
 
     def __init__(self, kv: KvCache) -> None:
         self.kv = kv
-        self.shelf = Shelf(kv, int(kv.total * _SHELVED))
-        self.prefixes = PrefixCache(kv, self.shelf)
+        self.host = HostCache(kv, int(kv.total * _HOST_SHARE))
+        self.prefixes = PrefixCache(kv, self.host)
         self._crowded = False
 
     def cached(self, tokens: list[int]) -> int:
         """How many of `tokens`, from the first on, need not be computed."""
-        return max(self.kv.best_source(tokens)[1], self.shelf.best(tokens)[1])
+        return max(self.kv.best_source(tokens)[1], self.host.best(tokens)[1])
+
+    def soon_cached(self, sequence: Sequence, computing: Collection[Sequence]) -> bool:
+        """True while a prompt in `computing` begins as `sequence` does, further than the cache."""
+        if sequence.id >= 0 or not computing:
+            return False
+        tokens, bound = sequence.tokens, len(sequence.tokens) - 1
+        enough = self.cached(tokens) + _WORTH_WAITING
+        return any(
+            common_prefix(other.tokens, tokens, min(len(other.tokens), bound)) >= enough
+            for other in computing
+        )
 
     def free(self, running: Iterable[Sequence]) -> int:
         """Cells that hold nothing and that nobody in `running` has reserved."""
@@ -199,15 +208,20 @@ class Reservations:
         limit: int,
         running: Collection[Sequence],
         idle: Collection[Sequence],
+        *,
+        reuse: bool = True,
     ) -> int | None:
         """Let `sequence` run, growing to `limit` cells; None if that does not fit beside `running`.
 
-        Returns how many of its tokens need not be computed. `idle` may lose their KV, in order.
+        Returns how many of its tokens need not be computed: none where it may not `reuse` what
+        others have computed. `idle` may lose their KV, in order.
         """
         source, shared = (None, sequence.done)
-        if sequence.id < 0:
+        if sequence.id < 0 and reuse:
             self._restore(sequence.tokens, limit, running)
             source, shared = self.kv.best_source(sequence.tokens)
+        while sequence.id < 0 and not reuse and self.prefixes.evict():
+            pass  # how attention rounds depends on which cells hold what: begin with empty ones
         kept = self.kv.prefix(sequence if source is None else source, shared)
         growth = limit - shared
         if self.kv.cells([*running, kept]) + _unused(running) + growth > self.kv.total:
@@ -222,17 +236,17 @@ class Reservations:
         return shared
 
     def _restore(self, tokens: list[int], limit: int, running: Collection[Sequence]) -> None:
-        """Put the best shelved prefix back into the prefix cache, if it is worth it and fits."""
-        entry, length = self.shelf.best(tokens)
+        """Put the best host copy back into the prefix cache, if it is worth it and fits."""
+        entry, length = self.host.best(tokens)
         if entry is None or length < self.kv.best_source(tokens)[1] + _WORTH_RESTORING:
             return
         wanted = _unused(running) + len(entry.tokens) + limit - length
         if self.kv.cells(running) + wanted > self.kv.total:
             return
-        self.shelf.take(entry)
+        self.host.take(entry)
         while self.kv.full or self.kv.used + wanted > self.kv.total:
             if not self.prefixes.evict():
-                self.shelf.put_back(entry)
+                self.host.put_back(entry)
                 return
         sequence = Sequence(entry.tokens)
         if self.kv.restore(sequence, entry.state):
@@ -282,14 +296,14 @@ class Reservations:
         self._crowded = True
 
     def tidy(self) -> bool:
-        """Shelve one cached prefix, if there are more than the cells should be kept for.
+        """Move one cached prefix to the host cache, if they take more cells than they should.
 
         Attention looks at every cell up to the last one in use, so idle ones slow decoding.
         False if there was nothing to do.
         """
         if self._crowded:
             many = len(self.prefixes) > 1 and self.prefixes.cells > self.kv.total * _RESIDENT
-            self._crowded = many and self.prefixes.shelve()
+            self._crowded = many and self.prefixes.move_out()
         return self._crowded
 
     def pack(self) -> None:

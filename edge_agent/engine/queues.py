@@ -15,7 +15,7 @@ from edge_agent.errors import Unavailable
 T = TypeVar("T")
 
 
-class Mailbox:
+class CommandQueue:
     """First in, first out. Closed until `open`, and for good after `close`."""
 
     def __init__(self) -> None:

@@ -11,10 +11,9 @@ from collections.abc import Sequence as Ids
 from enum import Enum
 from typing import Protocol
 
+from edge_agent.engine.grammar import Grammars
 from edge_agent.engine.sampler import (
-    Candidates,
     Exponentials,
-    GrammarState,
     Row,
     Sampler,
     biases,
@@ -39,7 +38,7 @@ from models.llama.vocabulary import Vocabulary
 def check_request(request: GenerationRequest, rules: "DecodingRules") -> None:
     """Raises InvalidRequest naming the field, or ContextLengthExceeded with the numbers."""
     sampling = request.sampling
-    check_prompt(request.prompt_ids, rules, "messages", max_tokens=sampling.max_tokens)
+    check_prompt(request.prompt_ids, rules, "messages")
     if sampling.max_tokens is not None and sampling.max_tokens < 1:
         raise InvalidRequest("max_tokens must be at least 1", param="max_tokens")
     if request.n < 1:
@@ -52,27 +51,33 @@ def check_request(request: GenerationRequest, rules: "DecodingRules") -> None:
             )
 
 
-def check_prompt(
-    prompt: Ids[int], rules: "DecodingRules", param: str, *, max_tokens: int | None = None
-) -> None:
-    """The same of a prompt alone; `param` is the field it came from."""
+def check_prompt(prompt: Ids[int], rules: "DecodingRules", param: str) -> None:
+    """The same of a prompt alone; `param` is the field it came from.
+
+    One token of an answer must fit. `max_tokens` is an upper bound: clients send their default.
+    """
     if not prompt:
         raise InvalidRequest("the prompt is empty", param=param)
     if min(prompt) < 0 or max(prompt) >= rules.vocabulary.size:
         raise InvalidRequest("the prompt has token ids outside the vocabulary", param=param)
     limit = rules.context_limit
-    if len(prompt) + (max_tokens or 1) > limit:
-        asked = "" if max_tokens is None else f" and max_tokens {max_tokens}"
+    if len(prompt) >= limit:
         raise ContextLengthExceeded(
-            f"the context holds {limit} tokens, but the prompt has {len(prompt)}{asked}",
-            param=param,
+            f"the context holds {limit} tokens, but the prompt has {len(prompt)}", param=param
         )
 
 
 class DecodingRules:
     """One per model; used in the engine thread only, because samplers share its arrays."""
 
-    def __init__(self, model: LlamaModel, offload_token: int | None, context_limit: int) -> None:
+    def __init__(
+        self,
+        model: LlamaModel,
+        offload_token: int | None,
+        context_limit: int,
+        grammars: Grammars | None = None,
+    ) -> None:
+        """`grammars` may be shared by models of one vocabulary; by default there are new ones."""
         self.vocabulary = Vocabulary(model)
         self.offload_token = offload_token
         """Never sampled, and never among the best log-probs."""
@@ -80,23 +85,20 @@ class DecodingRules:
         """Longest prompt + answer of one request, in tokens."""
         self.eog = frozenset(i for i in range(model.n_vocab) if self.vocabulary.is_eog(i))
         """Tokens that end a generation."""
-        self._model = model
         self._weights = Exponentials(model.n_vocab)
-        self._candidates = Candidates(model.n_vocab)
+        self._grammars = Grammars(self.vocabulary) if grammars is None else grammars
 
     def sampler(self, sampling: SamplingParams, index: int, prompt: list[int]) -> Sampler:
         """The sampler of choice `index`, whose seed is the request's plus `index`.
 
         prompt: what `repeat_penalty` looks back on.
-        Raises InvalidRequest if the grammar does not parse.
+        Raises InvalidRequest if the grammar does not parse, or no answer can begin.
         """
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed + index
         banned = set(self.eog) if sampling.ignore_eos else set()
         if self.offload_token is not None:
             banned.add(self.offload_token)
-        grammar = None
-        if sampling.grammar:
-            grammar = GrammarState(self._model, sampling.grammar, self._candidates)
+        grammar = None if sampling.grammar is None else self._grammars.start(sampling.grammar)
         return Sampler(
             sampling,
             seed=seed % 2**64,
@@ -168,8 +170,8 @@ class Choice:
 
     @property
     def open_ended(self) -> bool:
-        """True if the request sets no max_tokens, so that the reservation grows."""
-        return self.job.request.sampling.max_tokens is None
+        """True if the request sets no max_tokens that fits, so that the reservation grows."""
+        return self.job.open_ended
 
     @property
     def runs(self) -> bool:
@@ -281,6 +283,8 @@ class Job:
         self.prompt: list[int] = list(request.prompt_ids)
         self.max_new = 0
         """Tokens each choice may be given after `prompt`."""
+        self.open_ended = False
+        """True if the end of the context alone bounds the answer."""
         self.choices: list[Choice] = []
         self.undecided = True
         """True until the decision point was reported."""
@@ -295,6 +299,7 @@ class Job:
         said = len(self.prompt) - len(self.request.prompt_ids)
         wanted = self.request.sampling.max_tokens
         self.max_new = rules.context_limit - len(self.prompt)
+        self.open_ended = wanted is None or wanted - said > self.max_new
         if wanted is not None:
             self.max_new = min(self.max_new, wanted - said)
         self.choices = [Choice(self, i) for i in range(self.request.n)]

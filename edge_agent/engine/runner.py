@@ -1,7 +1,7 @@
-"""A lane: one adapter version, with a context, a KV cache and a scheduler of its own.
+"""A runner: one adapter version, with a context, a KV cache and a scheduler of its own.
 
 llama.cpp sets adapters per context, so requests of two versions never share a batch: each
-version has its lane, and lanes of one GGUF share its weights.
+version has its runner, and runners of one GGUF share its weights.
 """
 
 import os
@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from edge_agent.config.settings import EngineSettings
+from edge_agent.engine.grammar import Grammars
 from edge_agent.engine.request import DecodingRules
 from edge_agent.engine.scheduler import Scheduler
 from edge_agent.errors import EngineError
@@ -30,7 +31,13 @@ _EMBEDDING_BATCH = 128
 class Weights:
     """A loaded GGUF and what decoding needs to know of it."""
 
-    def __init__(self, gguf: Path, settings: EngineSettings, offload_token: int | None) -> None:
+    def __init__(
+        self,
+        gguf: Path,
+        settings: EngineSettings,
+        offload_token: int | None,
+        grammars: Grammars | None = None,
+    ) -> None:
         """Load. Raises GgufError, or ModelError if the file is missing."""
         self.identity = file_identity(gguf)
         self.info = inspect(gguf)
@@ -38,7 +45,7 @@ class Weights:
         drop_mapped_pages(gguf)
         self.context_limit = min(settings.context, self.model.n_ctx_train)
         """Longest prompt + answer of one request, in tokens."""
-        self.rules = DecodingRules(self.model, offload_token, self.context_limit)
+        self.rules = DecodingRules(self.model, offload_token, self.context_limit, grammars)
 
     def replaces(self, other: "Weights") -> bool:
         """True if requests made for `other` can be served by these."""
@@ -50,7 +57,7 @@ class Weights:
         )
 
     def close(self) -> None:
-        """Free the weights; their lanes must be closed."""
+        """Free the weights; their runners must be closed."""
         self.model.close()
 
 
@@ -84,7 +91,7 @@ def free_adapter(handle: Any) -> None:
     llama_cpp.llama_adapter_lora_free(handle)
 
 
-class Lane:
+class Runner:
     """One version being served."""
 
     def __init__(

@@ -1,7 +1,5 @@
 """Log-probabilities of the model itself: natural log, temperature 1, unchanged logits.
 
-A GBNF grammar along one answer, by llama.cpp's grammar sampler. API: `llama.h`.
-
 Drawing tokens from logits: one sampler per choice.
 
 In numpy: measured on a vocabulary of 49k, llama.cpp's sampler chain takes 0.7 ms a token where
@@ -10,18 +8,15 @@ llama.cpp's defaults: biases, penalties, top-k, top-p, min-p, temperature. A gra
 about the drawn token first, and applied to the whole vocabulary only where it refused.
 """
 
-import ctypes
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from edge_agent.errors import EngineError, InvalidRequest
+from edge_agent.engine.grammar import GrammarState
+from edge_agent.errors import EngineError
 from edge_agent.records.generation import SamplingParams, TokenLogprob
-from models.llama.model import LlamaModel
 
 Row = npt.NDArray[np.float32]
 """Logits of one position, shape (n_vocab,)."""
@@ -80,72 +75,6 @@ def _best(row: Row, count: int) -> npt.NDArray[np.intp]:
     return ids[np.argsort(-row[ids], kind="stable")]
 
 
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-
-
-class Candidates:
-    """The array of candidate tokens that llama.cpp's samplers work on, allocated once."""
-
-    def __init__(self, n_vocab: int) -> None:
-        self._ids = np.arange(n_vocab, dtype=np.int32)
-        self._items = np.zeros(n_vocab, _CANDIDATE)
-        self._array = llama_cpp.llama_token_data_array()
-        data: Any = self._items.ctypes.data_as(llama_cpp.llama_token_data_p)
-        self._array.data = data
-        self._reference = ctypes.byref(self._array)
-
-    def filter(self, row: Row, sampler: Any) -> None:
-        """Write the logits that `sampler` makes of `row` into it."""
-        self._items["id"] = self._ids
-        self._items["logit"] = row
-        self._apply(sampler, len(row))
-        row[:] = self._items["logit"]
-
-    def survives(self, token: int, sampler: Any) -> bool:
-        """Whether `sampler` leaves `token` possible."""
-        self._items[0] = (token, 0.0, 0.0)
-        self._apply(sampler, 1)
-        return bool(self._items[0]["logit"] > -np.inf)
-
-    def _apply(self, sampler: Any, size: int) -> None:
-        self._array.size = size
-        self._array.selected = -1
-        self._array.sorted = False
-        llama_cpp.llama_sampler_apply(sampler, self._reference)
-
-
-class GrammarState:
-    """What the grammar allows next."""
-
-    def __init__(self, model: LlamaModel, gbnf: str, candidates: Candidates) -> None:
-        """Start at the rule `root`. Raises InvalidRequest if `gbnf` does not parse."""
-        self._candidates = candidates
-        self._sampler: Any = llama_cpp.llama_sampler_init_grammar(
-            model.vocab, gbnf.encode(), b"root"
-        )
-        if not self._sampler:
-            raise InvalidRequest("the grammar is not valid GBNF", param="grammar")
-
-    def allows(self, token: int) -> bool:
-        """Whether `token` may come next; much cheaper than `mask`."""
-        return self._candidates.survives(token, self._sampler)
-
-    def mask(self, row: Row) -> bool:
-        """Set the logits of all that is not allowed to −inf; False if nothing is left."""
-        self._candidates.filter(row, self._sampler)
-        return bool(row.max() > -np.inf)
-
-    def accept(self, token: int) -> None:
-        """Go on after `token`, which must be allowed (llama.cpp would end the process)."""
-        llama_cpp.llama_sampler_accept(self._sampler, token)
-
-    def close(self) -> None:
-        """Free the grammar. Idempotent."""
-        if self._sampler:
-            llama_cpp.llama_sampler_free(self._sampler)
-            self._sampler = None
-
-
 _BLOCK = 256
 _BAN = -100.0
 _REPEAT_WINDOW = 64
@@ -155,26 +84,6 @@ _FLOOR = 1e-2
 _LEAST = 1e-30
 _COLDEST = 1e-30
 """Below, a temperature is 0: float32 cannot divide by it."""
-
-
-class Grammar(Protocol):
-    """What constrains the answer (`grammar_state.GrammarState`)."""
-
-    def allows(self, token: int) -> bool:
-        """Whether `token` may come next."""
-        ...
-
-    def mask(self, row: Row) -> bool:
-        """Set the logits of all that is not allowed to −inf; False if nothing is left."""
-        ...
-
-    def accept(self, token: int) -> None:
-        """Go on after `token`."""
-        ...
-
-    def close(self) -> None:
-        """Free what llama.cpp allocated."""
-        ...
 
 
 class Biases:
@@ -267,7 +176,7 @@ class Sampler:
         bias: Biases,
         weights: Exponentials,
         prompt: list[int],
-        grammar: Grammar | None = None,
+        grammar: GrammarState | None = None,
     ) -> None:
         """`weights` is scratch space, shared with other samplers of the thread."""
         self._bias = bias
@@ -294,12 +203,12 @@ class Sampler:
             row[unbanned] = logit
         self._penalties.apply(row)
         token = self._draw(row)
-        if self._grammar is not None:
-            if not self._grammar.allows(token):
-                if not self._grammar.mask(row):
-                    return None
-                token = self._draw(row)
-            self._grammar.accept(token)
+        if self._grammar is not None and not self._grammar.take(token):
+            if not self._grammar.mask(row):
+                return None
+            token = self._draw(row)
+            if not self._grammar.take(token):
+                raise EngineError("the grammar refuses a token that its own mask allows")
         self._penalties.accept(token)
         return token
 

@@ -1,9 +1,9 @@
-"""Continuous batching on one lane: who computes in the next batch, and what becomes of it.
+"""Continuous batching on one runner: who computes in the next batch, and what becomes of it.
 
 Runs in the engine thread only. Every batch holds one token of each decoding choice, then parts
 of prompts, up to `EngineSettings.batch` tokens in all.
 
-A choice runs once its KV cells are reserved: prompt + max_tokens. Without max_tokens it
+A choice runs once its KV cells are reserved: prompt + max_tokens. Without max_tokens that fits it
 reserves a fair share (cells / slots) and grows; where the cells run out, the youngest such
 choice is paused and goes on later. So no choice ever fails for want of memory.
 """
@@ -13,14 +13,14 @@ from bisect import insort
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from edge_agent.engine.batch import BatchRunner, Prefill, Work
+from edge_agent.engine.batch import Batch, BatchDecoder, Prefill, Work
 from edge_agent.engine.kv_cache import Reservations
 from edge_agent.engine.queues import FairQueue
 from edge_agent.engine.request import Choice, DecodingRules, Job, Phase
 from edge_agent.engine.sampler import Row, probability
 from edge_agent.errors import EdgeAgentError, EngineError
 from edge_agent.records.generation import Counters
-from models.llama.cells import KvCache, Sequence, common_prefix
+from models.llama.cells import KvCache, Sequence
 from models.llama.context import NO_KV_SLOT, LlamaContext
 
 _log = logging.getLogger(__name__)
@@ -28,12 +28,9 @@ _log = logging.getLogger(__name__)
 _MIN_GROWTH = 64
 """Cells by which a choice without max_tokens grows, and the least it reserves."""
 
-_WORTH_WAITING = 32
-"""Tokens of a prompt that need not be computed if it waits for one that begins alike."""
-
 
 class Scheduler:
-    """The jobs of one lane."""
+    """The jobs of one runner."""
 
     def __init__(
         self,
@@ -54,10 +51,9 @@ class Scheduler:
         self._counters = counters
         self._memory = Reservations(KvCache(context))
         self._prefill = Prefill(self._memory.kv, batch - slots, prefill_context)
-        self._runner = BatchRunner(
+        self._decoder = BatchDecoder(
             context,
             self._memory,
-            take=self._take,
             pause=self._pause,
             refused=self._refused,
             idle=self._idle,
@@ -159,7 +155,7 @@ class Scheduler:
 
         We and our runner refer to each other: Python may find that out much later.
         """
-        self._memory.shelf.clear()
+        self._memory.host.clear()
         self._prefill.close()
 
     # One batch:
@@ -170,30 +166,34 @@ class Scheduler:
             pass
         self._memory.pack()
 
-    def step(self) -> None:
-        """Admit who fits, run one batch, hand out what it gave."""
+    def schedule(self) -> Batch:
+        """Admit who fits, give cells to who needs them, and choose what one batch computes."""
         self._memory.tidy()  # one, because copying takes a while and others wait
         self._admit()
         for choice in list(self.active):
             if choice in self.active and len(choice.sequence.tokens) > choice.sequence.limit:
                 self._grow(choice)
-        work, aside = self._plan()
-        for choice, row in self._prefill.run(aside):
-            if choice.runs:  # not failed by a sibling meanwhile
-                self._take(choice, row)
-        work = [(choice, n) for choice, n in work if choice.runs]
+        return self._plan()
+
+    def run(self, batch: Batch) -> Iterator[tuple[Choice, Row]]:
+        """Compute `batch`; yields each choice that has logits now, which `sample` is to take.
+
+        A row is valid until the next one is asked for.
+        """
+        yield from self._prefill.run(batch.aside)
+        work = [(choice, n) for choice, n in batch.work if choice.runs]
         room = self._batch - sum(n for _, n in work)
-        for choice in aside:
+        for choice in batch.aside:
             pending = choice.sequence.pending  # what could not be moved may have lost its KV, too
             if choice.runs and pending > 1 and room > 0:
                 work.append((choice, min(pending, room)))
                 room -= work[-1][1]
         if work:
-            self._runner.run(work)
+            yield from self._decoder.run(work)
             self._counters.batches += 1
 
-    def _plan(self) -> tuple[Work, list[Choice]]:
-        """What one batch computes, and whose prompts are computed aside; first come first."""
+    def _plan(self) -> Batch:
+        """First come, first served; decoding choices before prompts."""
         work: Work = [(c, 1) for c in self.active if c.sequence.pending == 1]
         aside: list[Choice] = []
         room = max(self._batch - len(work), 1)
@@ -209,7 +209,7 @@ class Scheduler:
             elif sequence.pending > 1 and room > 0:
                 work.append((choice, min(sequence.pending, room)))
                 room -= work[-1][1]
-        return work, aside
+        return Batch(work, aside)
 
     def _admit(self) -> None:
         while len(self.active) < self._slots and not self._blocked:
@@ -219,8 +219,10 @@ class Scheduler:
                 choice = self.waiting.peek().choices[0]
             else:
                 return
-            if self._soon_cached(choice.sequence):
-                return
+            computing = [c.sequence for c in self.active if c.sequence.pending > 1]
+            shares = choice.job.request.sampling.cache_prompt
+            if shares and self._memory.soon_cached(choice.sequence, computing):
+                return  # it will have what is being computed
             if self._start(choice):
                 continue
             if self.active:
@@ -228,22 +230,12 @@ class Scheduler:
             else:
                 self.fail(choice.job, EngineError("the KV memory has no room for this request"))
 
-    def _soon_cached(self, sequence: Sequence) -> bool:
-        """True while another prompt is being computed that begins alike: wait, and share its KV."""
-        computing = [c.sequence.tokens for c in self.active if c.sequence.pending > 1]
-        if sequence.id >= 0 or not computing:
-            return False
-        tokens = sequence.tokens
-        cached = self._memory.cached(tokens)
-        bound = len(tokens) - 1
-        return any(
-            common_prefix(other, tokens, min(len(other), bound)) >= cached + _WORTH_WAITING
-            for other in computing
-        )
-
     def _start(self, choice: Choice) -> bool:
         job, sequence = choice.job, choice.sequence
-        cached = self._memory.reserve(sequence, self._limit(choice), self._running(), self._idle())
+        cached = self._memory.reserve(
+            *(sequence, self._limit(choice), self._running(), self._idle()),
+            reuse=job.request.sampling.cache_prompt or choice.index > 0,
+        )
         if cached is None:
             return False
         if job.phase is Phase.WAITING:
@@ -262,7 +254,7 @@ class Scheduler:
         request, length = choice.job.request, len(choice.sequence.tokens)
         if request.decide and choice.job.undecided:
             return min(choice.max_length, length + request.window)
-        if request.sampling.max_tokens is not None:
+        if not choice.open_ended:
             return choice.max_length
         return min(choice.max_length, length + self._share)
 
@@ -292,9 +284,11 @@ class Scheduler:
 
     # What a batch gave:
 
-    def _take(self, choice: Choice, row: Row) -> None:
-        """The logits after the last token of `choice`; `row` is written to."""
+    def sample(self, choice: Choice, row: Row) -> None:
+        """Draw the token after the last one of `choice`, from its logits; `row` is written to."""
         job = choice.job
+        if not choice.runs:  # failed by a sibling meanwhile
+            return
         with self._blame(job):
             if job.undecided:
                 token = self._rules.offload_token

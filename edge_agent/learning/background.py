@@ -24,9 +24,11 @@ from edge_agent.errors import StoreError
 from edge_agent.learning import machine, schedule
 from edge_agent.learning.machine import Machine
 from edge_agent.learning.schedule import Failures
-from edge_agent.processes.own import PARENT_VARIABLE
 
-COMMAND = (sys.executable, "-P", "-m", "edge_agent", "train", "--idle", "--json")
+COMMAND = (
+    *(sys.executable, "-P", "-m", "edge_agent.processes.leashed"),
+    *("edge_agent", "train", "--idle", "--json"),
+)
 LOG = "train.log"
 _CHECK_S = 30.0
 _SPARED = 200
@@ -128,7 +130,7 @@ class BackgroundTraining:
         with _opened_log(self._settings.data_dir / LOG) as output:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 env=self._environment(),
@@ -159,7 +161,7 @@ class BackgroundTraining:
 
     def _environment(self) -> dict[str, str]:
         """Ours, with every setting of the daemon: flags it was given hold for the trainer too."""
-        return {**os.environ, **environment(self._settings), PARENT_VARIABLE: str(os.getpid())}
+        return {**os.environ, **environment(self._settings)}
 
 
 def _opened_log(path: Path) -> IO[bytes]:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import sqlite3
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -180,6 +179,4 @@ class Journal:
         return self._rows("SELECT * FROM training_round ORDER BY id DESC LIMIT ?", limit)[::-1]
 
     def _rows(self, sql: str, *arguments: Any) -> list[dict[str, Any]]:
-        cursor: sqlite3.Cursor = self._db.execute(sql, list(arguments))
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        return list(self._db.query(sql, arguments))

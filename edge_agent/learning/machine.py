@@ -1,4 +1,6 @@
-"""Whether the daemon computes right now: one byte in a file that the trainer maps into memory.
+"""What the machine tells of its power and heat. Not every machine tells.
+
+Whether the daemon computes right now: one byte in a file that the trainer maps into memory.
 
     byte 0      1 while the daemon's engine computes, else 0
     bytes 8-23  process id (int64) and creation time (float64) of the daemon, little-endian
@@ -6,8 +8,6 @@
 Looking costs a memory read, so the trainer can afford it between any two micro-batches. A daemon
 that died while it computed leaves a 1 behind: it counts only while that process lives. Of two
 daemons on one data directory the one that started last is seen.
-
-What the machine tells of its power and heat. Not every machine tells.
 """
 
 import contextlib

@@ -1,13 +1,4 @@
-"""What the log says of an adapter version that served: good or bad, one observation at a time.
-
-    ratings  of local answers: above zero is good, below is bad; the last one of each query counts
-    audits   the local answer agrees with the cloud's, where the cloud's is short enough to compare
-    errors   a local answer came to an end
-
-Only local answers count: what the cloud says, and whether it can be reached, is not the adapter's
-doing.
-
-After a promotion: goes back by itself if the new adapter turns out worse than its parent.
+"""After a promotion: goes back by itself if the new adapter turns out worse than its parent.
 
 The gate judged held-out queries; live evidence may say otherwise. For each kind of evidence
 (`evidence.Evidence`) the share of good observations is compared with the parent's by Fisher's
@@ -22,6 +13,15 @@ then counts, else the evidence it was rejected for would take it away at the nex
 
 What the test assumes is that users and their questions stay what they were. A drop must also
 exceed `train.tolerance`, so that no harmless difference counts however certain it is.
+
+What the log says of an adapter version that served: good or bad, one observation at a time.
+
+    ratings  of local answers: above zero is good, below is bad; the last one of each query counts
+    audits   the local answer agrees with the cloud's, where the cloud's is short enough to compare
+    errors   a local answer came to an end
+
+Only local answers count: what the cloud says, and whether it can be reached, is not the adapter's
+doing.
 """
 
 import itertools

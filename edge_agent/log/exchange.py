@@ -1,9 +1,4 @@
-"""A log row as attributes of a span in OpenTelemetry's GenAI conventions.
-
-https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/ names what is common; what only
-we have is under `edge_agent.`.
-
-`edge-agent logs import`: examples with their right answers, from JSON lines into `example`.
+"""`edge-agent logs import`: examples with their right answers, from JSON lines into `example`.
 
 One object a line:
 
@@ -12,6 +7,11 @@ One object a line:
      "task": "sums", "grader": {"type": "numeric"}}
 
 Every line is checked before the first is written, and all are written in one transaction.
+
+A log row as attributes of a span in OpenTelemetry's GenAI conventions.
+
+https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/ names what is common; what only
+we have is under `edge_agent.`.
 """
 
 import difflib

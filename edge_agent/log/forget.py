@@ -1,9 +1,9 @@
-"""Which rounds of training have read a part of the log, and which adapters come of them.
-
-`edge-agent logs forget`: take queries and examples out of everything that holds them.
+"""`edge-agent logs forget`: take queries and examples out of everything that holds them.
 
 Rows, the search index, free pages and the write-ahead log. What an adapter learned cannot be
 taken out again, so the adapters are named; so are copies of the database beside it.
+
+Which rounds of training have read a part of the log, and which adapters come of them.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""What the database remembers of answers that it could not log: how many, and when.
-
-Whether the log can be written at the moment, and what was answered without it.
+"""Whether the log can be written at the moment, and what was answered without it.
 
     whole ──a write fails (disk full, locked, read-only, damaged)──▶ failing
       ▲                                                                 │
       └──a small write succeeds, tried every second by the writer ──────┘
 
 A damaged database does not heal by itself: `edge-agent doctor --repair` mends it.
+
+What the database remembers of answers that it could not log: how many, and when.
 """
 
 import json

@@ -175,9 +175,7 @@ class LogReader:
         }
 
     def _rows(self, sql: str, arguments: Sequence[Any] = ()) -> list[Row]:
-        cursor = self._db.conn.execute(sql, arguments)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+        return list(self._db.query(sql, arguments))
 
 
 def bare_id(response_id: str) -> str:

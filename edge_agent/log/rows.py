@@ -1,10 +1,10 @@
-"""Token ids as bytes: 2 bytes each where all fit (vocabularies up to 65,536), else 4.
+"""Records to rows and back: the one place that knows both the dataclasses and the columns.
+
+Token ids as bytes: 2 bytes each where all fit (vocabularies up to 65,536), else 4.
 
 Layout: one byte that says the width, then little-endian unsigned integers.
 
 Which queries of the log can be trained on: conditions on a row of `query`, in SQL.
-
-Records to rows and back: the one place that knows both the dataclasses and the columns.
 """
 
 import dataclasses

@@ -1,11 +1,11 @@
-"""The sequence of all queries, logged or not, over which the budget's rate is counted.
-
-The log of queries: what is written of each, and what becomes of an answer without a row.
+"""The log of queries: what is written of each, and what becomes of an answer without a row.
 
 A future returned here is done once its row is committed (`writer`). A write that fails resolves
 its future with StoreError. With `on_failure` "answer" an answer's row that cannot be written is
 counted instead, and its future is done as if it had been.
 Reading is in `reader`, pruning and backup in `admin`.
+
+The sequence of all queries, logged or not, over which the budget's rate is counted.
 """
 
 from collections.abc import Mapping

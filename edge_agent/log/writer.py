@@ -1,15 +1,15 @@
-"""The full-text indexes of the log.
-
-Each transaction adds a segment, and segments have to be merged. FTS5 does so itself while rows are
-inserted, which in a long log takes longer than the insert; so it is told to be slow about it, and
-the writer merges while nothing waits. https://www.sqlite.org/fts5.html#the_merge_command
-
-The thread that writes: one queue, and one transaction for all that waits (group commit).
+"""The thread that writes: one queue, and one transaction for all that waits (group commit).
 
 A write that ended without failure is committed; from then on kill -9 cannot lose it. One that
 fails ends alone: the thread and the other writes go on. Where the database itself fails
 (`LogHealth`), the thread tries every second whether it is well again. When nothing has come for a
 moment, it merges what the writes have added to the search index.
+
+The full-text indexes of the log.
+
+Each transaction adds a segment, and segments have to be merged. FTS5 does so itself while rows are
+inserted, which in a long log takes longer than the insert; so it is told to be slow about it, and
+the writer merges while nothing waits. https://www.sqlite.org/fts5.html#the_merge_command
 """
 
 import contextlib

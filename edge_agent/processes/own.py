@@ -1,16 +1,13 @@
 """Whether the process that wrote its pid down still runs: a pid alone can come back.
 
-What a background process does first: step behind everything else, and end with its parent.
+And what a background process does first: step behind everything else.
 """
 
 import contextlib
 import functools
 import logging
 import os
-import signal
-import threading
-import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 
 import psutil
@@ -39,11 +36,6 @@ def is_dead(pid: int, began: float) -> bool:
     except psutil.AccessDenied:
         return False
 
-
-PARENT_VARIABLE = "_EDGE_AGENT_PARENT"
-"""Holds the process id of the daemon in the environment of what it starts. The leading underscore
-keeps it apart from settings."""
-_POLL_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -79,20 +71,3 @@ def wait_without_spinning(environ: MutableMapping[str, str] = os.environ) -> Non
     machine a step then takes many times as long. Call this before torch or llama.cpp is imported.
     """
     environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
-def end_with_parent(environ: Mapping[str, str] = os.environ) -> None:
-    """Send ourselves SIGTERM once the daemon that started us is gone, however it ended.
-
-    Does nothing in a process that no daemon started. Polls, because Linux' parent-death signal
-    exists nowhere else and fires when the parent's thread ends.
-    """
-    parent = environ.get(PARENT_VARIABLE, "")
-    if parent.isdigit():
-        threading.Thread(target=_watch, args=(int(parent),), name="parent", daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_POLL_S)
-    os.kill(os.getpid(), signal.SIGTERM)

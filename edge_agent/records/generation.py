@@ -26,6 +26,15 @@ class ServedModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer may be."""
+
+    notation: Literal["gbnf", "llguidance"]
+    text: str
+    """GBNF, or llguidance's JSON with lark grammars and JSON schemas."""
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to draw tokens. Defaults are OpenAI's; `temperature` 0 is greedy."""
 
@@ -42,10 +51,12 @@ class SamplingParams:
     """Token id → bias added to its logit; −100 or less bans it."""
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
-    """None = up to the end of the context."""
-    grammar: str | None = None
-    """GBNF text that constrains the output (JSON object and schema are compiled to it)."""
+    """An upper bound; None = up to the end of the context."""
+    grammar: Grammar | None = None
+    """Constrains the output."""
     ignore_eos: bool = False
+    cache_prompt: bool = True
+    """False: the whole prompt is computed anew, so that a repeat rounds as the first time did."""
     top_logprobs: int | None = None
     """None = no log-probs; 0 = of the sampled token only; k ≤ 20 = and of the k best."""
 
@@ -157,7 +168,7 @@ class EngineStats:
 
 
 class Counters:
-    """Totals; shared by the engine's lanes, written in its thread."""
+    """Totals; shared by the engine's runners, written in its thread."""
 
     def __init__(self) -> None:
         self.prompt_tokens = 0

@@ -77,7 +77,7 @@ class DeltaParser(Protocol):
 
 
 class ToolReader(Protocol):
-    """Knows how the local model writes tool calls (`formats.tools.ToolFormat`)."""
+    """Knows how the local model writes tool calls (`chat.tool_format.ToolFormat`)."""
 
     def parser(self) -> DeltaParser:
         """A parser for one answer."""
@@ -109,6 +109,8 @@ class Query:
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_format: "ToolReader | None" = None
     """How tool calls are written in the local model's text; None without tools."""
+    unfollowed: tuple[str, ...] = ()
+    """What the request's schemas ask for and a local answer need not hold to."""
     stream: bool = False
     route: Route = Route.AUTO
     private: bool = False
@@ -222,6 +224,18 @@ class Delta:
     finish_reason: FinishReason | None = None
     stopped_by: str | None = None
     """With "stop": the stop string, where the local model wrote it."""
+
+    @classmethod
+    def of(cls, event: TokenEvent) -> "Delta":
+        """A piece of a local answer."""
+        return cls(
+            index=event.index,
+            text=event.text,
+            logprobs=event.logprobs,
+            token_ids=event.token_ids,
+            finish_reason=event.finish_reason,
+            stopped_by=event.stopped_by,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,4 @@
-"""`active.json`: the version that is served, and the versions served before it.
-
-A pointer is a value: each step gives a new one, and `write_pointer` puts it in place of the file
-in one rename.
-
-The folders of adapter versions: each appears whole by one rename, and goes by one.
+"""The folders of adapter versions: each appears whole by one rename, and goes by one.
 
     v0001/ …                a version
     .new-<pid>-…/           one being written
@@ -11,6 +6,11 @@ The folders of adapter versions: each appears whole by one rename, and goes by o
     damaged-v0002-<ns>/     one that `repair` put aside
 
 What a dead process left of the second and third kind, the next writer sweeps away.
+
+`active.json`: the version that is served, and the versions served before it.
+
+A pointer is a value: each step gives a new one, and `write_pointer` puts it in place of the file
+in one rename.
 """
 
 import json

@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from edge_agent.errors import InvalidRequest
-from server.doors.anthropic_render import MessageRendering
+from server.doors.anthropic_render import PING, MessageRendering, error_event
 from server.doors.common import AgentDep, answer, client_of, raw_body
 from server.doors.query import check_encodable
 from server.doors.render import Shape
@@ -118,7 +118,7 @@ async def messages(body: MessagesRequest, request: Request, agent: AgentDep) -> 
     def rendering(begun: "Answer") -> MessageRendering:
         return MessageRendering(begun, thinks=thinks)
 
-    return await answer(request, query, shape=Shape(rendering, rendering))
+    return await answer(request, query, shape=Shape(rendering, rendering, error_event, idle=PING))
 
 
 @router.post("/v1/messages/count_tokens", summary="How many tokens a message's prompt has")

@@ -25,7 +25,12 @@ _EMPTY: Mapping[str, Mapping[str, Any]] = {
     "text": {"text": "", "citations": None},
     "thinking": {"thinking": "", "signature": ""},
 }
-_PING = 'event: ping\ndata: {"type":"ping"}\n\n'
+PING = 'event: ping\ndata: {"type":"ping"}\n\n'
+
+
+def error_event(error: EdgeAgentError) -> str:
+    """Anthropic's error object as an event."""
+    return f"event: error\ndata: {dumps(error_object(error, '/v1/messages'))}\n\n"
 
 
 class MessageRendering:
@@ -66,7 +71,7 @@ class MessageRendering:
         """What closes the last block, and the message with its usage."""
         events = "".join(self._closing())
         if not self._content:
-            events = _PING
+            events = PING
         usage = self._message()["usage"]
         known = {"usage": usage, "edge_agent": extension(self._answer)}
         return (
@@ -75,7 +80,7 @@ class MessageRendering:
 
     def error(self, error: EdgeAgentError) -> str:
         """The error object as the last event."""
-        return f"event: error\ndata: {dumps(error_object(error, '/v1/messages'))}\n\n"
+        return error_event(error)
 
     def _events(self, delta: Delta) -> Iterator[str]:
         if delta.reasoning and self._thinks:
@@ -131,7 +136,7 @@ class MessageRendering:
         self._open, self._arguments = open_, []
         start = _event("content_block_start", index=len(self._content), content_block=block)
         self._content.append(block)
-        return start if len(self._content) > 1 else start + _PING
+        return start if len(self._content) > 1 else start + PING
 
     def _piece(self, delta: Mapping[str, Any]) -> str:
         return _event("content_block_delta", index=len(self._content) - 1, delta=delta)

@@ -1,5 +1,7 @@
 """What the endpoints share: the running service, who asks, and answering one query."""
 
+from collections.abc import Coroutine
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
@@ -8,7 +10,8 @@ from edge_agent.agent.agent import Agent
 from edge_agent.agent.answer import Answer
 from edge_agent.errors import ContextLengthExceeded
 from edge_agent.records.query import Query
-from server.doors.render import Chunks, Shape, Whole, dumps, headers
+from server.doors import sse
+from server.doors.render import Chunks, Shape, Whole, dumps, error_event, headers
 from server.doors.sse import EventStream
 from server.metrics import Metrics, Timing
 from server.service import Service
@@ -55,34 +58,32 @@ async def answer(
 ) -> Response:
     """Answer `query`, streamed or whole. A client that goes away stops it at any point.
 
-    `shape` None: as OpenAI's chat and plain completions.
+    `shape` None: as OpenAI's chat and plain completions. A stream whose answer does not begin soon
+    begins without it: what goes wrong from then on is an event, not a status.
     """
-    shape = shape or Shape(Whole, lambda begun: Chunks(begun, include_usage=include_usage))
+    shape = shape or Shape(Whole, partial(Chunks, include_usage=include_usage), error_event)
     service, metrics = await _service(request), await _metrics(request)
     timing = Timing(metrics)
+    begin = _begin(service.agent, query, metrics)
     if not query.stream:
-        return await service.run(
-            _whole(service.agent, query, shape, metrics, timing), request.receive
-        )
-    begun = await service.run(_begin(service.agent, query), request.receive)
-    metrics.decided(begun)
-    return EventStream(begun, service, timing, shape.events(begun))
+        return await service.run(_whole(begin, shape, timing), request.receive)
+    opening = await service.begin(begin, request.receive, sse.QUIET_S)
+    return EventStream(opening, service, timing, shape)
 
 
-async def _begin(agent: Agent, query: Query) -> Answer:
+async def _begin(agent: Agent, query: Query, metrics: Metrics) -> Answer:
     try:
-        return await agent.begin(query)
+        begun = await agent.begin(query)
     except ContextLengthExceeded as error:
         param = _PROMPTS.get(query.door, "messages")
         raise ContextLengthExceeded(error.message, param=param) from error
+    metrics.decided(begun)
+    return begun
 
 
-async def _whole(
-    agent: Agent, query: Query, shape: Shape, metrics: Metrics, timing: Timing
-) -> Response:
-    answer = await _begin(agent, query)
+async def _whole(begin: Coroutine[Any, Any, Answer], shape: Shape, timing: Timing) -> Response:
+    answer = await begin
     try:
-        metrics.decided(answer)
         whole = shape.whole(answer)
         async for delta in answer:
             timing.delta(delta)

@@ -1,29 +1,53 @@
 """GET /v1/models and /v1/models/{id}."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import APIRouter
 
+from edge_agent.agent.agent import Agent
+from edge_agent.agent.answer import NO_CLOUD
+from edge_agent.errors import NotFound
+from edge_agent.records.query import Route
 from server.doors.common import AgentDep, ServiceDep
 from server.doors.query import MODELS, model_route
 from server.service import Service
 
 router = APIRouter(tags=["OpenAI"])
+_CAPABILITIES = ("completion", "tools", "structured_outputs")
 
 
 @router.get("/v1/models", summary="The model names to ask for")
-async def list_models(service: ServiceDep, _agent: AgentDep) -> dict[str, Any]:
+async def list_models(service: ServiceDep, agent: AgentDep) -> dict[str, Any]:
     """`edge` decides per query, `edge-local` and `edge-cloud` force the route."""
-    return {"object": "list", "data": [_model(name, service) for name in MODELS]}
+    return {"object": "list", "data": [_model(name, service, agent) for name in served(service)]}
 
 
 @router.get("/v1/models/{model}", summary="One model")
-async def get_model(model: str, service: ServiceDep, _agent: AgentDep) -> dict[str, Any]:
+async def get_model(model: str, service: ServiceDep, agent: AgentDep) -> dict[str, Any]:
     """404 names the valid ones."""
     model_route(model)
-    return _model(model, service)
+    if model not in served(service):
+        raise NotFound(NO_CLOUD, param="model", code="model_not_found")
+    return _model(model, service, agent)
 
 
-def _model(name: str, service: Service) -> dict[str, Any]:
-    created = int(service.started_at)
-    return {"id": name, "object": "model", "created": created, "owned_by": "edge-agent"}
+def served(service: Service) -> Iterator[str]:
+    """The names that can be asked for here: `edge-cloud` only where there is a cloud."""
+    cloud = service.settings.cloud.url is not None
+    return (name for name, route in MODELS.items() if cloud or route is not Route.CLOUD)
+
+
+def _model(name: str, service: Service, agent: Agent) -> dict[str, Any]:
+    """OpenAI's object, with what vLLM (`max_model_len`) and others add to it."""
+    local = MODELS[name] is not Route.CLOUD
+    context = agent.engine.context_limit if local else None
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(service.started_at),
+        "owned_by": "edge-agent",
+        "context_length": context,
+        "max_model_len": context,
+        "capabilities": [*_CAPABILITIES, "embedding" if local else "vision"],
+    }

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from ulid import ULID
 
-from edge_agent.chat import response_format as grammar
+from edge_agent.chat import guidance, response_format
+from edge_agent.chat.json_schema import Schema
 from edge_agent.chat.template import unsupported_part
 from edge_agent.chat.tool_format import ToolFormat
 from edge_agent.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from edge_agent.log import grader_spec
-from edge_agent.records.generation import SamplingParams
+from edge_agent.records.generation import Grammar, SamplingParams
 from edge_agent.records.query import Query, Route
 from server.doors import schemas
 from server.doors.schemas import ChatRequest, CompletionRequest
@@ -82,12 +83,15 @@ def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", cli
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
     tools = tuple(tool.model_dump(exclude_none=True) for tool in request.tools or ())
-    tool_format = _tool_format(request, tools, agent)
+    shape = None
+    if request.response_format is not None:
+        shape = response_format.from_response_format(request.response_format)
+    tool_format = _tool_format(request, tools, agent, shape)
     sampling = _sampling(
         request,
         agent,
         max_tokens=_max_tokens(request),
-        grammar_text=_grammar(request, tool_format, agent),
+        grammar=_grammar(request, agent, shape, tool_format),
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
     return Query(
@@ -101,6 +105,7 @@ def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", cli
         sampling=sampling,
         tools=tools,
         tool_format=tool_format,
+        unfollowed=_unfollowed(shape, tool_format),
     )
 
 
@@ -113,7 +118,7 @@ def from_completion(
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise InvalidRequest("best_of is only supported as the same number as n", param="best_of")
     text, ids = _completion_prompt(request, agent)
-    ids = _if_it_fits(ids, request, route, agent)
+    ids = _if_it_fits(ids, route, agent)
     return Query(
         **_common(request, body, route, client),
         prompt_ids=ids,
@@ -124,7 +129,7 @@ def from_completion(
             request,
             agent,
             max_tokens=_max_tokens(request),
-            grammar_text=_grammar(request, None, agent),
+            grammar=_grammar(request, agent),
             top_logprobs=request.logprobs,
         ),
     )
@@ -206,13 +211,13 @@ def _sampling(
     agent: "Agent",
     *,
     max_tokens: int | None,
-    grammar_text: str | None,
+    grammar: Grammar | None,
     top_logprobs: int | None,
 ) -> SamplingParams:
     fields = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty")
     given = {
         field: value
-        for field in (*fields, "repeat_penalty", "seed", "ignore_eos")
+        for field in (*fields, "repeat_penalty", "seed", "ignore_eos", "cache_prompt")
         if (value := getattr(request, field)) is not None
     }
     return SamplingParams(
@@ -220,7 +225,7 @@ def _sampling(
         logit_bias=_logit_bias(request, agent.engine.vocabulary.size),
         stop=_stops(request),
         max_tokens=max_tokens,
-        grammar=grammar_text,
+        grammar=grammar,
         top_logprobs=top_logprobs,
     )
 
@@ -246,7 +251,10 @@ def _stops(request: ChatRequest | CompletionRequest) -> tuple[str, ...]:
 
 
 def _tool_format(
-    request: ChatRequest, tools: tuple[Mapping[str, Any], ...], agent: "Agent"
+    request: ChatRequest,
+    tools: tuple[Mapping[str, Any], ...],
+    agent: "Agent",
+    shape: Schema | None,
 ) -> ToolFormat | None:
     if request.tool_choice not in (None, "auto", "none") and not tools:
         raise InvalidRequest("tool_choice needs tools", param="tool_choice")
@@ -255,30 +263,35 @@ def _tool_format(
     choice = request.tool_choice
     named = choice if choice is None or isinstance(choice, str) else choice.model_dump()
     parallel = request.parallel_tool_calls is not False
-    return ToolFormat.choose(agent.chat, tools, named or "auto", parallel)
+    return ToolFormat.choose(agent.chat, tools, named or "auto", parallel, shape)
 
 
 def _grammar(
-    request: ChatRequest | CompletionRequest, tool_format: ToolFormat | None, agent: "Agent"
-) -> str | None:
-    """The one grammar that constrains the output, known to be one llama.cpp can run."""
-    found: dict[str, str] = {}
+    request: ChatRequest | CompletionRequest,
+    agent: "Agent",
+    shape: Schema | None = None,
+    tool_format: ToolFormat | None = None,
+) -> Grammar | None:
+    """The one grammar that constrains the output, known to be one that can run."""
     if request.grammar is not None:
-        found["grammar"] = request.grammar
-    response_format = getattr(request, "response_format", None)
-    if response_format is not None:
-        compiled = grammar.from_response_format(response_format)
-        if compiled is not None:
-            found["response_format"] = compiled
-    if tool_format is not None and tool_format.grammar is not None:
-        found["tools"] = tool_format.grammar
-    if len(found) > 1:
-        first, second = list(found)[:2]
-        raise InvalidRequest(f"{first} and {second} cannot be combined", param=first)
-    for field, text in found.items():
-        grammar.check(text, agent.engine.vocabulary, param=field)
-        return text
-    return None
+        for field, given in (("response_format", shape), ("tools", tool_format)):
+            if given is not None:
+                raise InvalidRequest(f"grammar and {field} cannot be combined", param="grammar")
+        response_format.check(request.grammar, agent.engine.vocabulary)
+        return Grammar("gbnf", request.grammar)
+    if tool_format is not None:
+        field, grammar = "tools", tool_format.grammar
+    else:
+        field = "response_format"
+        grammar = None if shape is None else guidance.schema_grammar(shape.json)
+    if grammar is not None:
+        agent.engine.grammars.prepare(grammar, param=field)
+    return grammar
+
+
+def _unfollowed(shape: Schema | None, tool_format: ToolFormat | None) -> tuple[str, ...]:
+    found = () if shape is None else shape.ignored
+    return found if tool_format is None else (*found, *tool_format.ignored)
 
 
 def _chat_prompt(
@@ -310,18 +323,12 @@ def _chat_prompt(
         tools=tools if tool_format is not None and tool_format.style != "generic" else (),
         extra=request.chat_template_kwargs,
     )
-    return _if_it_fits(ids, request, route, agent)
+    return _if_it_fits(ids, route, agent)
 
 
-def _if_it_fits(
-    ids: tuple[int, ...],
-    request: ChatRequest | CompletionRequest,
-    route: Route,
-    agent: "Agent",
-) -> tuple[int, ...]:
+def _if_it_fits(ids: tuple[int, ...], route: Route, agent: "Agent") -> tuple[int, ...]:
     """`ids`, but () for a forced cloud query too long for the local model to take over."""
-    whole = len(ids) + (_max_tokens(request) or 1)
-    return () if route is Route.CLOUD and whole > agent.engine.context_limit else ids
+    return () if route is Route.CLOUD and len(ids) >= agent.engine.context_limit else ids
 
 
 def _completion_prompt(request: CompletionRequest, agent: "Agent") -> tuple[str, tuple[int, ...]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
 from edge_agent.records.generation import TokenLogprob
-from edge_agent.records.query import Delta, Transcript, Usage
+from edge_agent.records.query import Delta, Source, Transcript, Usage
 from server.errors import error_object
 
 if TYPE_CHECKING:
@@ -59,6 +59,16 @@ class Shape:
 
     whole: "Callable[[Answer], Collector]"
     events: "Callable[[Answer], Events]"
+    error: Callable[[EdgeAgentError], str]
+    """The stream of an answer that failed before it began."""
+    media_type: str = "text/event-stream"
+    idle: str = ": still here\n\n"
+    """What a stream says while there is nothing to say; clients skip it (HTML 9.2.6)."""
+
+
+def error_event(error: EdgeAgentError) -> str:
+    """OpenAI's error object as an event."""
+    return f"data: {dumps(error_object(error))}\n\n"
 
 
 def dumps(value: Any) -> str:
@@ -80,8 +90,11 @@ def extension(answer: "Answer") -> dict[str, Any]:
         "after": decision.after,
         "adapter": answer.adapter,
     }
-    if answer.query.ignored:
-        found["ignored"] = list(answer.query.ignored)
+    ignored = answer.query.ignored
+    if answer.source is not Source.CLOUD:
+        ignored += answer.query.unfollowed
+    if ignored:
+        found["ignored"] = list(ignored)
     if outcome is not None:
         found["cost_usd"] = outcome.cost_usd
         if outcome.error is not None:
@@ -288,7 +301,7 @@ class Chunks:
 
     def error(self, error: EdgeAgentError) -> str:
         """The error object as the last event."""
-        return f"data: {dumps(error_object(error))}\n\n"
+        return error_event(error)
 
     def _content(self, delta: Delta) -> str | None:
         """The choice object of what `delta` says."""

@@ -18,7 +18,7 @@ from edge_agent.errors import InvalidRequest
 from server.doors.common import AgentDep, answer, client_of, raw_body
 from server.doors.query import check_encodable
 from server.doors.render import Shape
-from server.doors.responses_render import ResponseRendering
+from server.doors.responses_render import ResponseRendering, error_event
 from server.doors.schemas import DoorRequest, Extension
 from server.doors.translation import Translation, parts_of, refuse, string, text_of
 
@@ -120,7 +120,7 @@ async def responses(body: ResponsesRequest, request: Request, agent: AgentDep) -
     def rendering(begun: "Answer") -> ResponseRendering:
         return ResponseRendering(begun, echo)
 
-    return await answer(request, query, shape=Shape(rendering, rendering))
+    return await answer(request, query, shape=Shape(rendering, rendering, error_event))
 
 
 @router.post("/v1/responses/input_tokens", summary="How many tokens a request's prompt has")

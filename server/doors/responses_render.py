@@ -23,6 +23,12 @@ _FIELD = {"reasoning_text": "text", "output_text": "text", "refusal": "refusal"}
 """Type of a content part → the field that holds its text."""
 
 
+def error_event(error: EdgeAgentError) -> str:
+    """A response that failed before it was created."""
+    said = {"code": "server_error", "message": error.message, "param": error.param}
+    return f"event: error\ndata: {dumps({'type': 'error', 'sequence_number': 0, **said})}\n\n"
+
+
 class ResponseRendering:
     """Both a `Collector` and `Events`."""
 

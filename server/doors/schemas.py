@@ -1,5 +1,7 @@
 """Shapes of the requests: every field is either honoured or refused, none is silently ignored.
 
+What asks for nothing is taken: null, a default, and a hint that no answer depends on.
+
 Fields and limits as in OpenAI's API reference; those marked so are llama-server's extensions and
 act on the local model only. What one field says about another is checked in `queries`.
 
@@ -21,6 +23,14 @@ _SEED = 2**63 - 1
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_asks_for_nothing(cls, data: Any) -> Any:
+        """SDKs send every field that they know, those of other vendors as null."""
+        if not isinstance(data, dict):
+            return data
+        return {k: v for k, v in data.items() if v is not None or k in cls.model_fields}
 
 
 class DoorRequest(_Strict):
@@ -78,8 +88,7 @@ class Message(_Strict):
     reasoning_content: str | None = None
     # SDKs send a whole answer back as a message, with these present and empty.
     annotations: list[Any] | None = Field(None, max_length=0)
-    audio: None = None
-    function_call: None = None
+    cache_control: dict[str, Any] | None = None
 
 
 class Function(_Strict):
@@ -89,6 +98,7 @@ class Function(_Strict):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    cache_control: dict[str, Any] | None = Field(None, exclude=True)
 
 
 class Tool(_Strict):
@@ -96,6 +106,7 @@ class Tool(_Strict):
 
     type: Literal["function"]
     function: Function
+    cache_control: dict[str, Any] | None = Field(None, exclude=True)
 
 
 class FunctionName(_Strict):
@@ -128,18 +139,22 @@ class _Generation(_Strict):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         None, description="By token id of the local model: answered locally"
     )
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    metadata: dict[str, str] | None = Field(None, max_length=16)
+    max_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="An upper bound: the answer ends at the end of the context"
+    )
+    metadata: dict[str, Any] | None = Field(None, description="A hint, for the cloud that stores")
     n: Annotated[int, Field(ge=1, le=8)] | None = None
     safety_identifier: str | None = None
     seed: Annotated[int, Field(ge=-_SEED - 1, le=_SEED)] | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: str | None = Field(None, description="A hint, for the cloud")
     stop: str | list[str] | None = None
-    store: Literal[False] | None = None
+    store: bool | None = Field(None, description="A hint, for the cloud")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="0: the likeliest token alone"
+    )
     user: str | None = None
     top_k: Annotated[int, Field(ge=0)] | None = Field(None, description="llama-server; 0: off")
     min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="llama-server")
@@ -148,9 +163,12 @@ class _Generation(_Strict):
     )
     grammar: str | None = Field(None, description="llama-server; GBNF: answered locally")
     ignore_eos: bool | None = Field(None, description="llama-server: answered locally")
-    cache_prompt: Literal[True] | None = Field(
-        None, description="llama-server; prompts always share their common prefix"
+    cache_prompt: bool | None = Field(
+        None, description="llama-server; false: the prompt is computed anew, as the first time"
     )
+    cache_control: dict[str, Any] | None = Field(None, description="A hint, for the cloud")
+    prompt_cache_key: str | None = Field(None, description="A hint, for the cloud")
+    prompt_cache_retention: str | None = Field(None, description="A hint, for the cloud")
 
 
 class ChatRequest(_Generation):
@@ -162,7 +180,9 @@ class ChatRequest(_Generation):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     parallel_tool_calls: bool | None = None
-    prompt_cache_key: str | None = None
+    prediction: dict[str, Any] | None = Field(None, description="A hint, for the cloud")
+    reasoning_effort: str | None = Field(None, description="A hint, for the cloud")
+    verbosity: str | None = Field(None, description="A hint, for the cloud")
     response_format: dict[str, Any] | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
@@ -225,7 +245,7 @@ def check(messages: Sequence[Message]) -> None:
 
 
 def _check_fields(message: Message, where: str) -> None:
-    if message.content is None and not (message.tool_calls or message.refusal):
+    if message.content is None and message.role != "assistant":
         raise _invalid(f"{where}.content", "is required")
     if message.role == "tool" and message.tool_call_id is None:
         raise _invalid(f"{where}.tool_call_id", "is required in a tool message")
@@ -243,7 +263,7 @@ def _check_parts(parts: Sequence[Mapping[str, Any]], role: str, where: str) -> N
             continue
         if kind != "text" and not (kind == "refusal" and role == "assistant"):
             raise _invalid(f"{here}.type", f"{kind!r} is not supported in a {role} message")
-        for field in sorted(set(part) - {"type", kind}):
+        for field in sorted(set(part) - {"type", kind, "cache_control"}):
             raise _invalid(f"{here}.{field}", "is not supported")
         if not isinstance(part.get(kind), str):
             raise _invalid(f"{here}.{kind}", "must be a string")

@@ -1,8 +1,11 @@
-"""An answer as a stream of server-sent events.
+"""An answer as a stream: server-sent events, or lines of JSON.
 
 Two tasks share a list: the pump renders each delta as it comes, the response writes all that is
 there. So a client that reads slowly never holds up decoding, and whatever queued up while one
 write was under way leaves in the next.
+
+A long prompt is read for a minute or more on an edge board, and a cloud may think as long. Proxies
+and clients give a silent stream up, so something that says nothing is sent meanwhile.
 """
 
 import asyncio
@@ -13,31 +16,35 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from edge_agent.errors import EdgeAgentError, Unavailable
-from server.doors.render import Events, headers
+from server.doors.render import Shape, headers
 from server.metrics import Timing
 from server.service import Service, until_gone
 
 if TYPE_CHECKING:
     from edge_agent.agent.answer import Answer
 
+QUIET_S = 2.5
+"""Longest silence of a stream; some clients wait for 5 s."""
 _log = logging.getLogger(__name__)
 
 
 class EventStream(Response):
     """The response of a streamed answer. A client that goes away stops the answer at once."""
 
-    media_type = "text/event-stream"
-
-    def __init__(self, answer: "Answer", service: Service, timing: Timing, events: Events) -> None:
+    def __init__(
+        self, opening: "asyncio.Future[Answer]", service: Service, timing: Timing, shape: Shape
+    ) -> None:
+        """`opening` may still be under way; then nothing of the decision is in the headers."""
         self.status_code = 200
         self.background = None
-        self.init_headers(
-            {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"} | headers(answer)
-        )
-        self._answer = answer
+        self.media_type = shape.media_type
+        known = headers(opening.result()) if opening.done() else {}
+        self.init_headers({"Cache-Control": "no-cache", "X-Accel-Buffering": "no"} | known)
+        self._opening = opening
         self._service = service
         self._timing = timing
-        self._events = events
+        self._shape = shape
+        self._error = shape.error
         self._pending: list[str] = []
         self._wake = asyncio.Event()
         self._done = False
@@ -53,8 +60,7 @@ class EventStream(Response):
             pump.add_done_callback(self._end)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while not self._gone and not (self._done and not self._pending):
-                await self._wake.wait()
-                self._wake.clear()
+                await self._next()
                 events, self._pending = "".join(self._pending), []
                 if events:
                     await send(_body(events.encode(), more=True))
@@ -65,8 +71,24 @@ class EventStream(Response):
             if pump is not None:
                 pump.cancel()
                 await asyncio.wait({pump})
-            await self._answer.aclose()
+            await self._close()
             self._timing.end()
+
+    async def _next(self) -> None:
+        """Return when there is something to send, if only that we are still here."""
+        try:
+            async with asyncio.timeout(QUIET_S):
+                await self._wake.wait()
+        except TimeoutError:
+            self._push(self._shape.idle)
+        self._wake.clear()
+
+    async def _close(self) -> None:
+        """End the answer, or its beginning."""
+        self._opening.cancel()
+        (opened,) = await asyncio.gather(self._opening, return_exceptions=True)
+        if not isinstance(opened, BaseException):
+            await opened.aclose()
 
     def _leave(self) -> None:
         self._gone = True
@@ -79,21 +101,24 @@ class EventStream(Response):
 
     async def _pump(self) -> None:
         try:
-            self._push(self._events.begin())
-            async for delta in self._answer:
+            answer = await self._opening
+            events = self._shape.events(answer)
+            self._error = events.error
+            self._push(events.begin())
+            async for delta in answer:
                 self._timing.delta(delta)
-                self._push(self._events.delta(delta))
-            self._push(self._events.end())
+                self._push(events.delta(delta))
+            self._push(events.end())
         except EdgeAgentError as error:
-            self._push(self._events.error(error))
+            self._push(self._error(error))
         except Exception:
-            _log.exception("answer %s failed", self._answer.query.id)
+            _log.exception("a streamed answer failed")
             failure = EdgeAgentError("internal error; the daemon's log has more")
-            self._push(self._events.error(failure))
+            self._push(self._error(failure))
 
     def _end(self, pump: asyncio.Task[None]) -> None:
         if pump.cancelled():
-            self._push(self._events.error(Unavailable("Shutting down")))
+            self._push(self._error(Unavailable("Shutting down")))
         self._done = True
         self._wake.set()
 

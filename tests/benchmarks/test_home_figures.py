@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.continual.metrics import cost_quality
 from benchmarks.continual.records import write
 from benchmarks.home import figures
 from benchmarks.home.app import Answered
@@ -24,15 +25,8 @@ def answered(
     )
 
 
-def test_auc_counts_the_pairs_in_order() -> None:
-    assert figures.auc([0.9, 0.8, 0.1, 0.2], [True, True, False, False]) == 1.0
-    assert figures.auc([0.1, 0.8, 0.9, 0.2], [True, True, False, False]) == pytest.approx(1 / 4)
-    assert figures.auc([0.5, 0.5], [True, False]) == 0.5
-    assert figures.auc([0.5, 0.5], [False, False]) is None
-
-
 def test_a_curve_asks_the_highest_scores_first() -> None:
-    points = figures.curve([0.1, 0.9, 0.5], [True, False, False], [True, True, False])
+    points = cost_quality([0.1, 0.9, 0.5], [True, False, False], [True, True, False])
     assert [x for x, _ in points] == pytest.approx([0, 1 / 3, 2 / 3, 1])
     assert [y for _, y in points] == pytest.approx([1 / 3, 2 / 3, 2 / 3, 2 / 3])
     assert figures.at_share(points, 1 / 6) == pytest.approx(0.5)

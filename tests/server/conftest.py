@@ -37,10 +37,10 @@ def serve(agent: ScriptedAgent, data_dir: Path) -> Serve:
 
     @contextlib.asynccontextmanager
     async def start(
-        *, api_keys: tuple[str, ...] = (), **server: Any
+        *, api_keys: tuple[str, ...] = (), cloud: Any = None, **server: Any
     ) -> AsyncIterator[httpx.AsyncClient]:
         ready = asyncio.Event()
-        settings = Settings(data_dir=data_dir, server=server)
+        settings = Settings(data_dir=data_dir, server=server, cloud=cloud or {})
         app = create_app(
             settings, lambda: agent, api_keys=api_keys, on_ready=lambda _agent: ready.set()
         )

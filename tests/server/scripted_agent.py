@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_agent.budget.limits import LimitState
 from edge_agent.chat.template import ChatTemplate
+from edge_agent.engine.grammar import Grammars
 from edge_agent.learning.report import report
 from edge_agent.log.health import LogHealth
 from edge_agent.records.generation import EngineStats
@@ -70,6 +71,7 @@ class ScriptedAgent:
         self.chat = ChatTemplate(None, vocabulary)
         self.engine: Any = SimpleNamespace(
             vocabulary=vocabulary,
+            grammars=Grammars(vocabulary),
             context_limit=context_limit,
             version="base",
             stats=lambda: EngineStats(4, 1, 0, 2, 100, 25, 70, 30, 20, 3, 9, "base"),

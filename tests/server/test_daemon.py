@@ -124,6 +124,23 @@ def test_a_taken_port_is_said_before_anything_is_loaded() -> None:
             bind("127.0.0.1", port)
 
 
+def test_a_taken_second_port_names_who_may_have_it(data_dir: Path) -> None:
+    with bind("127.0.0.1", 0) as taken:
+        port = str(taken.getsockname()[1])
+        found = subprocess.run(
+            [sys.executable, "-m", "edge_agent", "serve", "--port", "0", "--ollama-port", port],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert found.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in found.stderr
+    assert "Ollama may be running: stop it" in found.stderr
+    assert "another --ollama-port" in found.stderr
+    assert not (data_dir / "daemon.json").exists()
+
+
 def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_1(data_dir: Path) -> None:
     found = subprocess.run(
         [sys.executable, "-m", "edge_agent", "serve", "--port", "0", "--model", "no-such-model"],
@@ -152,7 +169,11 @@ def test_the_allocator_is_bounded_before_anything_is_loaded(
     monkeypatch.setattr("server.daemon.Agent", load)
     with bind("127.0.0.1", 0) as listener, pytest.raises(ConfigError):
         serve(
-            Settings(data_dir=data_dir), listener, keys=(), other=None, on_ready=lambda _agent: None
+            Settings(data_dir=data_dir),
+            [listener],
+            keys=(),
+            other=None,
+            on_ready=lambda _agent: None,
         )
     assert done == ["bound", "load"]
 

@@ -15,6 +15,15 @@ from server.app import create_app
 from tests.server.scripted_agent import ScriptedAgent
 from tests.server.serving import Serve, listening
 
+UNIQUE = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "x",
+        "strict": True,
+        "schema": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+    },
+}
+ADD = {"type": "function", "function": {"name": "add"}}
 USER = {"role": "user", "content": "Hi"}
 CHAT = "/v1/chat/completions"
 
@@ -45,9 +54,8 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
         ({"stop": [1]}, "stop[0]"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": {"include_all": True}}, "stream_options.include_all"),
-        ({"store": True}, "store"),
-        ({"service_tier": "flex"}, "service_tier"),
-        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"store": "yes"}, "store"),
+        ({"top_p": -0.1}, "top_p"),
         ({"functions": []}, "functions"),
         ({"messages": []}, "messages"),
         ({"messages": "Hi"}, "messages"),
@@ -69,6 +77,10 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": UNIQUE}, "response_format.json_schema.schema"),
+        ({"response_format": {"type": "json_object", "schema": {"$ref": "#"}}}, "response_format"),
+        ({"response_format": {"type": "json_object"}, "grammar": 'root ::= "a"'}, "grammar"),
+        ({"tools": [ADD], "grammar": 'root ::= "a"'}, "grammar"),
         ({"edge_agent": {"route": "moon"}}, "edge_agent.route"),
         ({"edge_agent": {"privat": True}}, "edge_agent.privat"),
         ({"edge_agent": {"grader": {}}}, "edge_agent.grader.type"),

@@ -42,9 +42,13 @@ def sdk(daemon: Daemon) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_the_models_are_the_three_routes(sdk: openai.OpenAI) -> None:
-    assert [model.id for model in sdk.models.list()] == ["edge", "edge-local", "edge-cloud"]
-    assert sdk.models.retrieve("edge-local").owned_by == "edge-agent"
+def test_the_models_are_the_routes_that_there_are(sdk: openai.OpenAI) -> None:
+    assert [model.id for model in sdk.models.list()] == ["edge", "edge-local"]
+    local: Any = sdk.models.retrieve("edge-local")
+    assert (local.owned_by, local.context_length) == ("edge-agent", 8192)
+    assert {"completion", "tools", "embedding"} <= set(local.capabilities)
+    with pytest.raises(openai.NotFoundError, match="no cloud is configured"):
+        sdk.models.retrieve("edge-cloud")
 
 
 def test_streamed_and_whole_say_the_same(sdk: openai.OpenAI) -> None:
@@ -68,6 +72,31 @@ def test_streamed_and_whole_say_the_same(sdk: openai.OpenAI) -> None:
     assert texts[0] != texts[1]
     counted = [len(choice.logprobs.content) for choice in whole.choices]
     assert tokens == counted
+
+
+def test_an_uncached_prompt_gives_the_same_numbers_whatever_came_before(sdk: openai.OpenAI) -> None:
+    begin = "The quick brown fox jumps over the lazy dog near the river bank. " * 12
+
+    def ask(end: str, cache: bool) -> tuple[list[float], int]:
+        answer = sdk.chat.completions.create(
+            model="edge-local",
+            messages=[{"role": "user", "content": begin + end}],
+            temperature=0,
+            max_tokens=8,
+            logprobs=True,
+            extra_body={"cache_prompt": cache},
+        )
+        shown = answer.choices[0].logprobs
+        assert shown is not None
+        cached = answer.usage.prompt_tokens_details.cached_tokens
+        return [token.logprob for token in shown.content], cached
+
+    ask("Who are you?", True)
+    first, cached = ask("What is a fox?", False)
+    assert cached == 0
+    assert ask("What is a fox?", True)[1] > 100
+    ask("Name a river.", True)
+    assert ask("What is a fox?", False) == (first, 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])

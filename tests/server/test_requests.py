@@ -101,7 +101,7 @@ async def test_what_the_local_model_cannot_read_goes_to_the_cloud_alone(
     await chat(client, model="edge-cloud", max_tokens=agent.engine.context_limit)
     await chat(client, model="edge-cloud")
     readable = [bool(answer.query.prompt_ids) for answer in agent.answers]
-    assert readable == [False, False, False, True]
+    assert readable == [False, False, True, True]
 
 
 async def test_a_whole_answer_with_tools_refusal_and_logprobs(
@@ -155,6 +155,38 @@ async def test_a_decision_after_a_draft_says_what_it_expected(
     metrics = (await client.get("/metrics")).text
     assert 'edge_agent_decisions_total{reason="draft",route="local"} 1.0' in metrics
     assert "edge_agent_dual_variable 0.1" in metrics
+
+
+TAGS = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
+SHAPE = {"type": "json_schema", "json_schema": {"name": "x", "schema": TAGS}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": TAGS}}},
+}
+
+
+async def test_the_answer_names_what_of_a_schema_it_need_not_hold_to(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    answer = await chat(client, response_format=SHAPE)
+    assert answer.json()["edge_agent"]["ignored"] == ["uniqueItems at #"]
+    assert "x-edge-agent-ignored" not in answer.headers
+    answer = await chat(client, response_format=SHAPE, tools=[TOOL])
+    assert answer.json()["edge_agent"]["ignored"] == [
+        "uniqueItems at #",
+        "f: uniqueItems at #/properties/a",
+    ]
+    assert "ignored" not in (await chat(client)).json()["edge_agent"]
+
+
+async def test_tools_and_a_schema_make_one_grammar(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    for choice in ("none", "auto", "required"):
+        await chat(client, response_format=SHAPE, tools=[TOOL], tool_choice=choice)
+    texts = [answer.query.sampling.grammar.text for answer in agent.answers]
+    calls = [("tool_calls" in text, "@answer" in text) for text in texts]
+    assert calls == [(False, False), (True, True), (True, False)]
 
 
 @pytest.mark.parametrize("prompt", ["One two", ["One two"], [12, 34], [[12, 34]]])

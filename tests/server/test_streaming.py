@@ -10,10 +10,11 @@ import httpx
 import pytest
 
 from edge_agent.config.settings import Settings
-from edge_agent.errors import EngineError, Unavailable
+from edge_agent.errors import EngineError, QueueFull, Unavailable
 from edge_agent.records.generation import TokenLogprob
 from edge_agent.records.query import Delta, Query
-from server.doors.render import Chunks
+from server.doors import sse
+from server.doors.render import Chunks, Shape, Whole, error_event
 from server.doors.sse import EventStream
 from server.metrics import Metrics, Timing
 from server.service import Service
@@ -208,11 +209,19 @@ async def test_an_answer_begun_too_late_is_closed(agent: ScriptedAgent, data_dir
     service = Service(Settings(data_dir=data_dir), lambda: agent)
     await service.finish(grace_s=0)
     answer = await agent.begin(Query("1", 0.0, "edge", (1,)))
-    stream = EventStream(answer, service, Timing(Metrics()), Chunks(answer, include_usage=False))
+    opening: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    opening.set_result(answer)
+    shape = Shape(Whole, lambda begun: Chunks(begun, include_usage=False), error_event)
+    stream = EventStream(opening, service, Timing(Metrics()), shape)
     never = asyncio.Event()
     with pytest.raises(Unavailable):
         await stream({"type": "http"}, never.wait, never.wait)
     assert answer.closed.is_set()
+    undecided = asyncio.create_task(never.wait())
+    stream = EventStream(undecided, service, Timing(Metrics()), events())
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(stream({"type": "http"}, never.wait, never.wait), 10)
+    assert undecided.cancelled()
 
 
 async def test_an_answer_still_being_decided_at_the_end_gets_its_time(
@@ -248,3 +257,73 @@ async def test_pieces_that_wait_leave_in_one_write(serve: Serve, agent: Scripted
         chunks = [chunk async for chunk in answer.aiter_raw()]
     assert sum(chunk.count(b'"content":"x"') for chunk in chunks) == 50
     assert len(chunks) <= 3
+
+
+async def test_a_long_prompt_is_no_silence(
+    serve: Serve, agent: ScriptedAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "QUIET_S", 0.05)
+    begin, read = agent.begin, asyncio.Event()
+
+    async def slowly(query: Query) -> Any:
+        await read.wait()
+        return await begin(query)
+
+    async def falters(_query: Query) -> AsyncIterator[Delta]:
+        yield Delta(text="Wait")
+        await asyncio.sleep(0.3)
+        yield Delta(text=" on", finish_reason="stop")
+
+    agent.begin, agent.script = slowly, falters
+    async with serve() as client, client.stream("POST", CHAT, json=ask()) as answer:
+        assert answer.status_code == 200
+        events_seen: list[str] = []
+        async for line in answer.aiter_lines():
+            if line:
+                events_seen.append(line)
+            if len(events_seen) == 2:
+                assert events_seen == [": still here"] * 2  # nothing is decided yet
+                read.set()
+    said = [line for line in events_seen if line.startswith("data: ")]
+    assert said[-1] == "data: [DONE]"
+    first, second = (i for i, line in enumerate(events_seen) if '"content":"' in line and i > 2)
+    assert ": still here" in events_seen[first:second]
+
+
+@pytest.mark.parametrize("failure", [QueueFull("full", retry_after_s=1), KeyError("x")])
+async def test_what_goes_wrong_after_a_stream_began_is_an_event(
+    serve: Serve, agent: ScriptedAgent, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    monkeypatch.setattr(sse, "QUIET_S", 0.05)
+
+    async def refuses(_query: Query) -> Any:
+        await asyncio.sleep(0.2)
+        raise failure
+
+    agent.begin = refuses
+    async with serve() as client:
+        answer = await client.post(CHAT, json=ask())
+    assert answer.status_code == 200
+    *comments, error = answer.text.removesuffix("\n\n").split("\n\n")
+    assert set(comments) == {": still here"}
+    kind = "rate_limit_error" if isinstance(failure, QueueFull) else "server_error"
+    assert json.loads(error.removeprefix("data: "))["error"]["type"] == kind
+
+
+async def test_a_client_that_goes_away_after_the_first_silence(
+    serve: Serve, agent: ScriptedAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "QUIET_S", 0.05)
+    ended = asyncio.Event()
+
+    async def begin(_query: Query) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    agent.begin = begin
+    async with serve() as client:
+        async with client.stream("POST", CHAT, json=ask()) as answer:
+            assert await anext(answer.aiter_lines()) == ": still here"
+        await asyncio.wait_for(ended.wait(), 10)

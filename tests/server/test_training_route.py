@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from edge_agent.cli.status import gather, lines
+from edge_agent.cli.status_report import gather, lines
 from edge_agent.config.settings import Settings
 from edge_agent.learning.journal import Journal, Position, StepRow
 from edge_agent.learning.report import line, report, summary

@@ -39,6 +39,7 @@ from trainer.workbench.workbench import Workbench
 
 EXAMPLES = 90
 """New ones for each round."""
+PHASES = ("warm_start", "dagrpo", "hindsight")
 UNFINISHED = ("running", "interrupted")
 
 
@@ -159,7 +160,8 @@ class Soak:
         with contextlib.suppress(ValueError):  # killed while it wrote
             phase, step = json.loads(self.first.read_text())
             assert step >= done.get(phase, 0) - 1, f"{phase} {step} again after {done}"
-            assert phase == "dagrpo" or "dagrpo" not in done, f"a warm start again after {done}"
+            later = PHASES[PHASES.index(phase) + 1 :]
+            assert not done.keys() & set(later), f"{phase} again after {done}"
 
     def _check_files(self) -> None:
         """Every version and every checkpoint can be read; the active one is among them."""

@@ -201,7 +201,7 @@ class Soak:
         )
 
     def _idle(self, daemon: Running, before: Mapping[str, int] | None = None) -> dict[str, int]:
-        """What it holds when nobody asks, on a fresh lane; waits, for a time, to see `before`."""
+        """What it holds when nobody asks, on a fresh runner; waits, for a time, to see `before`."""
         self._swap("activate", "v0001")
         self._taken_up(daemon)
         self._base(daemon)
@@ -223,9 +223,9 @@ def ask(daemon: Running, question: str = "Count.") -> None:
 
 
 def fill_caches(daemon: Running) -> None:
-    """Bring all that a lane makes when it is first needed, and keeps, to its bound.
+    """Bring all that a runner makes when it is first needed, and keeps, to its bound.
 
-    That is the embedding context, the prefill context and the shelf of cached prefixes. A swap
+    That is the embedding context, the prefill context and the host copies of prefixes. A swap
     frees them: without this a sample would tell what happened to be asked since the last one.
     """
     embedding = {"model": "edge-local", "input": "Count."}
@@ -233,7 +233,7 @@ def fill_caches(daemon: Running) -> None:
     requests.post(url, json=embedding, timeout=_IN_TIME_S).raise_for_status()
     with ThreadPoolExecutor(_PROMPTS) as pool:
         list(pool.map(lambda number: ask(daemon, f"{number} " * _WORDS), range(_PROMPTS)))
-    ask(daemon)  # at each of its steps one of those prefixes is shelved
+    ask(daemon)  # at each of its steps one of those prefixes is copied out
 
 
 def main() -> None:

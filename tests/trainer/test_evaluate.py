@@ -57,7 +57,7 @@ def test_results_are_in_order_and_as_the_engine_decides(engine: Engine, graders:
     results = evaluate(engine, items, graders, max_tokens=6)
     assert [result.item for result in results] == items
     for result in results[:4]:
-        group = engine.sample_group(result.item.prompt_ids, 1, max_tokens=1)
+        group = engine.sample_groups([result.item.prompt_ids], 1, max_tokens=1)[0]
         assert result.p_offload == pytest.approx(group.p_offload, rel=1e-3)
     assert {result.reward_local for result in results} == {1.0}
     assert {result.reward_offload for result in results} == {1.0}

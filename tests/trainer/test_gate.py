@@ -220,10 +220,11 @@ def test_with_too_few_to_compare_nobody_waits_for_a_draft() -> None:
 
 
 def test_auc_counts_pairs() -> None:
-    results = [result(0.0), result(1.0), result(0.0), result(1.0)]
-    assert auc([0.9, 0.1, 0.2, 0.3], results) == pytest.approx(3 / 4)
-    assert auc([0.5] * 4, results) == pytest.approx(0.5)
-    assert auc([0.5], [result(1.0)]) is None
+    wrong = [True, False, True, False]
+    assert auc([0.9, 0.1, 0.2, 0.3], wrong) == pytest.approx(3 / 4)
+    assert auc([0.9, 0.1, 0.8, 0.3], wrong) == 1.0
+    assert auc([0.5] * 4, wrong) == pytest.approx(0.5)
+    assert auc([0.5], [False]) is None
 
 
 def test_a_candidate_reports_how_well_it_knows_itself() -> None:

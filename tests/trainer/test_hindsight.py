@@ -14,6 +14,7 @@ from trainer.learner import Example
 from trainer.phases import hindsight
 from trainer.phases.hindsight import Hindsight
 from trainer.workbench.corpus import Corpus
+from trainer.workbench.memory import Gauge
 
 
 def item(name: str, reference: str = "", cluster: str = "a") -> Item:
@@ -65,7 +66,7 @@ class Scene:
         )
         monkeypatch.setattr(hindsight, "drafts", self._drafts)
 
-    def _step(self, examples: list[Example]) -> float:
+    def _step(self, examples: list[Example], _asking: Any) -> float:
         self.lessons += examples
         self.progress.seconds += self.step_s.pop(0) if self.step_s else 10.0
         return 1.0
@@ -84,7 +85,7 @@ class Scene:
         watcher: Any = SimpleNamespace(
             phase=lambda _name, _total: None, step=lambda _row: None, say=self.said.append
         )
-        Hindsight(self.bench, watcher, self.progress, 1).run(data)
+        Hindsight(self.bench, watcher, self.progress, 1, Gauge(3000, lambda: 0.0)).run(data)
 
 
 def test_a_query_that_nobody_answered_gets_what_its_draft_says(

@@ -1,6 +1,5 @@
-"""From groups of rollouts to episodes: who asked, when, and what that is worth."""
+"""The reinforcement phase of a round: what its prompts teach, and when it ends."""
 
-import random
 from collections import Counter
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -13,9 +12,10 @@ from edge_agent.records.generation import Group, Rollout
 from trainer.data.clusters import Clusters
 from trainer.data.items import Item
 from trainer.data.replay import Replay
-from trainer.objective import Episode, StepFigures
-from trainer.phases.reinforcement import Reinforcement, episode, worth
+from trainer.objective import ESTIMATORS, Episode, StepFigures
+from trainer.phases.reinforcement import Reinforcement, worth
 from trainer.workbench.corpus import Corpus
+from trainer.workbench.memory import Gauge
 
 OFFLOAD = 5
 
@@ -23,38 +23,6 @@ OFFLOAD = 5
 def group(*answers: tuple[int, ...], p: float = 0.25) -> Group:
     rollouts = (Rollout(ids, (-1.0,) * len(ids), "stop", "v") for ids in answers)
     return Group((1, 2, 3), tuple(rollouts), p)
-
-
-def test_the_exact_estimator_keeps_every_rollout_local() -> None:
-    found = episode(group((7, 2), (8,)), [1.0, 0.5], 0.9, asking=None, offload_token=OFFLOAD)
-    assert found == Episode(
-        prompt_ids=(1, 2, 3),
-        answers=[(7, 2), (8,)],
-        logprobs=[(-1.0, -1.0), (-1.0,)],
-        rewards=[1.0, 0.5],
-        reward_off=0.9,
-        p_offload=0.25,
-        costs=[0.0, 0.0],
-    )
-
-
-def test_a_rollout_that_asks_in_the_window_costs_and_is_worth_the_clouds_answer() -> None:
-    found = episode(group((7, OFFLOAD), (8, 2)), [0.0, 0.5], 0.9, asking=None, offload_token=5)
-    assert list(found.costs) == [1.0, 0.0]
-    assert list(found.rewards) == [0.9, 0.5]
-
-
-def test_the_papers_estimator_draws_who_asks_first_at_rate_p() -> None:
-    rng = random.Random(0)
-    many = group(*[(7, 2)] * 8)
-    found = [episode(many, [1.0] * 8, 0.9, asking=rng) for _ in range(500)]
-    assert all(len(one.answers) == len(one.rewards) == 8 - one.asked for one in found)
-    assert sum(one.asked for one in found) / 4000 == pytest.approx(0.25, abs=0.03)
-
-
-@pytest.mark.parametrize("p", [0.0, 1.0])
-def test_what_was_drawn_was_possible(p: float) -> None:
-    assert 0 < episode(group((7,), (8,), p=p), [1.0, 1.0], 0.9, asking=None).p_offload < 1
 
 
 @dataclass
@@ -79,7 +47,6 @@ class Scene:
             train=train,
             settings=SimpleNamespace(decision=decision),
             graders=None,
-            offload_token=OFFLOAD,
             rewards=lambda _item, answers: [self.reward for _ in answers.rollouts],
             journal=SimpleNamespace(record=lambda _number, _row: None),
             sampler=SimpleNamespace(
@@ -92,7 +59,11 @@ class Scene:
             reinforced=False,
             worths=[],
             learner=SimpleNamespace(
-                step=self._step, use_learning_rate=lambda _: None, forget_moments=lambda: None
+                estimator=ESTIMATORS["exact"],
+                offload_token=OFFLOAD,
+                step=self._step,
+                use_learning_rate=lambda _: None,
+                forget_moments=lambda: None,
             ),
             dual=SimpleNamespace(value=0.5, update=lambda _cost: None),
             save=lambda: None,
@@ -101,7 +72,7 @@ class Scene:
         watcher: Any = SimpleNamespace(
             phase=lambda _name, _total: None, step=lambda _row: None, say=self.said.append
         )
-        Reinforcement(bench, watcher, progress, 1).run(data)
+        Reinforcement(bench, watcher, progress, 1, Gauge(3000, lambda: 0.0)).run(data)
         return progress
 
     def _step(self, episodes: list[Episode], _dual: float) -> StepFigures:
@@ -147,5 +118,5 @@ def test_it_ends_when_its_share_of_the_time_is_over() -> None:
 
 
 def test_what_a_policy_is_worth_is_less_what_it_pays() -> None:
-    found = episode(group((7, 2), (8,)), [1.0, 0.0], 0.9, asking=None)
+    found = Episode((1, 2), [(7, 2), (8,)], [(-1.0, -1.0), (-1.0,)], [1.0, 0.0], 0.9, 0.25)
     assert worth(found, 0.1) == pytest.approx(0.25 * 0.8 + 0.75 * 0.5)

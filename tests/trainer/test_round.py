@@ -31,7 +31,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(home: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "edge_agent", *arguments, "--data-dir", str(home / "data")],
         stdin=subprocess.PIPE,
@@ -47,6 +47,7 @@ def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
             "EDGE_AGENT_TRAIN_PROMPTS_PER_STEP": "2",
             "EDGE_AGENT_TRAIN_GROUP_SIZE": "2",
             "EDGE_AGENT_TRAIN_MAX_NEW_TOKENS": "4",
+            **settings,
         },
     )
 
@@ -128,3 +129,24 @@ def test_too_little_to_learn_from_is_said_before_a_model_is_needed(tmp_path: Pat
     assert process.returncode == 1
     assert "too little to learn from: 0 new queries" in err
     assert "logs import" in err
+
+
+def test_a_round_that_would_take_too_much_memory_does_not_begin(home: Path) -> None:
+    model = ("--model", str(home / "tiny.gguf"))
+    process = start(home, "train", *model, EDGE_AGENT_TRAIN_MEMORY_MB="300")
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "train.memory_mb is 300: raise it to 500" in " ".join(err.split())
+    assert json.loads(run(home, "train", "--status", "--json"))["rounds"] == []
+
+
+def test_a_round_that_grows_past_its_memory_stops_and_can_be_resumed(home: Path) -> None:
+    model = ("--model", str(home / "tiny.gguf"), "--steps", str(STEPS), "--json")
+    process = start(home, "train", *model, EDGE_AGENT_TRAIN_MEMORY_MB="410")
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "more than train.memory_mb = 410: raise it" in " ".join(err.split())
+    (listed,) = json.loads(run(home, "train", "--status", "--json"))["rounds"]
+    assert listed["state"] == "interrupted"
+    assert "train.memory_mb" in listed["reason"]
+    assert train(home, "--resume")[-1]["event"] == "end"

@@ -14,7 +14,7 @@ from models.adapters.version import LORA, MERGED
 from trainer.data.items import Item
 from trainer.gate.evaluate import evaluate
 from trainer.learner import Learner
-from trainer.phases.warm_start import example, factor
+from trainer.phases.warm_start import factor, teach
 from trainer.policy.export import export
 from trainer.workbench.workbench import Workbench
 
@@ -59,8 +59,7 @@ def taught(bench: Workbench) -> Learner:
     for step in range(STEPS):
         batch = items[step * EXAMPLES : (step + 1) * EXAMPLES]
         learner.use_learning_rate(2e-3 * factor(step, 0, STEPS))
-        encode = bench.engine.vocabulary.encode
-        learner.supervised_step([example(item, encode, bench.end_of_turn, 0.3) for item in batch])
+        teach(bench, learner, batch, lambda _: 0.3)
     return learner
 
 

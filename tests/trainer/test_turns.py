@@ -40,7 +40,7 @@ def test_after_a_draw_the_engine_holds_no_kv_and_draws_on(
     sampler = Sampler(engine, tiny, tmp_path, max_tokens=4)
     sampler.load(Learner(tiny, LearnerSettings(), offload_token=OFFLOAD_TOKEN))
     first = sampler.groups([PROMPT], 2, seed=1)
-    assert engine._lane.resting
+    assert engine._runner.resting
     assert sampler.groups([PROMPT], 2, seed=1) == first
     assert {rollout.version for rollout in first[0].rollouts} == {"rollout-1"}
 
@@ -48,7 +48,7 @@ def test_after_a_draw_the_engine_holds_no_kv_and_draws_on(
 def test_after_a_draw_that_failed_too(engine: Engine, tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ContextLengthExceeded):
         Sampler(engine, tiny, tmp_path, max_tokens=4).groups([PROMPT * 100], 2, seed=1)
-    assert engine._lane.resting
+    assert engine._runner.resting
 
 
 def test_what_ended_the_engine_is_what_is_said(
@@ -57,7 +57,7 @@ def test_what_ended_the_engine_is_what_is_said(
     def die() -> None:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(engine._lane.scheduler, "step", die)
+    monkeypatch.setattr(engine._runner.scheduler, "schedule", die)
     with pytest.raises(EngineError, match="out of luck"):
         Sampler(engine, tiny, tmp_path, max_tokens=4).groups([PROMPT], 2, seed=1)
 
@@ -87,6 +87,6 @@ def test_a_workbench_opens_without_kv_and_keeps_little_of_what_is_freed(
     )
     model = write_tiny_gguf(tmp_path / "tiny.gguf", context=512)
     with Workbench(Settings(data_dir=tmp_path / "data", model=str(model))) as bench:
-        assert bench.engine._lane.resting
+        assert bench.engine._runner.resting
         assert len(bench.sampler.groups([PROMPT], 2, seed=1)[0].rollouts) == 2
     assert bounded == [True]

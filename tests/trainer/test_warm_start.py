@@ -13,6 +13,7 @@ from trainer.data.replay import Replay
 from trainer.learner import Example
 from trainer.phases.warm_start import EXAMPLES_PER_STEP, WarmStart
 from trainer.workbench.corpus import Corpus
+from trainer.workbench.memory import Gauge
 from trainer.workbench.progress import Looks
 
 TAU = 0.3
@@ -85,7 +86,7 @@ class Scene:
             phase=lambda _name, _total: None, step=lambda _row: None, say=self.said.append
         )
         data = Corpus(FRESH, apart, (), Replay([OLD], seed=0), (), Clusters())
-        WarmStart(self.bench, watcher, self.progress, 1).run(data)
+        WarmStart(self.bench, watcher, self.progress, 1, Gauge(3000, lambda: 0.0)).run(data)
         return len(self.steps)
 
 

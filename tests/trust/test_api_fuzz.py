@@ -61,15 +61,21 @@ COUNTS = ("/v1/responses/input_tokens", "/v1/messages/count_tokens")
 def judge(answer: Any, path: str) -> None:
     """An answer, or an error in the shape of its API that is ours to give."""
     assert answer.status_code < 500, answer.text
+    assert answer.headers["x-request-id"]
     if answer.status_code >= 400:
         body = answer.json()
         if path.startswith("/v1/messages"):
             assert set(body) == {"type", "error", "request_id"}, body
             assert set(body["error"]) == {"type", "message"}
+            assert body["error"]["message"]
+        elif path.startswith("/api/"):
+            assert set(body) == {"error"}, body
+            assert isinstance(body["error"], str)
+            assert body["error"]
         else:
             assert set(body) == {"error"}, body
             assert set(body["error"]) == {"message", "type", "param", "code"}
-        assert body["error"]["message"]
+            assert body["error"]["message"]
         assert "Traceback" not in answer.text
 
 
@@ -81,6 +87,8 @@ def short(body: Any, path: str) -> Any:
 def post(daemon: Running, path: str, body: Any) -> Any:
     """POST what json.dumps makes of `body`: NaN and lone surrogates too."""
     headers, body = {"Content-Type": "application/json"}, short(body, path)
+    if path in ("/api/chat", "/api/generate") and isinstance(body, dict):
+        body = {"options": {"num_predict": 2}, **body}
     return requests.post(daemon.url + path, json.dumps(body), headers=headers, timeout=60)
 
 
@@ -94,16 +102,29 @@ def test_the_whole_schema(daemon: Running) -> None:
         @QUIET
         @given(case=operation.as_strategy())
         def attempt(case: Any) -> None:
-            if isinstance(case.body, dict) and "model" in case.body:
+            if case.path.startswith("/api/") and isinstance(case.body, dict):
+                case.body = ollama_body(case.body)
+            elif isinstance(case.body, dict) and "model" in case.body:
                 limit = {LIMITS[case.path]: 2} if case.path in LIMITS else {}
                 case.body = {**case.body, "model": "edge-local", **limit}
             judge(case.call(timeout=60), case.path)
 
         attempt()
     assert {"POST " + path for path in (*LIMITS, *COUNTS)} <= tried
+    assert len(tried) >= 21
 
 
-@pytest.mark.parametrize("path", [*LIMITS, *COUNTS, "/v1/embeddings"])
+def ollama_body(body: dict[str, Any]) -> dict[str, Any]:
+    """A short answer of the local model; nothing is pulled from anywhere."""
+    options = body.get("options")
+    asked = {"options": {**options, "num_predict": 2}} if isinstance(options, dict) else {}
+    return {**body, "model": "edge-local", **asked}
+
+
+OLLAMA = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show")
+
+
+@pytest.mark.parametrize("path", [*LIMITS, *COUNTS, "/v1/embeddings", *OLLAMA])
 def test_any_json_at_all(daemon: Running, path: str) -> None:
     fields = st.sampled_from(
         ["input", "messages", "system", "instructions", "tools", "tool_choice", "text", "prompt",
@@ -159,15 +180,22 @@ def test_messages_of_any_text(daemon: Running) -> None:
     @QUIET
     @given(text=NASTY, role=st.sampled_from(["system", "user", "assistant"]), name=NASTY)
     def attempt(text: str, role: str, name: str) -> None:
+        named = [{"role": role, "content": text, "name": name}]
         parts = [{"role": role, "content": [{"type": "text", "text": text}]}]
         for path, asked in (
-            ("chat/completions", {"messages": [{"role": role, "content": text, "name": name}]}),
-            ("chat/completions", {"messages": parts}),
-            ("completions", {"prompt": text, "stop": [text]}),
-            ("responses", {"input": parts, "instructions": text, "user": name}),
-            ("messages", {"messages": parts, "system": text, "stop_sequences": [name]}),
+            ("/v1/chat/completions", {"messages": named}),
+            ("/v1/chat/completions", {"messages": parts}),
+            ("/v1/completions", {"prompt": text, "stop": [text]}),
+            ("/v1/responses", {"input": parts, "instructions": text, "user": name}),
+            ("/v1/messages", {"messages": parts, "system": text, "stop_sequences": [name]}),
+            ("/api/chat", {"messages": named}),
+            ("/api/generate", {"prompt": text, "raw": False}),
+            ("/api/generate", {"prompt": text, "raw": True}),
+            ("/api/embed", {"input": [text]}),
+            ("/api/show", {"model": name}),
+            ("/api/pull", {"model": name}),
         ):
-            judge(post(daemon, f"/v1/{path}", {"model": "edge", **asked}), f"/v1/{path}")
+            judge(post(daemon, path, {"model": "edge", **asked}), path)
 
     attempt()
 
@@ -209,6 +237,8 @@ def test_tools_schemas_and_grammars(daemon: Running) -> None:
         ):
             chat = "/v1/chat/completions"
             judge(post(daemon, chat, {**asked, **extra}), chat)
+        for extra in ({"format": schema}, {"tools": [tool]}, {"options": {name: 1}}):
+            judge(post(daemon, "/api/chat", {**asked, **extra}), "/api/chat")
 
     attempt()
 

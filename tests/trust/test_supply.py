@@ -67,7 +67,7 @@ def test_what_pip_audit_says_is_passed_on(
     (tmp_path / "pip_audit.py").write_text(stand_in)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("audit.problems", lambda *_: [])
+    monkeypatch.setattr("tests.trust.audit.problems", lambda *_: [])
     assert main() == (report is REPORT)
     assert says in capsys.readouterr().out
 
@@ -78,8 +78,8 @@ def test_a_database_that_never_answers_is_none(
     (tmp_path / "pip_audit.py").write_text("import time; time.sleep(600)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("audit.problems", lambda *_: [])
-    monkeypatch.setattr("audit.PATIENCE_S", 0.5)
+    monkeypatch.setattr("tests.trust.audit.problems", lambda *_: [])
+    monkeypatch.setattr("tests.trust.audit.PATIENCE_S", 0.5)
     assert main() == 0
     assert "no database of vulnerabilities was asked: pip-audit: no answer" in (
         capsys.readouterr().out

@@ -212,7 +212,4 @@ def _example_item(row: Mapping[str, Any], render: Render) -> Item:
 
 
 def _rows(db: "Database", sql: str, arguments: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    cursor = db.execute(sql, dict(arguments))
-    names = [column[0] for column in cursor.description]
-    for row in cursor:
-        yield dict(zip(names, row, strict=True))
+    return db.query(sql, dict(arguments))

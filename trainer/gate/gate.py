@@ -143,6 +143,7 @@ def judge(before: Side, after: Side, *, terms: Terms, tolerance: float, seed: in
         f"{asked:.0%} of them asked"
     )
     results = after.results
+    wrong = [result.reward_local < 0.5 for result in results]
     return Verdict(
         promote,
         reason,
@@ -151,8 +152,8 @@ def judge(before: Side, after: Side, *, terms: Terms, tolerance: float, seed: in
         high,
         asked,
         clusters,
-        auc_first_token=auc([score(r, "first_token") for r in results], results),
-        auc_draft=auc([score(r, "draft") for r in results], results),
+        auc_first_token=auc([score(r, "first_token") for r in results], wrong),
+        auc_draft=auc([score(r, "draft") for r in results], wrong),
         calibration_bias=_calibration_bias(after),
     )
 

@@ -126,18 +126,17 @@ def values_at_random(results: Sequence[Result], terms: Terms) -> list[float]:
     ]
 
 
-def auc(scores: Sequence[float], results: Sequence[Result]) -> float | None:
-    """Probability that a query whose answer falls short scores above one that does not.
+def auc(scores: Sequence[float], wrong: Sequence[bool]) -> float | None:
+    """Probability that a query whose answer is wrong scores above one whose answer is right.
 
-    The area under the ROC curve, ties counting half; rewards below ½ fall short. None where all
-    or none do.
+    The area under the ROC curve, ties counting half. None where all or none are wrong.
     """
-    wrong = [s for s, r in zip(scores, results, strict=True) if r.reward_local < 0.5]
-    right = [s for s, r in zip(scores, results, strict=True) if r.reward_local >= 0.5]
-    if not wrong or not right:
+    above = [score for score, w in zip(scores, wrong, strict=True) if w]
+    below = [score for score, w in zip(scores, wrong, strict=True) if not w]
+    if not above or not below:
         return None
-    wins = math.fsum((w > r) + 0.5 * (w == r) for w in wrong for r in right)
-    return wins / (len(wrong) * len(right))
+    wins = math.fsum((a > b) + 0.5 * (a == b) for a in above for b in below)
+    return wins / (len(above) * len(below))
 
 
 def evidence(

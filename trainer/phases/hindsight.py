@@ -21,7 +21,7 @@ from trainer.gate.evaluate import CloudValue, Draft, drafts
 from trainer.gate.policy_value import LEAST_KNOWN
 from trainer.learner import Example
 from trainer.phases.phase import Phase
-from trainer.phases.warm_start import example, factor, highest_rate
+from trainer.phases.warm_start import factor, highest_rate, teach
 from trainer.workbench.corpus import Corpus
 
 _PASSES = 5
@@ -125,17 +125,16 @@ class Hindsight(Phase):
         lessons = [
             Example(item.prompt_ids, p_offload=progress.foreseen[item.query_id]) for item in chosen
         ]
-        encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
-        taught = [data.replay.draw(rng) for _ in range(_ANSWERS_PER_STEP // 2)]
-        taught += rng.sample(data.fresh, min(len(data.fresh), _ANSWERS_PER_STEP // 2))
-        kept = [example(item, encode, end, None) for item in taught if item is not None]
-        loss = progress.learner.supervised_step([*lessons, *kept])
+        drawn = [data.replay.draw(rng) for _ in range(_ANSWERS_PER_STEP // 2)]
+        drawn += rng.sample(data.fresh, min(len(data.fresh), _ANSWERS_PER_STEP // 2))
+        kept = [item for item in drawn if item is not None]
+        taught = teach(bench, progress.learner, kept, lambda _: None, also=lessons)
         progress.hindsight_steps = step + 1
         row = StepRow(
             step,
             "hindsight",
             time.monotonic() - began,
-            loss=loss,
+            loss=taught.loss,
             p_offload=fmean(lesson.p_offload or 0.0 for lesson in lessons),
         )
         self.close_step(row)

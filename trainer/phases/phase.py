@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from edge_agent.learning.journal import StepRow
+from trainer.workbench.memory import Gauge
 from trainer.workbench.progress import Progress, Watcher
 from trainer.workbench.workbench import Workbench
 
@@ -16,9 +17,14 @@ class Phase:
     progress: Progress
     number: int
     """Of the round."""
+    gauge: Gauge
 
     def close_step(self, row: StepRow) -> None:
-        """A step is done: write its figures, tell them, and keep where the round stands."""
+        """A step is done: write its figures, tell them, and keep where the round stands.
+
+        Raises MemoryLimit once it is kept.
+        """
         self.bench.journal.record(self.number, row)
         self.watcher.step(row)
         self.progress.save()
+        self.gauge.check()

@@ -16,15 +16,17 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from edge_agent.learning.journal import StepRow
 from trainer.data.items import Item
 from trainer.data.replay import Batches, Replay
-from trainer.learner import Example
+from trainer.learner import Example, Learner
 from trainer.phases.phase import Phase
 from trainer.policy.packing import Answers
 from trainer.workbench.corpus import Corpus
 from trainer.workbench.progress import Look
+from trainer.workbench.workbench import Workbench
 
 EXAMPLES_PER_STEP = 16
 _RISING_STEPS = 8
@@ -113,18 +115,17 @@ class WarmStart(Phase):
     ) -> None:
         began = time.monotonic()
         bench, progress = self.bench, self.progress
-        encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
         fresh = {item.query_id for item in data.fresh}
         first_pass = step * EXAMPLES_PER_STEP < len(data.fresh)
-        examples = [
-            example(
-                item, encode, end, bench.rate if first_pass and item.query_id in fresh else None
-            )
-            for item in items
-        ]
-        examples += [Example(item.prompt_ids, p_offload=bench.rate) for item in open_ones]
         asking = Asking(bench.rate, progress.answer_nlls)
-        loss = progress.learner.supervised_step(examples, asking.of(items))
+        taught = teach(
+            bench,
+            progress.learner,
+            items,
+            lambda item: bench.rate if first_pass and item.query_id in fresh else None,
+            asking=asking,
+            also=[Example(item.prompt_ids, p_offload=bench.rate) for item in open_ones],
+        )
         reward = None
         if (step + 1) % _LOOK_EVERY == 0 and progress.cooling_from is None:
             progress.looks.add(self._look(data, step))
@@ -134,8 +135,8 @@ class WarmStart(Phase):
             step,
             "warm_start",
             time.monotonic() - began,
-            loss=loss,
-            tokens=sum(len(example.answer_ids) for example in examples),
+            loss=taught.loss,
+            tokens=taught.tokens,
             reward_local=reward,
         )
         self.close_step(row)
@@ -150,20 +151,45 @@ class WarmStart(Phase):
             [item.prompt_ids for item in items], _LOOK_ROLLOUTS, seed=step
         )
         rewards = [bench.rewards(item, group) for item, group in zip(items, groups, strict=True)]
-        encode, end = bench.engine.vocabulary.encode, bench.end_of_turn
-        answers = [example(item, encode, end, None).answer_ids for item in items]
+        answers = [example(bench, item).answer_ids for item in items]
         known = [Answers(i.prompt_ids, [ids]) for i, ids in zip(items, answers, strict=True)]
         nlls = [-row.local_B_G_T.sum().item() for row in learner.logprobs(known)]
         return Look.of(rewards, nlls)
 
 
-def example(
-    item: Item, encode: Callable[[str], list[int]], end_of_turn: int, rate: float | None
-) -> Example:
+class Taught(NamedTuple):
+    """What one supervised step did."""
+
+    loss: float
+    """Mean per prompt before the update, nats."""
+    tokens: int
+    """Of the answers."""
+
+
+def teach(
+    bench: Workbench,
+    learner: Learner,
+    items: Sequence[Item],
+    rate: Callable[[Item], float | None],
+    *,
+    asking: "Asking | None" = None,
+    also: Sequence[Example] = (),
+) -> Taught:
+    """One supervised step on the answers of `items`; every phase and benchmark takes this one.
+
+    `rate` is how often to ask about an item (None: no lesson in it), which `asking` puts where
+    the answer is hard; `also` are further examples.
+    """
+    examples = [example(bench, item, rate(item)) for item in items]
+    loss = learner.supervised_step([*examples, *also], asking.of(items) if asking else None)
+    return Taught(loss, sum(len(one.answer_ids) for one in examples))
+
+
+def example(bench: Workbench, item: Item, rate: float | None = None) -> Example:
     """The supervised item: what to answer, and how often to ask instead; None: no lesson in it."""
     answer = item.cloud_text if item.reference_source == "cloud" else item.reference
-    ids = encode((answer or item.reference).strip())
-    return Example(item.prompt_ids, (*ids, end_of_turn), rate)
+    ids = bench.engine.vocabulary.encode((answer or item.reference).strip())
+    return Example(item.prompt_ids, (*ids, bench.end_of_turn), rate)
 
 
 def highest_rate(setting: float, *, continued: bool) -> float:

@@ -1,11 +1,17 @@
-"""What the learner can be told. Validated on construction; errors name the field."""
+"""What the learner can be told. Validated on construction; errors name the field.
 
-from typing import Literal, get_args
+What a user can set (`train.*`) has its default there, and there alone.
+"""
+
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from edge_agent.config.settings import TrainSettings
+
 Module = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LINEAR_MODULES: tuple[Module, ...] = get_args(Module)
+_USER = TrainSettings()
 
 
 class _Section(BaseModel):
@@ -15,26 +21,32 @@ class _Section(BaseModel):
 class LoraSettings(_Section):
     """A fresh adapter. One that is trained on keeps the shape it was born with."""
 
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, gt=0, description="The change is alpha / rank * B A")
+    rank: int = Field(_USER.rank, ge=1)
+    alpha: int = Field(_USER.alpha, gt=0, description="The change is alpha / rank * B A")
     modules: tuple[Module, ...] = Field(LINEAR_MODULES, min_length=1)
+
+    @classmethod
+    def of(cls, train: TrainSettings) -> Self:
+        """The shape that the user set. Raises ValidationError naming an unknown module."""
+        modules = train.modules or LINEAR_MODULES
+        return cls.model_validate({"rank": train.rank, "alpha": train.alpha, "modules": modules})
 
 
 class LearnerSettings(_Section):
     """One optimizer step of DA-GRPO or of supervised learning."""
 
     lora: LoraSettings = LoraSettings()
-    estimator: Literal["exact", "sampled"] = "exact"
-    learning_rate: float = Field(5e-5, gt=0)
+    estimator: Literal["exact", "sampled"] = _USER.estimator
+    learning_rate: float = Field(_USER.learning_rate, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     clip: float = Field(0.2, gt=0, lt=1, description="PPO's epsilon")
     importance_cap: float = Field(2.0, ge=1, description="Truncation of pi / mu per token")
-    kl: float = Field(0.01, ge=0, description="Weight of the KL to the promoted adapter")
+    kl: float = Field(_USER.kl, ge=0, description="Weight of the KL to the promoted adapter")
     kl_share: float = Field(
         0.25, gt=0, le=1, description="Share of a step's prompts that the KL is taken on"
     )
-    entropy: float = Field(0.01, ge=0, description="Weight of the decision's entropy")
+    entropy: float = Field(_USER.entropy, ge=0, description="Weight of the decision's entropy")
     updates: int = Field(1, ge=1, description="Optimizer updates on one batch of rollouts")
     window: int = Field(1, ge=1, description="Decision window in answer positions")
     tokens_at_once: int = Field(
@@ -44,8 +56,15 @@ class LearnerSettings(_Section):
         "A single longer group recomputes its activations instead of keeping them",
     )
     rows_at_once: int = Field(64, ge=1, description="Positions whose logits are held at once")
-    threads: int | None = Field(None, ge=1, description="None: torch's own choice")
+    threads: int | None = Field(_USER.threads, ge=1, description="None: torch's own choice")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="Of the frozen base; auto: what this processor multiplies faster"
     )
+
+    @classmethod
+    def of(cls, train: TrainSettings, **others: Any) -> Self:
+        """What the user set; `others` are fields of the learner alone, or differ from it."""
+        shared = cls.model_fields.keys() & TrainSettings.model_fields.keys()
+        values = {name: getattr(train, name) for name in shared}
+        return cls.model_validate({"lora": LoraSettings.of(train), **values, **others})

@@ -102,6 +102,13 @@ class Watcher(Protocol):
         ...
 
 
+_KEPT = frozenset(
+    {"warm_steps", "warm_done", "cooling_from", "answer_nlls", "steps", "worths", "reinforced"}
+    | {"foreseen", "hindsight_steps", "hindsight_ends", "hindsight_done"}
+)
+"""What a checkpoint holds as it is."""
+
+
 class Progress:
     """The learner, λ, and the counters that a resumed round takes up again."""
 
@@ -138,20 +145,9 @@ class Progress:
 
     def save(self) -> None:
         """Write a checkpoint: from here on a kill loses only what comes after."""
-        state = {
-            "warm_steps": self.warm_steps,
-            "warm_done": self.warm_done,
+        state = {name: getattr(self, name) for name in _KEPT} | {
             "looks": self.looks.state(),
-            "cooling_from": self.cooling_from,
-            "answer_nlls": self.answer_nlls,
-            "steps": self.steps,
-            "worths": self.worths,
-            "reinforced": self.reinforced,
             "dual": self.dual.state,
-            "foreseen": self.foreseen,
-            "hindsight_steps": self.hindsight_steps,
-            "hindsight_ends": self.hindsight_ends,
-            "hindsight_done": self.hindsight_done,
             "seconds": self.seconds,
         }
         number = (
@@ -174,17 +170,8 @@ class Progress:
         """A round of version 0.1 has neither looks nor hindsight; it goes on without them."""
         state: dict[str, Any] = dict(saved.state)
         self.learner.load_tensors(saved.tensors)
-        self.warm_steps = state["warm_steps"]
-        self.warm_done = state["warm_done"]
+        for name in _KEPT & state.keys():
+            setattr(self, name, state[name])
         self.looks = Looks.restored(state.get("looks", ()))
-        self.cooling_from = state.get("cooling_from")
-        self.answer_nlls = state["answer_nlls"]
-        self.steps = state["steps"]
-        self.worths = state.get("worths", [])
-        self.reinforced = state.get("reinforced", False)
         self.dual.restore(state["dual"])
-        self.foreseen = state.get("foreseen", {})
-        self.hindsight_steps = state.get("hindsight_steps", 0)
-        self.hindsight_ends = state.get("hindsight_ends")
-        self.hindsight_done = state.get("hindsight_done", False)
         self._before_s = state.get("seconds", 0.0)

@@ -30,7 +30,7 @@ from trainer.data.items import Item
 from trainer.errors import NotTrainable
 from trainer.graders import Graders
 from trainer.learner import Learner
-from trainer.policy.settings import LearnerSettings, LoraSettings
+from trainer.policy.settings import LearnerSettings
 from trainer.workbench.rollouts import Sampler
 
 _SCRATCH = "rollouts-"
@@ -60,6 +60,22 @@ def dense_weights(model: ResolvedModel, folder: Path, told: Callable[[str], None
             other.unlink()
         quantize(model.path, path, "BF16")
     return path
+
+
+def rollout_engine(settings: Settings) -> EngineSettings:
+    """KV for what a step draws at once, and for the longest prompt that is trained on."""
+    train, served = settings.train, settings.engine
+    slots = min(_SLOTS, train.group_size * train.prompts_per_step)
+    answers = train.max_new_tokens * (slots + train.group_size)
+    prompts = max(LONGEST_PROMPT, train.prompts_per_step * _USUAL_PROMPT)
+    return served.model_copy(
+        update={
+            "slots": slots,
+            "queue": 10_000,
+            "threads": train.threads,
+            "context": min(served.context, prompts + answers),
+        }
+    )
 
 
 class Workbench:
@@ -92,7 +108,7 @@ class Workbench:
         self.weights = dense_weights(self.model, self.work, told)
         told("starting the engine that draws answers")
         self.engine = Engine(
-            ServedModel(self.weights), self._engine_settings(), offload_token=self.offload_token
+            ServedModel(self.weights), rollout_engine(settings), offload_token=self.offload_token
         )
         self.engine.start()
         self.engine.rest()  # until the first draw: a round begins with learning
@@ -125,21 +141,6 @@ class Workbench:
             if int(folder.name.partition("-")[2]) < number:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _engine_settings(self) -> EngineSettings:
-        """KV for what a step draws at once, and for the longest prompt that is trained on."""
-        train, served = self.train, self.settings.engine
-        slots = min(_SLOTS, train.group_size * train.prompts_per_step)
-        answers = train.max_new_tokens * (slots + train.group_size)
-        prompts = max(LONGEST_PROMPT, train.prompts_per_step * _USUAL_PROMPT)
-        return served.model_copy(
-            update={
-                "slots": slots,
-                "queue": 10_000,
-                "threads": train.threads,
-                "context": min(served.context, prompts + answers),
-            }
-        )
-
     def _rate(self) -> float:
         """τ of training: its own setting, else the budget's rate as it is now."""
         if self.train.rate is not None:
@@ -151,24 +152,12 @@ class Workbench:
     def learner(self, parent: AdapterVersion | None, between: Callable[[], None]) -> Learner:
         """A learner that continues `parent`, or begins a fresh adapter."""
         self.told("loading the weights into torch")
-        train = self.train
-        lora = LoraSettings(rank=train.rank, alpha=train.alpha)
-        if train.modules:
-            lora = LoraSettings.model_validate({**lora.model_dump(), "modules": train.modules})
         return Learner(
             self.weights,
-            LearnerSettings(
-                lora=lora,
-                estimator=train.estimator,
-                learning_rate=train.learning_rate,
-                kl=train.kl,
-                entropy=train.entropy,
-                window=self.settings.decision.window,
-                threads=train.threads,
-            ),
+            LearnerSettings.of(self.train, window=self.settings.decision.window),
             offload_token=self.offload_token,
             adapter=parent.peft if parent else None,
-            seed=train.seed,
+            seed=self.train.seed,
             between=between,
         )
 

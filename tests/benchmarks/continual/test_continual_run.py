@@ -132,6 +132,13 @@ def _reported(store: Store, protocol: Protocol) -> None:
     for title in (how.title for how in METHODS.values()):
         assert f"| {title} |" in text
     assert "**One seed**" in text
+    (store.folder / "runs").rename(store.folder / "elsewhere")
+    short = summarise(Store.to_read(store.folder), protocol)
+    assert (
+        report.write(short, store.folder, pictures).read_text().splitlines()[5:]
+        == (text.splitlines()[5:])
+    ), "the summary is enough for the report"
+    (store.folder / "elsewhere").rename(store.folder / "runs")
     values = json.loads((store.folder / "summary.json").read_text())
     main = {row["variant"]["method"]: row for row in values["studies"]["main"]}
     always, never = main["always"]["figures"], main["never"]["figures"]

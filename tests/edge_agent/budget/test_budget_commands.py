@@ -107,3 +107,13 @@ def test_a_clock_in_the_future(database: Path) -> None:
     assert json.loads(budget("show", "--json"))["calls_per_day"]["reserved"] == 1
     budget("accept-clock")
     assert json.loads(budget("show", "--json"))["calls_per_day"]["reserved"] == 0
+
+
+def test_prices_are_listed_with_their_date_and_no_model_is_used_without_a_cloud() -> None:
+    listed = json.loads(budget("prices", "--json"))
+    mini = next(row for row in listed if row["model"] == "gpt-5-mini")
+    assert (mini["output"], mini["as_of"]) == (2.0, "2026-07-24")
+    assert not any(row["used"] for row in listed)
+    lines = budget("prices").splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert next(line for line in lines if line.startswith("gpt-5-mini ")).split()[1] == "0.25"

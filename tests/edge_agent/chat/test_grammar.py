@@ -8,14 +8,21 @@ import jsonschema
 import pytest
 
 from edge_agent.chat import response_format as grammar
+from edge_agent.chat.guidance import schema_grammar
 from edge_agent.chat.template import ChatTemplate
 from edge_agent.chat.tool_format import ToolFormat
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.engine import Engine
 from edge_agent.errors import InvalidRequest
-from edge_agent.records.generation import GenerationRequest, SamplingParams, ServedModel, TokenEvent
+from edge_agent.records.generation import (
+    GenerationRequest,
+    Grammar,
+    SamplingParams,
+    ServedModel,
+    TokenEvent,
+)
 from models.llama.vocabulary import Vocabulary
-from tests.edge_agent.chat.grammar_walk import accepts
+from tests.edge_agent.chat.grammar_walk import accepts, grammars_of
 
 SCHEMA = {
     "type": "object",
@@ -39,20 +46,31 @@ def test_text_is_free(vocabulary: Vocabulary) -> None:
 
 
 def test_json_object_is_an_object(vocabulary: Vocabulary) -> None:
-    gbnf = grammar.from_response_format({"type": "json_object"})
-    assert gbnf is not None
-    grammar.check(gbnf, vocabulary)
-    assert accepts(gbnf, '{"a": [1.5e3, "x", null]}', vocabulary)
-    assert not accepts(gbnf, "[1]", vocabulary)
+    read = grammar.from_response_format({"type": "json_object"})
+    assert read is not None
+    shape = schema_grammar(read.json)
+    assert accepts(shape, '{"a": [1.5e3, "x", null]}', vocabulary)
+    assert not accepts(shape, "[1]", vocabulary)
 
 
 def test_large_but_ordinary_schemas_pass(vocabulary: Vocabulary) -> None:
     optional = {f"p{i}": {"type": "string", "maxLength": 500} for i in range(300)}
     codes = {"enum": [f"code-{i}" for i in range(1000)]}
     for schema in ({"type": "object", "properties": optional}, codes):
-        gbnf = grammar.from_response_format(_json_schema(schema))
-        assert gbnf is not None
-        grammar.check(gbnf, vocabulary)
+        read = grammar.from_response_format(_json_schema(schema))
+        assert read is not None
+        assert read.ignored == ()
+        grammars_of(vocabulary).prepare(schema_grammar(read.json))
+
+
+def test_strict_decides_whether_constraints_may_be_left_out() -> None:
+    loose = _json_schema({"type": "array", "uniqueItems": True})
+    read = grammar.from_response_format(loose)
+    assert read is not None
+    assert read.ignored == ("uniqueItems at #",)
+    loose["json_schema"]["strict"] = True
+    with pytest.raises(InvalidRequest, match="unsupported 'uniqueItems'"):
+        grammar.from_response_format(loose)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +84,7 @@ def test_large_but_ordinary_schemas_pass(vocabulary: Vocabulary) -> None:
             {"type": "json_schema", "json_schema": {"name": "x"}},
             "response_format.json_schema.schema",
         ),
-        (_json_schema({"not": {}}), "response_format.json_schema.schema"),
+        (_json_schema({"type": "strin"}), "response_format.json_schema.schema"),
         (_json_schema(7), "response_format.json_schema.schema"),
     ],
 )
@@ -128,9 +146,10 @@ async def test_the_real_model_obeys_a_schema_and_calls_a_tool(smollm2: Path) -> 
     engine = Engine(ServedModel(smollm2), settings, offload_token=None)
     engine.start()
     try:
-        gbnf = grammar.from_response_format(_json_schema(SCHEMA))
+        read = grammar.from_response_format(_json_schema(SCHEMA))
+        assert read is not None
         template = ChatTemplate(None, engine.vocabulary)
-        events = await _events(engine, template.encode([PARIS]), gbnf)
+        events = await _events(engine, template.encode([PARIS]), schema_grammar(read.json))
         jsonschema.validate(json.loads("".join(event.text for event in events)), SCHEMA)
 
         tools = [{"type": "function", "function": {"name": "store", "parameters": SCHEMA}}]
@@ -148,6 +167,8 @@ async def test_the_real_model_obeys_a_schema_and_calls_a_tool(smollm2: Path) -> 
         await engine.stop(0)
 
 
-async def _events(engine: Engine, prompt: tuple[int, ...], gbnf: str | None) -> list[TokenEvent]:
-    sampling = SamplingParams(temperature=0.8, seed=1, max_tokens=200, grammar=gbnf)
+async def _events(
+    engine: Engine, prompt: tuple[int, ...], constraint: Grammar | None
+) -> list[TokenEvent]:
+    sampling = SamplingParams(temperature=0.8, seed=1, max_tokens=200, grammar=constraint)
     return [event async for event in engine.submit(GenerationRequest(prompt, sampling))]

@@ -10,12 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.chat.json_schema import SchemaError, schema_to_gbnf
-from edge_agent.chat.json_values import Bounds, integers, numbers
-from edge_agent.chat.response_format import check
-from edge_agent.errors import InvalidRequest
+from edge_agent.chat.guidance import problems, schema_grammar
+from edge_agent.chat.json_schema import read_schema
+from edge_agent.chat.schema_size import SchemaError
+from edge_agent.records.generation import Grammar
 from models.llama.vocabulary import Vocabulary
 from tests.edge_agent.chat.grammar_walk import accepts, random_sentence
+
+FORMATS = jsonschema.FormatChecker()
+SAFE = 2**53 - 1
+URL = {"type": "string", "format": "uri", "minLength": 1, "maxLength": 2083}
+
+
+def _grammar(schema: Any, *, strict: bool = False) -> Grammar:
+    return schema_grammar(read_schema(schema, strict=strict).json)
+
 
 PERSON = {
     "type": "object",
@@ -91,6 +100,46 @@ SCHEMAS: dict[str, Any] = {
         "maxItems": 4,
     },
     "any object": {"type": "object"},
+    "fractions": {"type": "number", "minimum": 0.5, "exclusiveMaximum": 9.75},
+    "multipleOf": {"type": "number", "multipleOf": 0.25, "minimum": 0, "maximum": 9},
+    "safe integer": {"type": "integer", "minimum": -SAFE, "maximum": SAFE},
+    "pattern and length": {"type": "string", "pattern": "^[a-z]+$", "minLength": 2, "maxLength": 5},
+    "uuid": {"type": "string", "format": "uuid"},
+    "ipv4": {"type": "string", "format": "ipv4"},
+    "pattern properties": {
+        "type": "object",
+        "patternProperties": {"^x-[a-z]$": {"type": "null"}},
+        "additionalProperties": False,
+        "minProperties": 1,
+    },
+    "record": {
+        "type": "object",
+        "propertyNames": {"type": "string"},
+        "additionalProperties": {"type": "boolean"},
+    },
+    "map of an enum": {
+        "type": "object",
+        "propertyNames": {"$ref": "#/$defs/color"},
+        "additionalProperties": {"type": "integer", "minimum": 0},
+        "required": ["red"],
+        "$defs": {"color": {"enum": ["red", "blue"], "type": "string"}},
+    },
+    "map of a pattern": {
+        "type": "object",
+        "propertyNames": {"type": "string", "pattern": "^k[0-9]$"},
+        "additionalProperties": {"type": "null"},
+    },
+    "union told apart by a constant": {
+        "oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}],
+        "$defs": {
+            kind: {
+                "type": "object",
+                "properties": {"kind": {"const": kind}, "age": {"type": "integer"}},
+                "required": ["kind", "age"],
+            }
+            for kind in ("cat", "dog")
+        },
+    },
     "typeless": {"properties": {"a": {"minLength": 2, "maxLength": 2}}, "required": ["a"]},
 }
 
@@ -98,9 +147,10 @@ SCHEMAS: dict[str, Any] = {
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_random_sentences_fit_the_schema(name: str, vocabulary: Vocabulary) -> None:
     schema = SCHEMAS[name]
-    gbnf = schema_to_gbnf(schema)
+    grammar = _grammar(schema, strict=True)
     for seed in range(4):
-        jsonschema.validate(json.loads(random_sentence(gbnf, vocabulary, seed)), schema)
+        text = random_sentence(grammar, vocabulary, seed)
+        jsonschema.validate(json.loads(text), schema, format_checker=FORMATS)
 
 
 @pytest.mark.parametrize(
@@ -113,11 +163,18 @@ def test_random_sentences_fit_the_schema(name: str, vocabulary: Vocabulary) -> N
         (TREE, '{"value": true, "next": {"value": false, "next": null}}', '{"value": true}'),
         ({"type": "object"}, '{"a": [1, {"b": "c"}]}', '{"a":  1}'),
         ({"type": "string"}, '"tab\\t"', '"tab\t"'),
-        ({"type": "string"}, '"\\u20ac"', '"\\ud800"'),
+        ({"type": "string"}, '"\\u001f€\\u20ac"', '"\\ud800"'),
+        ({"type": "number", "minimum": 0.5}, "0.5", "0.4"),
+        ({"type": "number", "multipleOf": 0.01}, "0.25", "0.255"),
+        ({"type": "integer", "maximum": SAFE}, str(SAFE), str(SAFE + 1)),
+        (URL, '"https://example.org/a?b=c"', '"no address"'),
+        ({"type": "string", "maxLength": 5000}, f'"{"a b " * 1250}"', f'"{"a b " * 1250}c"'),
+        ({"properties": {"a": {}}, "required": ["b"]}, '{"a": 1, "b": 2}', '{"a": 1}'),
+        ({"properties": {"a": {}}}, '{"a": 1}', '{"a": 1, "b": 2}'),
+        ({"properties": {"a": {}}, "additionalProperties": {}}, '{"a": 1, "b": 2}', '"a"'),
         ({"type": "array", "maxItems": 0}, "[]", "[1]"),
         ({"type": "string", "pattern": "^a+$"}, '"aa"', '"ab"'),
         ({"type": "string", "pattern": "^(a|b){2}$"}, '"ba"', '"a"'),
-        ({"type": "string", "pattern": "^[[a]$"}, '"["', '"b"'),
         ({"type": "string", "pattern": "b"}, '"abc"', '"ac"'),
         ({"type": "integer", "minimum": 0.5, "exclusiveMaximum": 2}, "1", "0"),
         ({"type": "integer", "minimum": 0.5, "exclusiveMaximum": 2}, "1", "2"),
@@ -128,46 +185,105 @@ def test_random_sentences_fit_the_schema(name: str, vocabulary: Vocabulary) -> N
 def test_grammar_takes_what_it_should(
     schema: dict[str, Any], good: str, bad: str, vocabulary: Vocabulary
 ) -> None:
-    gbnf = schema_to_gbnf(schema)
-    assert accepts(gbnf, good, vocabulary)
-    assert not accepts(gbnf, bad, vocabulary)
+    grammar = _grammar(schema)
+    assert accepts(grammar, good, vocabulary)
+    assert not accepts(grammar, bad, vocabulary)
 
 
 def test_white_space_is_bounded(vocabulary: Vocabulary) -> None:
-    gbnf = schema_to_gbnf({"type": "object"})
-    assert accepts(gbnf, '{\n  "a": 1\n}', vocabulary)
+    grammar = _grammar({"type": "object"})
+    assert accepts(grammar, '{\n  "a": 1\n}', vocabulary)
     for text in ("{  }", '{\n\n"a": 1}', "{}\n", " {}", '{"a":\n' + " " * 30 + "1}"):
-        assert not accepts(gbnf, text, vocabulary), text
+        assert not accepts(grammar, text, vocabulary), text
+
+
+_OVERLAP = {"oneOf": [{"type": "string", "minLength": 2}, {"type": "string", "maxLength": 3}]}
+_BOTH_OPTIONAL = {"properties": {"a": {}, "b": {}, "c": {}}, "minProperties": 2}
 
 
 @pytest.mark.parametrize(
-    ("schema", "message"),
+    ("schema", "name"),
     [
-        ({"properties": {"a": {"not": {}}}}, "unsupported keyword 'not' at #/properties/a"),
-        ({"type": "array", "uniqueItems": True}, "unsupported keyword 'uniqueItems' at #"),
-        ({"$ref": "#/$defs/x"}, "$ref '#/$defs/x' points to nothing"),
-        ({"$ref": "https://example.com/x"}, "$ref must point into this schema"),
-        ({"type": "strin"}, "unknown type 'strin'"),
-        ({"enum": []}, "no value is allowed"),
-        ({"enum": 3}, "enum must be a list"),
-        ({"type": "string", "maxLength": 10**9}, "maxLength is above"),
-        ({"type": "string", "minLength": -1}, "minLength must be a whole number"),
-        ({"type": "string", "pattern": "(?=a)b"}, "unsupported pattern"),
-        ({"type": "string", "pattern": "a{99999}"}, "unsupported pattern"),
-        ({"type": "string", "pattern": "(a?){900}"}, "repeats a part that may be empty"),
-        ({"type": "string", "pattern": "("}, "unsupported pattern"),
-        ({"type": "integer", "minimum": 3, "maximum": 2}, "no number lies within"),
-        ({"type": "number", "minimum": 0.5}, "must be whole numbers"),
-        ({"allOf": [{"type": "string"}, {"type": "null"}]}, "no value is both"),
-        ({"allOf": [{"$ref": "#"}]}, "round in a circle"),
-        ({"properties": {"a": 3}}, "a schema must be an object at #/properties/a"),
-        (False, "nothing is valid"),
-        ("string", "a schema must be an object"),
+        ({"properties": {"a": {"not": {}}}}, "not' at #/properties/a"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems' at #"),
+        ({"type": "string", "pattern": "(?=a)b"}, "pattern' (look-around"),
+        ({"type": "string", "pattern": "("}, "pattern' ("),
+        ({"type": "object", "patternProperties": {"(?!a)": {}}}, "patternProperties' (look-around"),
+        ({"type": "object", "propertyNames": {"maxLength": 3}}, "propertyNames' at #"),
+        (_OVERLAP, "oneOf' (its alternatives may overlap) at #"),
+        ({"type": "object", "dependentRequired": {"a": ["b"]}}, "dependentRequired' at #"),
     ],
 )
-def test_what_a_grammar_cannot_hold_is_refused_by_name(schema: Any, message: str) -> None:
+def test_what_cannot_be_followed_is_named(schema: Any, name: str, vocabulary: Vocabulary) -> None:
+    with pytest.raises(SchemaError, match=re.escape(f"unsupported '{name}")):
+        read_schema(schema, strict=True)
+    read = read_schema(schema)
+    (ignored,) = read.ignored
+    assert ignored.startswith(name.partition("'")[0])
+    json.loads(random_sentence(schema_grammar(read.json), vocabulary, 0))
+
+
+def test_a_schema_is_followed_but_for_what_is_ignored(vocabulary: Vocabulary) -> None:
+    email = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9]+\.)+[A-Za-z]{2,}$"
+    schema = {
+        "type": "object",
+        "properties": {
+            "email": {"type": "string", "format": "email", "pattern": email},
+            "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True},
+        },
+        "required": ["email", "tags"],
+    }
+    read = read_schema(schema)
+    assert read.ignored == ("pattern at #/properties/email", "uniqueItems at #/properties/tags")
+    grammar = schema_grammar(read.json)
+    assert accepts(grammar, '{"email": "ada@example.org", "tags": ["a", "a"]}', vocabulary)
+    assert not accepts(grammar, '{"email": "ada", "tags": []}', vocabulary)
+    assert not accepts(grammar, '{"email": "ada@example.org", "tags": ["c"]}', vocabulary)
+
+
+def test_what_is_too_much_together_is_left_out_together() -> None:
+    overlapping = {"type": "object", "patternProperties": {"^a": {}, "b$": {}}}
+    assert read_schema(overlapping).ignored == ("patternProperties",)
+    assert read_schema(_BOTH_OPTIONAL).ignored == ("minProperties",)
+    for schema, reason in ((overlapping, "not disjoint"), (_BOTH_OPTIONAL, "min/maxProperties")):
+        with pytest.raises(SchemaError, match=reason):
+            read_schema(schema, strict=True)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_unknown_format_is_no_constraint(strict: bool) -> None:
+    read = read_schema({"type": "string", "format": "file-path"}, strict=strict)
+    assert read.ignored == ("format 'file-path' at #",)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"$ref": "#/$defs/x"}, "$ref '#/$defs/x' points to nothing"),
+        ({"$ref": "https://example.com/x"}, "https://example.com/x"),
+        ({"type": "strin"}, "Invalid type: strin"),
+        ({"enum": []}, "Unsatisfiable"),
+        ({"enum": 3}, "enum must be an array"),
+        ({"type": "string", "minLength": -1}, "minLength"),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "Unsatisfiable"),
+        ({"allOf": [{"type": "string"}, {"type": "null"}]}, "incompatible types"),
+        ({"properties": {"a": 3}}, "a schema must be an object at #/properties/a"),
+        ({"properties": [3]}, "properties must be an object at #"),
+        ({"anyOf": {}}, "anyOf must be a list at #"),
+        ({"minItems": "a" * 98 + "🙂"}, "llguidance failed"),
+        (False, "nothing is valid"),
+        ("string", "a schema must be an object"),
+        ({"anyOf": [{"items": {"$ref": "#"}, "maxItems": i} for i in range(101)]}, "alternatives"),
+        ({"allOf": [{"enum": list(range(40))}, {"enum": list(range(40))}]}, "combinations"),
+        ({"type": "array", "prefixItems": [{}] * 2001}, "too large"),
+        ({"properties": {f"p{i}": {} for i in range(451)}}, "too large"),
+        ({"enum": ["a" * 300_000]}, "too large"),
+    ],
+)
+def test_what_is_no_schema_is_refused(schema: Any, message: str, strict: bool) -> None:
     with pytest.raises(SchemaError, match=re.escape(message)):
-        schema_to_gbnf(schema)
+        read_schema(schema, strict=strict)
 
 
 def test_schema_nested_without_end_is_refused() -> None:
@@ -175,20 +291,14 @@ def test_schema_nested_without_end_is_refused() -> None:
     for _ in range(5000):
         schema = {"type": "array", "items": schema}
     with pytest.raises(SchemaError, match="nested"):
-        schema_to_gbnf(schema)
-
-
-def test_references_that_multiply_are_refused() -> None:
-    doubling = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(25)}
-    schema = {"$ref": "#/$defs/d0", "$defs": {**doubling, "d25": {"type": "null"}}}
-    with pytest.raises(SchemaError, match="too large"):
-        schema_to_gbnf(schema)
+        read_schema(schema)
 
 
 _KEYS = st.sampled_from(
     """
     type properties required additionalProperties items prefixItems minItems maxItems minLength
     maxLength pattern format minimum maximum exclusiveMinimum enum const anyOf allOf $ref $defs not
+    oneOf propertyNames patternProperties multipleOf minProperties uniqueItems nullable
     """.split()  # noqa: SIM905
 )
 _WORDS = st.sampled_from(["object", "array", "string", "integer", "number", "null", "#", "#/x"])
@@ -199,42 +309,9 @@ _VALUES = st.recursive(
 )
 
 
-def test_any_json_is_a_grammar_or_refused(vocabulary: Vocabulary) -> None:
-    @settings(deadline=None, max_examples=400)
-    @given(st.dictionaries(_KEYS, _VALUES, max_size=4))
-    def check_one(schema: dict[str, Any]) -> None:
-        with contextlib.suppress(SchemaError):
-            gbnf = schema_to_gbnf(schema)
-            try:
-                check(gbnf, vocabulary)
-            except InvalidRequest as error:
-                assert "left recursion" in str(error) or "can begin in too many" in str(error)
-
-    check_one()
-
-
-def _regex(gbnf: str) -> re.Pattern[str]:
-    """Number rules are regular expressions but for quotes and spaces."""
-    return re.compile(gbnf.replace('"."', r"\.").replace('"', "").replace(" ", ""))
-
-
-_LIMIT = st.none() | st.integers(-130, 130)
-
-
-@settings(deadline=None)
-@given(_LIMIT, _LIMIT, st.booleans(), st.booleans())
-def test_number_bounds_hold_exactly(
-    low: int | None, high: int | None, low_open: bool, high_open: bool
-) -> None:
-    def inside(value: float) -> bool:
-        return (low is None or value > low or (value == low and not low_open)) and (
-            high is None or value < high or (value == high and not high_open)
-        )
-
-    bounds = Bounds(low, high, low_open, high_open)
-    whole, decimal = integers(bounds), numbers(bounds)
-    for n in range(-140, 141):
-        assert bool(whole and _regex(whole).fullmatch(str(n))) == inside(n), n
-    for tenth in range(-1400, 1401):
-        text = str(tenth / 10)
-        assert bool(decimal and _regex(decimal).fullmatch(text)) == inside(tenth / 10), text
+@settings(deadline=None, max_examples=400)
+@given(st.dictionaries(_KEYS, _VALUES, max_size=4), st.booleans())
+def test_any_json_is_a_schema_or_refused(schema: dict[str, Any], strict: bool) -> None:
+    with contextlib.suppress(SchemaError):
+        read = read_schema(schema, strict=strict)
+        assert problems(schema_grammar(read.json))[0] is None

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from edge_agent.chat.json_schema import read_schema
 from edge_agent.chat.template import ChatTemplate
 from edge_agent.chat.tool_format import ToolFormat
 from edge_agent.errors import InvalidRequest
@@ -46,8 +47,11 @@ def plain(vocabulary: Vocabulary) -> ChatTemplate:
     return ChatTemplate(None, vocabulary)
 
 
-def _format(template: ChatTemplate, choice: Any = None, parallel: bool = True) -> ToolFormat:
-    chosen = ToolFormat.choose(template, TOOLS, choice, parallel)
+def _format(
+    template: ChatTemplate, choice: Any = None, parallel: bool = True, answer: Any = None
+) -> ToolFormat:
+    schema = None if answer is None else read_schema(answer)
+    chosen = ToolFormat.choose(template, TOOLS, choice, parallel, schema)
     assert chosen is not None
     return chosen
 
@@ -108,6 +112,9 @@ A, B = ("add", {"a": 3}), ("look_up", {"key": "é"})
         ("llama", "Plain text", "Plain text", []),
         ("plain", GENERIC, "", [A]),
         ("plain", GENERIC_2, "", [A, B]),
+        ("plain", GENERIC_2[:-30], "", [A]),
+        ("plain", GENERIC_2[:-2], "", [A, B]),
+        ("plain", GENERIC_2[:40], GENERIC_2[:40], []),
         ("plain", '{"response": "a\\n\\"b\\" \\u00e9 🙂"}', 'a\n"b" é 🙂', []),
         ("plain", '{ "response":"a\\\\n', "a\\n", []),
         ("plain", '{"tool_call": {"name": "add", "arg', '{"tool_call": {"name": "add", "arg', []),
@@ -178,6 +185,52 @@ def test_generic_grammar_allows_a_call_or_a_response(
     assert not accepts(one, GENERIC.replace("3", '"3"'), vocabulary)
 
 
+# Its answers begin like a call of each form.
+ANSWER = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "tool_call": {"type": "null"},
+        "response": {"type": "string"},
+    },
+}
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize(
+    ("style", "call"), [("qwen", CALL), ("llama", BARE), ("plain", GENERIC), ("plain", GENERIC_2)]
+)
+def test_beside_a_schema_the_output_is_a_call_or_fits_it(
+    style: str, call: str, parallel: bool, vocabulary: Vocabulary, request: Any
+) -> None:
+    tool_format = _format(request.getfixturevalue(style), "auto", parallel, ANSWER)
+    assert tool_format.grammar is not None
+    if style != "plain" or (call == GENERIC_2) is parallel:
+        assert accepts(tool_format.grammar, call, vocabulary)
+        assert _read(tool_format, [call])[1][0] == A
+    if call == GENERIC_2:
+        assert _read(tool_format, [call[:-2]])[:2] == ([], [A, B] if parallel else [A])
+    for answer in ('{"name": "Ada"}', '{"tool_call": null}', '{"response": "x"}', "{}"):
+        assert accepts(tool_format.grammar, answer, vocabulary), answer
+        for step in (1, 1000):
+            pieces = [answer[i : i + step] for i in range(0, len(answer), step)]
+            texts, calls, reason = _read(tool_format, pieces)
+            assert ("".join(texts), calls, reason) == (answer, [], "stop")
+    for wrong in ("text", '{"city": 3}', f"{call} {{}}", call.replace("add", "rm")):
+        assert not accepts(tool_format.grammar, wrong, vocabulary), wrong
+
+
+@pytest.mark.parametrize("style", ["qwen", "llama", "plain"])
+def test_a_required_call_leaves_no_room_for_the_schema(
+    style: str, vocabulary: Vocabulary, request: Any
+) -> None:
+    tool_format = _format(request.getfixturevalue(style), "required", answer=ANSWER)
+    assert tool_format.grammar is not None
+    assert not accepts(tool_format.grammar, "{}", vocabulary)
+    output = random_sentence(tool_format.grammar, vocabulary, 0)
+    assert _read(tool_format, [output])[2] == "tool_calls"
+
+
 def test_native_forms_are_free_to_answer(qwen: ChatTemplate, llama: ChatTemplate) -> None:
     assert _format(qwen).grammar is None
     assert _format(llama, "auto").grammar is None
@@ -237,7 +290,9 @@ def test_wrong_fields_are_named(tools: Any, choice: Any, param: str, plain: Chat
 
 def test_strict_decides_whether_constraints_may_be_dropped(plain: ChatTemplate) -> None:
     loose = _tool("f", x={"type": "array", "uniqueItems": True})
-    assert ToolFormat.choose(plain, [loose]) is not None
+    chosen = ToolFormat.choose(plain, [loose])
+    assert chosen is not None
+    assert chosen.ignored == ("f: uniqueItems at #/properties/x",)
     strict = {**loose, "function": {**loose["function"], "strict": True}}
     with pytest.raises(InvalidRequest, match="uniqueItems"):
         ToolFormat.choose(plain, [strict])

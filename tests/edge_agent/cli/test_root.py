@@ -39,7 +39,7 @@ def listed(help_text: str) -> list[str]:
 
 def test_help_lists_our_commands_in_the_order_of_use(run):
     names = listed(run("--help").stdout)
-    assert names[:4] == ["serve", "chat", "ask", "status"]
+    assert names[:5] == ["serve", "chat", "ask", "launch", "status"]
     installed = importlib.metadata.entry_points(group="edge_agent.commands")
     assert sorted(names) == sorted({point.name for point in installed})
 

@@ -73,6 +73,18 @@ async def test_retry_after_is_obeyed(server, connect, clock):
     assert clock.slept == [3.5, 7.0]
 
 
+async def test_nobody_waits_long_for_a_busy_cloud_while_the_local_model_can_answer(
+    server, connect, clock
+):
+    busy = failure("429 X", extra="Retry-After: 20\r\n")
+    server.scripts = [busy, busy, WHOLE]
+    client = connect(retries=2, longest_wait_s=2)
+    error = await fail(client, CloudBusy, patient=False)
+    assert (error.retry_after_s, clock.slept) == (20, [])
+    await client.open(BODY, max_tokens=10)  # nobody else can answer
+    assert clock.slept == [20]
+
+
 async def test_a_retry_after_beyond_the_deadline_is_not_waited_for(server, connect, clock):
     server.scripts = [failure("429 X", extra="Retry-After: 3600\r\n")]
     error = await fail(connect(retries=2), CloudBusy)

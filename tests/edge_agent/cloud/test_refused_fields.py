@@ -154,6 +154,26 @@ async def test_what_says_nothing_is_not_sent(server: ScriptedServer, connect: Co
     }
 
 
+async def test_metadata_goes_up_only_where_it_is_stored(
+    server: ScriptedServer, connect: Connect
+) -> None:
+    server.scripts = [WHOLE, WHOLE]
+    for store in (None, True):
+        await ask(connect(), metadata={"trace": "1"}, store=store)
+    assert ["metadata" in body for body in server.requests] == [False, True]
+
+
+async def test_an_answer_that_said_nothing_is_empty_text(
+    server: ScriptedServer, connect: Connect
+) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    silent = {"role": "assistant", "content": None}
+    server.scripts = [WHOLE]
+    await ask(connect(), messages=[silent, {**silent, "tool_calls": [call]}])
+    sent = server.requests[0]["messages"]
+    assert [message["content"] for message in sent] == ["", None]
+
+
 async def test_lessons_outlive_the_process_and_belong_to_one_model(
     server: ScriptedServer, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from edge_agent.records.generation import (
     DecisionPoint,
     FinishReason,
     GenerationRequest,
+    Grammar,
     SamplingParams,
     ServedModel,
     TokenEvent,
@@ -70,7 +71,9 @@ async def read(generation: Generation, n: int = 1) -> list[Answer]:
 async def ask(
     engine: Engine, prompt: Sequence[int], *, n: int = 1, client: str = "", **sampling: Any
 ) -> tuple[DecisionPoint, list[Answer]]:
-    """Submit, and read to the end."""
+    """Submit, and read to the end. `gbnf` is short for a grammar in that notation."""
+    if "gbnf" in sampling:
+        sampling["grammar"] = Grammar("gbnf", sampling.pop("gbnf"))
     request = GenerationRequest(
         tuple(prompt),
         SamplingParams(**{"max_tokens": 8, "temperature": 0, **sampling}),
@@ -83,7 +86,7 @@ async def ask(
 
 async def settled(engine: Engine) -> None:
     """Return when the engine thread has carried out everything posted so far."""
-    await asyncio.wrap_future(engine._mailbox.call(lambda: None))
+    await asyncio.wrap_future(engine._commands.call(lambda: None))
 
 
 def prompt_of(seed: int, length: int) -> list[int]:

@@ -98,12 +98,24 @@ async def test_a_full_queue_says_when_to_come_back(tiny_model: Path) -> None:
         await engine.stop(0)
 
 
+async def test_more_tokens_than_the_context_has_are_an_upper_bound(tiny_model: Path) -> None:
+    engine = make_engine(tiny_model, context=256, slots=4)
+    try:
+        # Had each reserved the rest of the context, they would run one after another.
+        running = [engine.submit(request(seed, length=20, max_tokens=32_000)) for seed in range(3)]
+        for generation in running:
+            await generation.decision_point()
+        assert engine.stats().running == 3
+        _, [answer] = await ask(engine, prompt_of(1, 250), max_tokens=7, ignore_eos=True)
+        assert (answer.finish_reason, len(answer.ids)) == ("length", 6)
+    finally:
+        await engine.stop(0)
+
+
 async def test_what_cannot_fit_is_refused_with_the_numbers(tiny_model: Path) -> None:
     engine = make_engine(tiny_model, context=512)  # the model itself ends at 256
     try:
         assert engine.context_limit == 256
-        with pytest.raises(ContextLengthExceeded, match=r"256 tokens.* has 250 and max_tokens 7"):
-            engine.submit(request(1, length=250, max_tokens=7))
         with pytest.raises(ContextLengthExceeded, match=r"256 tokens.* has 256"):
             engine.submit(request(1, length=256, max_tokens=None))
         _, [answer] = await ask(engine, prompt_of(1, 255), max_tokens=None)

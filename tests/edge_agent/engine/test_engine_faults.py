@@ -26,7 +26,7 @@ POISON = 264
 
 def inject(engine: Engine, code: int, when: Callable[[Sequence[int]], bool]) -> None:
     """Let `llama_decode` return `code` for batches whose tokens satisfy `when`."""
-    context = engine._lane.context
+    context = engine._runner.context
     decode = context.decode
 
     def faulty(tokens: Sequence[int], *rest: Sequence[int]) -> int:
@@ -69,12 +69,12 @@ async def test_no_kv_slot_is_answered_by_letting_go_of_cached_prefixes(
     engine = make_engine(tiny_model)
     await ask(engine, prompt_of(51, 20))
     refusals = [True]
-    inject_once = engine._lane.context.decode
+    inject_once = engine._runner.context.decode
 
     def refuse_once(*args: Sequence[int]) -> int:
         return 1 if refusals and refusals.pop() else inject_once(*args)
 
-    engine._lane.context.decode = refuse_once  # type: ignore[method-assign]
+    engine._runner.context.decode = refuse_once  # type: ignore[method-assign]
     try:
         used = engine.stats().kv_used
         _, [answer] = await ask(engine, prompt_of(52, 20))
@@ -87,7 +87,7 @@ async def test_no_kv_slot_is_answered_by_letting_go_of_cached_prefixes(
 
 async def test_logits_that_are_no_numbers_fail_only_their_request(tiny_model: Path) -> None:
     engine = make_engine(tiny_model)
-    context = engine._lane.context
+    context = engine._runner.context
     logits = context.logits
 
     def spoiled(n: int) -> np.ndarray:
@@ -107,7 +107,7 @@ async def test_logits_that_are_no_numbers_fail_only_their_request(tiny_model: Pa
 
 async def test_a_bad_grammar_is_the_clients_error(engine: Engine) -> None:
     with pytest.raises(InvalidRequest) as error:
-        await ask(engine, prompt_of(54, 10), grammar="root ::= (")
+        await ask(engine, prompt_of(54, 10), gbnf="root ::= (")
     assert error.value.param == "grammar"
     await ask(engine, prompt_of(54, 10))
 

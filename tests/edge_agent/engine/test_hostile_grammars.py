@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.chat import response_format
+from edge_agent.chat.guidance import schema_grammar
 from edge_agent.chat.template import ChatTemplate
 from edge_agent.chat.tool_format import ToolFormat
 from edge_agent.engine.engine import Engine
 from edge_agent.errors import InvalidRequest
+from edge_agent.records.generation import Grammar
 from models.llama.model import LlamaModel
 from models.llama.vocabulary import Vocabulary
 from tests.edge_agent.engine.engine_harness import ask, make_engine, prompt_of, stop
@@ -64,6 +66,15 @@ SCHEMAS: dict[str, Any] = {
     "huge bounds": {"type": "integer", "minimum": -(10**400), "maximum": 10**400},
     "no number": {"type": "number", "minimum": 3, "maximum": 2},
     "alternatives of alternatives": {"anyOf": [{"anyOf": [LISTS] * 40}] * 40},
+    "many alternatives": {"anyOf": [{**LISTS, "maxItems": i} for i in range(100)]},
+    "references that multiply": {
+        "$ref": "#/$defs/d0",
+        "$defs": {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}] * 2} for i in range(25)}
+        | {"d25": {"type": "null"}},
+    },
+    "products of enums": {"allOf": [{"enum": words("a", 90)}, {"enum": words("b", 90)}]},
+    "as many properties as may be": {"properties": {name: {} for name in words("p", 450)}},
+    "many pattern properties": {"patternProperties": {f"^(a|b){{{i}}}$": {} for i in range(60)}},
 }
 GRAMMARS = {
     "left recursion": 'root ::= root "a" | "a"',
@@ -92,11 +103,13 @@ def served(tiny_model: Path) -> Iterator[tuple[Engine, Vocabulary, ChatTemplate]
     model.close()
 
 
-async def outcome(engine: Engine, vocabulary: Vocabulary, gbnf: str) -> str:
+async def outcome(engine: Engine, vocabulary: Vocabulary, grammar: Grammar) -> str:
     """What the request comes to, as the server would handle it."""
     try:
-        response_format.check(gbnf, vocabulary)
-        _, (answer,) = await ask(engine, prompt_of(0, 8), grammar=gbnf, max_tokens=6)
+        if grammar.notation == "gbnf":
+            response_format.check(grammar.text, vocabulary)
+        engine.grammars.prepare(grammar)
+        _, (answer,) = await ask(engine, prompt_of(0, 8), grammar=grammar, max_tokens=6)
     except InvalidRequest as error:
         assert "\n" not in error.message
         return f"refused: {error.message}"
@@ -115,13 +128,13 @@ async def test_schemas(name: str, served: Any) -> None:
     schema, began = SCHEMAS[name], time.process_time()
     shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     try:
-        gbnf = response_format.from_response_format(shape)
+        read = response_format.from_response_format(shape)
     except InvalidRequest as error:
         assert error.param == "response_format.json_schema.schema"
         assert len(error.message) < 500
     else:
-        assert gbnf is not None
-        await outcome(engine, vocabulary, gbnf)
+        assert read is not None
+        await outcome(engine, vocabulary, schema_grammar(read.json))
     for strict in (True, False):
         parameters = {"type": "object", "properties": {"x": schema}, "$defs": schema.get("$defs")}
         function = {"name": "f", "parameters": parameters, "strict": strict}
@@ -143,7 +156,7 @@ async def test_schemas(name: str, served: Any) -> None:
 async def test_grammars(name: str, served: Any) -> None:
     engine, vocabulary, _ = served
     began = time.process_time()
-    await outcome(engine, vocabulary, GRAMMARS[name])
+    await outcome(engine, vocabulary, Grammar("gbnf", GRAMMARS[name]))
     assert await alive(engine)
     assert time.process_time() - began < 30
 
@@ -161,20 +174,22 @@ _KEYS = st.sampled_from(
 
 async def test_any_grammar_and_schema(served: Any) -> None:
     engine, vocabulary, _ = served
-    tried: list[str] = []
+    tried: list[Grammar] = []
     body = st.lists(_SYMBOLS, max_size=10).map(" ".join)
 
     @examples(60)
     @given(body, body, body, st.dictionaries(_KEYS, ANY_JSON, max_size=3))
     def collect(root: str, a: str, b: str, schema: Any) -> None:
-        tried.append(f"root ::= {root}\na ::= {a}\nb ::= {b}")
+        tried.append(Grammar("gbnf", f"root ::= {root}\na ::= {a}\nb ::= {b}"))
         shape = {"type": "json_object", "schema": schema}
         try:
-            tried.append(response_format.from_response_format(shape) or "")
+            read = response_format.from_response_format(shape)
+            assert read is not None
+            tried.append(schema_grammar(read.json))
         except InvalidRequest as error:
             assert error.param == "response_format.schema"
 
     collect()
-    for gbnf in tried:
-        await outcome(engine, vocabulary, gbnf)
+    for grammar in tried:
+        await outcome(engine, vocabulary, grammar)
     assert await alive(engine)

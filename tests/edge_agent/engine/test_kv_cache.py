@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.engine.kv_cache import PrefixCache, Reservations, Shelf
+from edge_agent.engine.kv_cache import HostCache, PrefixCache, Reservations
 from models.llama.cells import KvCache, Sequence, common_prefix
 from models.llama.context import LlamaContext
 from models.llama.model import LlamaModel
@@ -108,7 +108,7 @@ def test_cached_prefixes_leave_the_cells_but_for_the_newest(context: LlamaContex
         memory.retire(sequence)
         memory.tidy()
         assert memory.kv.used == 60
-        assert memory.shelf.cells <= 128
+        assert memory.host.cells <= 128
     assert memory.kv.best_source([27] * 61) == (sequence, 60)
     assert [memory.cached([token] * 61) for token in range(20, 28)] == [0] * 5 + [60] * 3
     whole = Sequence([30] * 200)  # one alone may take more
@@ -127,7 +127,7 @@ def test_prefixes_contained_in_others_are_dropped_and_the_oldest_goes_first(
 ) -> None:
     context.clear()
     kv = KvCache(context)
-    prefixes = PrefixCache(kv, Shelf(kv, 0))
+    prefixes = PrefixCache(kv, HostCache(kv, 0))
 
     def entry(tokens: list[int]) -> Sequence:
         sequence = Sequence(tokens)

@@ -55,7 +55,7 @@ async def test_tokens_cut_off_by_a_stop_string_have_none(engine: Engine) -> None
 async def test_bytes_of_tokens_add_up_to_the_text(smol_engine: Engine) -> None:
     prompt = smol_engine.vocabulary.encode("Emoji: ")
     _, [answer] = await ask(
-        smol_engine, prompt, top_logprobs=1, max_tokens=30, grammar='root ::= "a 😀 b"'
+        smol_engine, prompt, top_logprobs=1, max_tokens=30, gbnf='root ::= "a 😀 b"'
     )
     said = [item for item in answer.logprobs if item.token_id not in _eog(smol_engine)]
     assert b"".join(item.raw for item in said).decode() == answer.text

@@ -80,7 +80,7 @@ async def test_cells_that_left_the_window_may_be_gone(other: Engine, plain: Refe
 
 
 async def test_after_a_fatal_error_the_others_go_on(other: Engine, plain: Reference) -> None:
-    context, poison = other._lane.context, 264
+    context, poison = other._runner.context, 264
     decode = context.decode
 
     def faulty(tokens: Sequence[int], *rest: Sequence[int]) -> int:

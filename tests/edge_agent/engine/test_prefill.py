@@ -211,7 +211,7 @@ async def test_without_room_for_its_context_prompts_are_computed_among_the_other
     def fail() -> LlamaContext:
         raise ModelError("no memory")
 
-    engine._lane.scheduler._prefill._make = fail
+    engine._runner.scheduler._prefill._make = fail
     with caplog.at_level(logging.WARNING):
         await crowd(engine, reference)
     assert sum(crowded) == 0
@@ -228,7 +228,7 @@ async def test_what_cannot_be_moved_is_computed_among_the_others(
 ) -> None:
     """Its own context fails, or the other one has no place for what came of it."""
     engine = make_engine(tiny_model, batch=64)
-    scheduler = engine._lane.scheduler
+    scheduler = engine._runner.scheduler
     aside = scheduler._prefill._make()
     monkeypatch.setattr(scheduler._prefill, "_make", lambda: aside)
     if broken == "decode":
@@ -250,7 +250,7 @@ async def test_what_lost_its_kv_on_the_way_does_not_overfill_a_batch(
     shared = prompt_of(40, 40)
     await ask(engine, shared, max_tokens=1)
     crowded.clear()
-    context = engine._lane.scheduler._context
+    context = engine._runner.scheduler._context
     monkeypatch.setattr(context, "restore", lambda *_: False)
     prompts = [prompt_of(50, 200), *([*shared, *prompt_of(s, 20)] for s in range(2))]
     answers = await asyncio.gather(*(ask(engine, prompt, max_tokens=6) for prompt in prompts))

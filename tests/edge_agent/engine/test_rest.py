@@ -14,7 +14,7 @@ from tests.edge_agent.engine.engine_harness import make_engine, prompt_of, read,
 
 
 def drawn(engine: Engine) -> list[tuple[int, ...]]:
-    group = engine.sample_group(prompt_of(60, 40), 3, max_tokens=6, seed=4)
+    group = engine.sample_groups([prompt_of(60, 40)], 3, max_tokens=6, seed=4)[0]
     return [rollout.token_ids for rollout in group.rollouts]
 
 
@@ -30,7 +30,7 @@ def test_the_memory_is_given_back_and_taken_again(tiny_model: Path) -> None:
         engine.rest()
         engine.rest()
         freed = used - anonymous()
-        cells = engine._lane.context.cells * 2 * 2 * 2 * 32  # K, V; two layers; two bytes; width
+        cells = engine._runner.context.cells * 2 * 2 * 2 * 32  # K, V; two layers; two bytes; width
         assert freed > 0.8 * cells
         assert engine.stats().kv_used == 0
         assert drawn(engine) == first
@@ -53,10 +53,10 @@ def test_the_adapter_stays(tiny_model: Path, tmp_path: Path) -> None:
 async def test_another_version_wakes_it(tiny_model: Path, tmp_path: Path) -> None:
     lora = write_lora(tmp_path / "adapter.gguf", tiny_model, scale=2.0)
     engine = make_engine(tiny_model)
-    before = engine.sample_group(prompt_of(60, 40), 3, max_tokens=6, seed=4)
+    before = engine.sample_groups([prompt_of(60, 40)], 3, max_tokens=6, seed=4)[0]
     engine.rest()
     await engine.activate(ServedModel(tiny_model, lora, "v1"))
-    after = engine.sample_group(prompt_of(60, 40), 3, max_tokens=6, seed=4)
+    after = engine.sample_groups([prompt_of(60, 40)], 3, max_tokens=6, seed=4)[0]
     assert {rollout.version for rollout in after.rollouts} == {"v1"}
     assert after.p_offload != before.p_offload
     await engine.stop(0)
@@ -85,11 +85,11 @@ async def test_what_was_just_cancelled_is_not_tidied_up(tiny_model: Path) -> Non
         await anext(aiter(generation))
 
     def at_once() -> None:
-        for number in list(engine._lane.scheduler.jobs):
+        for number in list(engine._runner.scheduler.jobs):
             engine._cancel(number)
         engine._rest()
 
-    engine._mailbox.call(at_once).result()
+    engine._commands.call(at_once).result()
     request = GenerationRequest(prompts[0], SamplingParams(temperature=0.0, max_tokens=4))
     (answer,) = await read(engine.submit(request))
     assert len(answer.ids) == 4
@@ -116,7 +116,7 @@ def test_without_room_for_the_memory_the_request_fails_not_the_engine(
             raise ModelError("no room")
 
         with monkeypatch.context() as patched:
-            patched.setattr(engine._lane, "wake", fail)
+            patched.setattr(engine._runner, "wake", fail)
             with pytest.raises(ModelError, match="no room"):
                 drawn(engine)
         assert engine.stats().waiting == 0

@@ -59,7 +59,7 @@ def test_in_the_window_a_rollout_may_ask_behind_the_first_position(
 
 def test_the_end_of_turn_is_kept(engine: Engine) -> None:
     eog = {i for i in range(engine.vocabulary.size) if engine.vocabulary.is_eog(i)}
-    group = engine.sample_group(prompt_of(82, 10), 60, max_tokens=80, temperature=1.0, seed=2)
+    group = engine.sample_groups([prompt_of(82, 10)], 60, max_tokens=80, temperature=1.0, seed=2)[0]
     ended = [r for r in group.rollouts if r.finish_reason == "stop"]
     cut = [r for r in group.rollouts if r.finish_reason == "length"]
     assert ended
@@ -71,7 +71,7 @@ def test_seeds_reproduce_groups(engine: Engine) -> None:
     prompts = [prompt_of(83, 15), prompt_of(84, 15)]
     first = engine.sample_groups(prompts, 3, max_tokens=8, seed=7)
     second = engine.sample_groups(prompts, 3, max_tokens=8, seed=7)
-    alone = engine.sample_group(prompts[0], 3, max_tokens=8, seed=7)
+    alone = engine.sample_groups([prompts[0]], 3, max_tokens=8, seed=7)[0]
     ids = [[r.token_ids for r in group.rollouts] for group in first]
     assert [[r.token_ids for r in group.rollouts] for group in second] == ids
     assert [r.token_ids for r in alone.rollouts] == ids[0]
@@ -93,16 +93,16 @@ def test_slots_stay_full_across_prompts(tiny_model: Path) -> None:
 
 def test_what_cannot_be_sampled_is_refused(engine: Engine) -> None:
     with pytest.raises(InvalidRequest, match="temperature"):
-        engine.sample_group([9], 2, max_tokens=4, temperature=0.0)
+        engine.sample_groups([[9]], 2, max_tokens=4, temperature=0.0)[0]
     with pytest.raises(ContextLengthExceeded):
-        engine.sample_groups([prompt_of(94, 20), prompt_of(94, 200)], 2, max_tokens=100)
+        engine.sample_groups([prompt_of(94, 20), prompt_of(94, engine.context_limit)], 2, max_tokens=9)
 
 
 def test_a_failure_reaches_the_trainer(tiny_model: Path) -> None:
     engine = make_engine(tiny_model)
-    engine._lane.context.decode = lambda *_: -3  # type: ignore[method-assign]
+    engine._runner.context.decode = lambda *_: -3  # type: ignore[method-assign]
     try:
         with pytest.raises(EngineError, match="code -3"):
-            engine.sample_group(prompt_of(95, 10), 2, max_tokens=4)
+            engine.sample_groups([prompt_of(95, 10)], 2, max_tokens=4)[0]
     finally:
         stop(engine)

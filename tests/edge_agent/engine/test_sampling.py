@@ -198,7 +198,7 @@ async def test_a_grammar_holds_at_any_temperature(smol_engine: Engine) -> None:
     grammar = r'root ::= "{\"name\": \"" [a-zA-Z ]{1,20} "\", \"age\": " [1-9] [0-9]? "}"'
     prompt = smol_engine.vocabulary.encode("Describe a person as JSON: ")
     _, answers = await ask(
-        smol_engine, prompt, n=4, grammar=grammar, temperature=1.5, seed=1, max_tokens=60
+        smol_engine, prompt, n=4, gbnf=grammar, temperature=1.5, seed=1, max_tokens=60
     )
     for answer in answers:
         person = json.loads(answer.text)
@@ -209,7 +209,7 @@ async def test_a_grammar_holds_at_any_temperature(smol_engine: Engine) -> None:
 async def test_a_complete_grammar_ends_the_answer_even_without_eos(smol_engine: Engine) -> None:
     prompt = smol_engine.vocabulary.encode("Yes or no? ")
     _, [answer] = await ask(
-        smol_engine, prompt, grammar='root ::= "yes" | "no"', ignore_eos=True, max_tokens=9
+        smol_engine, prompt, gbnf='root ::= "yes" | "no"', ignore_eos=True, max_tokens=9
     )
     assert answer.text in {"yes", "no"}
     assert answer.finish_reason == "stop"

@@ -61,7 +61,7 @@ async def test_characters_of_several_tokens_arrive_whole(smol_engine: Engine) ->
     text = "naïve 😀 ≠ 日本"
     assert len(smol_engine.vocabulary.encode("😀")) > 1
     prompt = chat(smol_engine, "Say something")
-    _, [answer] = await ask(smol_engine, prompt, max_tokens=60, grammar=f'root ::= "{text}"')
+    _, [answer] = await ask(smol_engine, prompt, max_tokens=60, gbnf=f'root ::= "{text}"')
     assert answer.text == text
     assert answer.finish_reason == "stop"
     assert not any("\ufffd" in event.text for event in answer.events)
@@ -69,6 +69,6 @@ async def test_characters_of_several_tokens_arrive_whole(smol_engine: Engine) ->
 
 async def test_an_answer_cut_inside_a_character_is_still_valid_text(smol_engine: Engine) -> None:
     prompt = chat(smol_engine, "Say something")
-    _, [answer] = await ask(smol_engine, prompt, max_tokens=1, grammar='root ::= "😀"')
+    _, [answer] = await ask(smol_engine, prompt, max_tokens=1, gbnf='root ::= "😀"')
     assert answer.finish_reason == "length"
     assert answer.text == "\ufffd"

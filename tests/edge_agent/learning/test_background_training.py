@@ -42,12 +42,11 @@ sys.exit(status)
 """
 IDLE_CHILD = """
 import os, signal, sys, threading
-from edge_agent.processes.own import end_with_parent, lower_priority
+from edge_agent.processes.own import lower_priority
 lower_priority()
 thread = threading.Thread(target=lambda: policies.append(os.sched_getscheduler(0)))
 policies = [os.sched_getscheduler(0)]
 thread.start(); thread.join()
-end_with_parent()
 print(policies == [os.SCHED_IDLE] * 2, flush=True)
 signal.pause()
 """
@@ -238,16 +237,19 @@ async def test_the_real_command_computes_when_nothing_else_wants_to(
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="the platform has no SCHED_IDLE")
-def test_the_child_steps_behind_and_ends_with_its_parent() -> None:
+def test_the_child_steps_behind_and_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "idle_child.py").write_text(IDLE_CHILD)
+    leash, name = background.COMMAND[:-4], "idle_child"
+    assert background.COMMAND[-4] == "edge_agent"
     parent = subprocess.Popen(
         [
             *(sys.executable, "-c"),
-            "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]],"
-            "env={**os.environ, '_EDGE_AGENT_PARENT': str(os.getpid())})",
-            IDLE_CHILD,
+            "import subprocess, sys;subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE).wait()",
+            *(*leash, name),
         ],
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])},
     )
     assert parent.stdout is not None
     idle = parent.stdout.readline()

@@ -49,7 +49,9 @@ def test_a_call_that_computes_is_ended_at_its_limit(
     tmp_path: Path, inherited: signal.Handlers
 ) -> None:
     script = tmp_path / "child.py"
-    script.write_text(f"from edge_agent import worker_loop\nworker_loop.PATIENCE = 1000\n{CHILD}")
+    script.write_text(
+        f"from edge_agent.processes import worker_loop\nworker_loop.PATIENCE = 1000\n{CHILD}"
+    )
     worker = Worker(script, timeout_s=0.2, memory_mb=512)
     usual = signal.signal(signal.SIGPROF, inherited)
     try:

@@ -1,0 +1,60 @@
+"""What a cloud model costs: the configuration's price, else one that ships with the package."""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from edge_agent.config.settings import CloudSettings, Price
+
+_FILE = Path(__file__).with_name("prices.toml")
+_SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|latest)$")
+"""The end of a dated name: it costs what the undated model costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPrice:
+    """One model's price and where it comes from."""
+
+    model: str
+    price: Price
+    source: str
+    """A URL, or "configuration"."""
+    as_of: date | None
+    """When the source was read; None for the configuration."""
+    host: str | None = None
+    """Whose price it is; None: of whatever cloud is configured."""
+
+
+def known_price(cloud: CloudSettings, model: str) -> KnownPrice | None:
+    """The price of `model` at `cloud.url`; None if nobody knows it.
+
+    A price that ships holds for its vendor's host alone: a reseller of the same model bills
+    otherwise. A dated snapshot costs what the model itself does.
+    """
+    if model in cloud.prices:
+        return KnownPrice(model, cloud.prices[model], "configuration", None)
+    host = urlsplit(cloud.url or "").hostname
+    names = {model, _SNAPSHOT.sub("", model)}
+    return next((row for row in shipped() if row.host == host and row.model in names), None)
+
+
+def known_prices(cloud: CloudSettings) -> list[KnownPrice]:
+    """The configuration's prices, then those that ship; a model of the former hides the latter."""
+    own = [KnownPrice(name, price, "configuration", None) for name, price in cloud.prices.items()]
+    return [*own, *(row for row in shipped() if row.model not in cloud.prices)]
+
+
+@cache
+def shipped() -> tuple[KnownPrice, ...]:
+    """The table in the package."""
+    table: dict[str, Any] = tomllib.loads(_FILE.read_text(encoding="utf-8"))
+    return tuple(
+        KnownPrice(name, Price(**values), vendor["source"], table["as_of"], vendor["host"])
+        for vendor in table["vendor"]
+        for name, values in vendor["models"].items()
+    )

@@ -1,0 +1,161 @@
+"""POST /api/chat, /api/generate, /api/embed and /api/embeddings: Ollama's API.
+
+Source: Ollama's docs/api.md. A request is translated to OpenAI's form and takes the same path from
+there on: checks, routes, ledger, log. What cannot be done is refused by its name in Ollama's API;
+hints about hardware and memory are taken.
+"""
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from edge_agent.agent.agent import Agent
+from edge_agent.errors import InvalidRequest
+from edge_agent.records.query import Query, Route
+from server.doors import query as queries
+from server.doors.common import AgentDep, ServiceDep, answer, client_of
+from server.doors.ollama_render import shape, stamp
+from server.doors.ollama_request import (
+    ChatBody,
+    EmbedBody,
+    GenerateBody,
+    LegacyEmbedBody,
+    Options,
+    as_openai,
+    plain_name,
+    validated,
+)
+from server.doors.render import dumps
+from server.doors.schemas import ChatRequest, CompletionRequest
+
+router = APIRouter(tags=["Ollama"], prefix="/api")
+
+
+@router.post("/chat", summary="Chat, streamed as lines of JSON or whole")
+async def chat(body: ChatBody, request: Request, agent: AgentDep) -> Response:
+    """As Ollama's; `edge_agent` in the request steers it, in the last object explains it."""
+    name = plain_name(body.model)
+    queries.model_route(name)
+    if not body.messages:
+        empty = {"message": {"role": "assistant", "content": ""}}
+        return _nothing_asked(body, empty)
+    query = await asyncio.to_thread(_chat_query, body, name, agent, client_of(request))
+    return await _answer(request, query, body, chat=True)
+
+
+@router.post("/generate", summary="Answer one prompt, streamed as lines of JSON or whole")
+async def generate(body: GenerateBody, request: Request, agent: AgentDep) -> Response:
+    """As Ollama's. With `raw` the prompt is taken as it is, control tokens included."""
+    name = plain_name(body.model)
+    queries.model_route(name)
+    if not body.prompt:
+        return _nothing_asked(body, {"response": ""})
+    make = _raw_query if body.raw else _chat_query
+    query = await asyncio.to_thread(make, body, name, agent, client_of(request))
+    return await _answer(request, query, body, chat=False)
+
+
+@router.post("/embed", summary="Embed texts with the local model")
+async def embed(
+    body: EmbedBody, request: Request, agent: AgentDep, service: ServiceDep
+) -> dict[str, Any]:
+    """As Ollama's. A text beyond the context is cut only where `truncate` is true."""
+    started = time.monotonic()
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    if body.dimensions not in (None, agent.engine.model.n_embd):
+        width = agent.engine.model.n_embd
+        raise InvalidRequest(f"dimensions: the model's width is {width}", param="dimensions")
+    prompts = await asyncio.to_thread(_prompts, texts, body.model, agent, bool(body.truncate))
+    vectors = await service.run(agent.engine.embed(prompts), request.receive)
+    return {
+        "model": body.model,
+        "embeddings": vectors,
+        "total_duration": int((time.monotonic() - started) * 1e9),
+        "load_duration": 0,
+        "prompt_eval_count": sum(map(len, prompts)),
+    }
+
+
+@router.post("/embeddings", summary="Embed one text; /api/embed supersedes it")
+async def embeddings(
+    body: LegacyEmbedBody, request: Request, agent: AgentDep, service: ServiceDep
+) -> dict[str, Any]:
+    """As Ollama's, for clients from before /api/embed."""
+    texts = [body.prompt] if body.prompt else []
+    prompts = await asyncio.to_thread(_prompts, texts, body.model, agent, False)
+    vectors = await service.run(agent.engine.embed(prompts), request.receive)
+    return {"embedding": vectors[0] if vectors else []}
+
+
+def _nothing_asked(body: ChatBody | GenerateBody, empty: Mapping[str, Any]) -> Response:
+    """Without a prompt Ollama loads the model, or unloads it; ours is always loaded."""
+    reason = "unload" if body.keep_alive in (0, "0", "0s") else "load"
+    said = {"model": body.model, "created_at": stamp(), **empty, "done": True}
+    return Response(dumps({**said, "done_reason": reason}), media_type="application/json")
+
+
+def _chat_query(body: ChatBody | GenerateBody, name: str, agent: Agent, client: str) -> Query:
+    sent = as_openai(body, name)
+    request = validated(ChatRequest, sent)
+    return _drawn(queries.from_chat(request, sent, agent, client), body)
+
+
+def _raw_query(body: GenerateBody, name: str, agent: Agent, client: str) -> Query:
+    """The prompt holds the control tokens of its template, as text."""
+    for field in ("system", "think"):
+        if getattr(body, field):
+            raise InvalidRequest(f"{field} cannot be combined with raw", param=field)
+    sent = as_openai(body, name)
+    queries.check_encodable(sent)
+    text, vocabulary = sent["prompt"], agent.engine.vocabulary
+    queries.require_possible(text, agent.engine, "prompt")
+    ids = vocabulary.encode(text, special=True, bos=True)
+    if vocabulary.bos is not None and ids[:2] == [vocabulary.bos] * 2:
+        del ids[0]
+    request = validated(CompletionRequest, {**sent, "prompt": ids})
+    query = queries.from_completion(request, sent, agent, client)
+    query = dataclasses.replace(query, prompt=text, body={**query.body, "prompt": text})
+    return _drawn(query, body)
+
+
+def _drawn(query: Query, body: ChatBody | GenerateBody) -> Query:
+    """With Ollama's defaults (docs/modelfile.mdx) where the options say nothing.
+
+    Of the local model's sampling only: a cloud has its own.
+    """
+    given = body.options or Options()
+    sampling = dataclasses.replace(
+        query.sampling,
+        temperature=0.8 if given.temperature is None else query.sampling.temperature,
+        top_k=40 if given.top_k is None else query.sampling.top_k,
+        top_p=0.9 if given.top_p is None else query.sampling.top_p,
+    )
+    return dataclasses.replace(query, sampling=sampling)
+
+
+async def _answer(
+    request: Request, query: Query, body: ChatBody | GenerateBody, *, chat: bool
+) -> Response:
+    return await answer(request, query, shape=shape(body.model, chat=chat))
+
+
+def _prompts(texts: list[str], model: str, agent: Agent, truncate: bool) -> list[list[int]]:
+    """Token ids. Raises NotFound, InvalidRequest or ContextLengthExceeded, naming the field."""
+    if queries.model_route(plain_name(model)) is Route.CLOUD:
+        raise InvalidRequest("embeddings come from the local model only", param="model")
+    queries.check_encodable({"input": texts})
+    engine = agent.engine
+    vocabulary, most = engine.vocabulary, engine.context_limit - 1
+    prompts = []
+    for whole in texts:
+        text = whole[: most * vocabulary.longest_piece] if truncate else whole
+        queries.require_possible(text, engine, "input")
+        ids = vocabulary.encode(text, bos=True)
+        prompts.append(ids[:most] if truncate else ids)
+    if not all(prompts):
+        raise InvalidRequest("input: a text is empty", param="input")
+    return prompts

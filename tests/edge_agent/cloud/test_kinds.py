@@ -1,0 +1,83 @@
+"""What is known of a vendor spares refusals; what is learned from them wins."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from edge_agent.cloud.client import CloudClient
+from edge_agent.cloud.kinds import kind_of
+from edge_agent.config.settings import CloudSettings
+from tests.edge_agent.cloud.scripted_server import BODY, WHOLE, ScriptedServer, head
+
+Connect = Callable[..., CloudClient]
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("https://api.openai.com/v1", "openai"),
+        ("https://mine.openai.azure.com/openai/v1?api-version=x", "azure"),
+        ("https://openrouter.ai/api/v1", "openrouter"),
+        ("https://api.mistral.ai/v1", "mistral"),
+        ("https://api.openai.com.example/v1", "other"),
+        ("http://127.0.0.1:8000/v1", "other"),
+    ],
+)
+def test_the_host_says_the_kind_and_the_setting_wins(url: str, kind: str) -> None:
+    assert kind_of(CloudSettings(url=url, model="m")) == kind
+    assert kind_of(CloudSettings(url=url, model="m", kind="vllm")) == "vllm"
+
+
+async def sent(
+    server: ScriptedServer, client: CloudClient, **fields: Any
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Body and headers that the cloud got."""
+    server.scripts = [WHOLE]
+    await client.open({**BODY, **fields}, max_tokens=50)
+    return server.requests[-1], server.headers[-1]
+
+
+async def test_openai_gets_the_limit_under_its_present_name(
+    server: ScriptedServer, connect: Connect
+) -> None:
+    body, _ = await sent(server, connect(kind="openai"))
+    assert body["max_completion_tokens"] == 50
+    assert "max_tokens" not in body
+
+
+async def test_azure_reads_the_key_from_a_header_of_its_own(
+    server: ScriptedServer, connect: Connect
+) -> None:
+    _, headers = await sent(server, connect(kind="azure", api_key="sk-1"))
+    assert headers["api-key"] == "sk-1"
+    assert "authorization" not in headers
+
+
+async def test_openrouter_is_asked_what_it_charges(
+    server: ScriptedServer, connect: Connect
+) -> None:
+    body, headers = await sent(server, connect(kind="openrouter"))
+    assert body["usage"] == {"include": True}
+    assert headers["x-title"] == "edge-agent"
+
+
+async def test_mistral_gets_its_own_words(server: ScriptedServer, connect: Connect) -> None:
+    body, _ = await sent(server, connect(kind="mistral"), seed=4, logit_bias={"1": 2})
+    assert body["random_seed"] == 4
+    assert not {"seed", "logit_bias", "stream_options"} & body.keys()
+
+
+async def test_what_a_vendor_refuses_wins_over_what_was_known_of_it(
+    server: ScriptedServer, connect: Connect
+) -> None:
+    said = {"error": {"param": "max_completion_tokens", "code": "unsupported_parameter"}}
+    refusal = head("application/json", "400 X") + json.dumps(said).encode()
+    client = connect(kind="openai")
+    server.scripts = [refusal, WHOLE]
+    await client.open(BODY, max_tokens=50)
+    body, _ = await sent(server, client)
+    assert len(server.requests) == 3  # refused once, then known
+    assert body["max_tokens"] == 50
+    assert "max_completion_tokens" not in body

@@ -1,0 +1,51 @@
+"""Prices that ship, and those of the configuration."""
+
+from datetime import date
+
+import pytest
+
+from edge_agent.cloud.prices import known_price, known_prices, shipped
+from edge_agent.config.settings import CloudSettings, Price
+
+OPENAI = "https://api.openai.com/v1"
+
+
+def cloud(url: str = OPENAI, **settings) -> CloudSettings:
+    return CloudSettings(url=url, model="gpt-5-mini", **settings)
+
+
+def test_a_known_model_at_its_vendor_needs_no_price_of_the_users():
+    found = known_price(cloud(), "gpt-5-mini")
+    assert (found.price.input, found.price.cached_input, found.price.output) == (0.25, 0.025, 2.0)
+    assert found.source.startswith("https://")
+    assert found.as_of == date(2026, 7, 24)
+
+
+@pytest.mark.parametrize("name", ["gpt-5-mini-2025-08-07", "gpt-5-mini-latest"])
+def test_a_dated_name_costs_what_the_model_costs(name):
+    assert known_price(cloud(), name) == known_price(cloud(), "gpt-5-mini")
+
+
+def test_a_reseller_bills_otherwise():
+    assert known_price(cloud("https://models.example/v1"), "gpt-5-mini") is None
+    assert known_price(cloud("https://api.openai.com.example/v1"), "gpt-5-mini") is None
+
+
+def test_another_model_of_the_vendor_has_no_price():
+    assert known_price(cloud(), "gpt-5-mini-pro") is None
+
+
+def test_the_configuration_wins():
+    own = cloud(prices={"gpt-5-mini": Price(input=1, output=9)})
+    found = known_price(own, "gpt-5-mini")
+    assert (found.price.output, found.source, found.as_of) == (9, "configuration", None)
+    listed = [row for row in known_prices(own) if row.model == "gpt-5-mini"]
+    assert listed == [found]
+
+
+def test_no_price_that_ships_books_less_than_a_vendor_bills():
+    """A cache read is no dearer than input, and a cache write no cheaper."""
+    for row in shipped():
+        assert 0 < row.price.input < row.price.output
+        assert row.price.cached_input is None or row.price.cached_input <= row.price.input
+        assert row.price.cache_write is None or row.price.cache_write >= row.price.input

@@ -1,0 +1,59 @@
+"""`train.memory_mb`: what a round is expected to take, and what becomes of one that takes more."""
+
+from pathlib import Path
+
+import pytest
+
+from edge_agent.config.settings import Settings, TrainSettings
+from models.gguf import inspect
+from tests.trainer.tiny_models import EMBED, FEED_FORWARD, HEADS, KV_HEADS, VOCAB, write_tiny
+from trainer.errors import MemoryLimit
+from trainer.policy.settings import LearnerSettings, LoraSettings
+from trainer.workbench.memory import Gauge, estimate, require_room
+from trainer.workbench.workbench import rollout_engine
+
+LAYERS, KV = 2, EMBED // HEADS * KV_HEADS
+BYTES = 1e-6
+
+
+def test_each_part_by_hand(tmp_path: Path) -> None:
+    info = inspect(write_tiny(tmp_path / "tiny.gguf", "llama"))
+    lora = LoraSettings(rank=4, modules=("q_proj", "down_proj"))
+    parts = estimate(info, LearnerSettings(lora=lora, tokens_at_once=10, rows_at_once=3), 100)
+    q, kv, mlp = EMBED + EMBED, EMBED + KV, EMBED + FEED_FORWARD
+    assert parts["KV cache"] == pytest.approx(100 * LAYERS * 2 * KV * 2 * BYTES)
+    assert parts["activations"] == pytest.approx(
+        10 * LAYERS * (2 * q + 2 * kv + 3 * mlp) * 2 * BYTES
+    )
+    assert parts["adapter"] == pytest.approx(LAYERS * 4 * (q + mlp) * 4 * 5 * BYTES)
+    assert parts["logits"] == pytest.approx(3 * VOCAB * 4 * 3 * BYTES)
+    assert parts["weights"] == pytest.approx(2 * info.n_parameters * BYTES)
+
+
+@pytest.mark.parametrize(("dtype", "peak_mb"), [("bfloat16", 1150), ("float32", 1636)])
+def test_the_estimate_is_what_was_measured(smollm2: Path, dtype: str, peak_mb: float) -> None:
+    settings = Settings()
+    cells = rollout_engine(settings).context
+    parts = estimate(inspect(smollm2), LearnerSettings.of(settings.train), cells, dtype)
+    assert sum(parts.values()) == pytest.approx(peak_mb, rel=0.05)
+
+
+def test_a_round_that_does_not_fit_is_refused_with_what_to_change(tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "tiny.gguf", "llama")
+
+    def told(memory_mb: int) -> Settings:
+        train = TrainSettings(memory_mb=memory_mb)
+        return Settings(data_dir=tmp_path, model=str(model), train=train)
+
+    with pytest.raises(MemoryLimit, match=r"train.memory_mb is 300: raise it to 500") as caught:
+        require_room(told(300))
+    assert "engine.context" in caught.value.message
+    require_room(told(500))
+
+
+def test_a_process_that_grows_past_its_limit_is_told_the_setting() -> None:
+    taken = [900.0, 1001.0]
+    gauge = Gauge(1000, lambda: taken.pop(0))
+    gauge.check()
+    with pytest.raises(MemoryLimit, match=r"takes 1,001 MB, more than train.memory_mb = 1,000"):
+        gauge.check()
