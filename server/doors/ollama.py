@@ -140,6 +140,7 @@ def _drawn(query: Query, body: ChatBody | GenerateBody) -> Query:
 async def _answer(
     request: Request, query: Query, body: ChatBody | GenerateBody, *, chat: bool
 ) -> Response:
+    query = dataclasses.replace(query, door="api/chat" if chat else "api/generate")
     return await answer(request, query, shape=shape(body.model, chat=chat))
 
 

@@ -58,6 +58,9 @@ async def test_a_chat_whole_and_streamed(sdk: ollama.AsyncClient, agent: Scripte
         assert last.total_duration == last.prompt_eval_duration + last.eval_duration
     assert [answer.query.model for answer in agent.answers] == ["edge", "edge"]
     assert agent.answers[0].query.prompt_ids == agent.chat.encode([USER])
+    await sdk.generate("edge", "Hi")
+    doors = [answer.query.door for answer in agent.answers]
+    assert doors == ["api/chat", "api/chat", "api/generate"]
 
 
 async def test_streaming_is_the_default_and_lines_of_json(client: httpx.AsyncClient) -> None:

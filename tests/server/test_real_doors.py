@@ -113,13 +113,15 @@ def test_a_required_tool_is_called_and_its_result_read(sdk: openai.OpenAI, strea
 
 
 def test_structured_output_is_parsed(sdk: openai.OpenAI) -> None:
-    answer = sdk.responses.parse(
-        model="edge-local", input="Name a city.", text_format=City, max_output_tokens=60
-    )
-    assert isinstance(answer.output_parsed, City)
-    with sdk.responses.stream(
-        model="edge-local", input="Name a city.", text_format=City, max_output_tokens=60
-    ) as events:
+    asked: Any = {
+        "model": "edge-local",
+        "input": "Name a city.",
+        "text_format": City,
+        "max_output_tokens": 80,
+        "temperature": 0,
+    }
+    assert isinstance(sdk.responses.parse(**asked).output_parsed, City)
+    with sdk.responses.stream(**asked) as events:
         assert isinstance(events.get_final_response().output_parsed, City)
 
 
