@@ -237,7 +237,7 @@ class TrainSettings(_Section):
         85, gt=0, description="No round starts on a machine hotter than this, where it tells"
     )
     memory_mb: int = Field(
-        3000,
+        6000,
         ge=300,
         description="Memory limit of the trainer process, in MB; a round "
         "that would take more does not begin, one that has taken more stops and can be resumed",
