@@ -123,7 +123,7 @@ class Query:
     client: str = ""
     log: bool = True
     door: str = "chat/completions"
-    """The API that the client speaks: its path less /v1; Ollama's are api/chat, api/generate."""
+    """The API that the client speaks: its path, without /v1 (Ollama's: api/chat, api/generate)."""
     ignored: tuple[str, ...] = ()
     """What the request brought and nothing here runs, e.g. "tools[1]: web_search"."""
 

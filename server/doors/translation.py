@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from edge_agent.errors import EdgeAgentError, InvalidRequest
-from edge_agent.records.query import Query, Route
+from edge_agent.records.query import Query
 from server.doors import query as queries
 from server.doors.schemas import ChatRequest
 from server.errors import explain
@@ -65,9 +65,7 @@ class Translation:
             query = self._query(self.chat, agent, client)
         except EdgeAgentError as error:
             raise self._as_asked(error) from error
-        return dataclasses.replace(
-            _bounded(query, agent), door=self.door, ignored=tuple(self.ignored)
-        )
+        return dataclasses.replace(query, door=self.door, ignored=tuple(self.ignored))
 
     def count(self, agent: "Agent") -> int:
         """How many tokens of the local model the prompt has. Raises as `query` does."""
@@ -100,19 +98,6 @@ class Translation:
                 error.args = (error.message,)
                 break
         return error
-
-
-def _bounded(query: Query, agent: "Agent") -> Query:
-    """`query` with no more tokens asked for than the context has left.
-
-    Both APIs define the limit as a maximum: the answer may end before it.
-    """
-    asked = query.sampling.max_tokens
-    left = agent.engine.context_limit - len(query.prompt_ids)
-    if asked is None or asked <= left or left < 1 or query.route is Route.CLOUD:
-        return query
-    sampling = dataclasses.replace(query.sampling, max_tokens=left)
-    return dataclasses.replace(query, sampling=sampling)
 
 
 def text_of(content: Any, place: str, kinds: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from edge_agent.errors import (
     QueueFull,
     Unavailable,
 )
-from edge_agent.records.query import Delta, Query, Route
+from edge_agent.records.query import Delta, Query
 from tests.server.scripted_agent import ScriptedAgent
 from tests.server.serving import Serve
 
@@ -362,16 +362,6 @@ async def test_tokens_are_counted_as_the_prompt_is_rendered(
     beyond = await sdk.messages.count_tokens(model="edge-cloud", messages=long)
     assert beyond.input_tokens > 5000 > agent.engine.context_limit
     assert not agent.answers
-
-
-async def test_max_tokens_beyond_the_context_are_an_upper_bound(
-    sdk: anthropic.AsyncAnthropic, agent: ScriptedAgent
-) -> None:
-    async with sdk.messages.stream(model="edge-local", max_tokens=64_000, messages=HI) as events:
-        await events.get_final_message()
-    query = agent.answers[0].query
-    assert query.route is Route.LOCAL
-    assert query.sampling.max_tokens == agent.engine.context_limit - len(query.prompt_ids)
 
 
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}

@@ -191,6 +191,29 @@ def test_the_billing_line_leaves_the_prefix_whole(claude: anthropic.Anthropic) -
     assert second.cache_read_input_tokens > 100
 
 
+def test_a_limit_beyond_the_context_is_an_upper_bound(
+    sdk: openai.OpenAI, claude: anthropic.Anthropic
+) -> None:
+    city: Any = {"type": "json_schema", "schema": City.model_json_schema()}
+    response = sdk.responses.create(
+        model="edge-local",
+        input="Name a city.",
+        max_output_tokens=100_000,
+        temperature=0,
+        text={"format": {**city, "name": "city"}},
+    )
+    message = claude.messages.create(
+        model="edge-local",
+        max_tokens=64_000,
+        stream=True,
+        messages=[{"role": "user", "content": "Name a city."}],
+        output_config={"format": city},
+        extra_body={"temperature": 0},
+    )
+    assert response.status == "completed"
+    assert [event.type for event in message][-1] == "message_stop"
+
+
 def test_the_log_shows_the_door(sdk: openai.OpenAI, claude: anthropic.Anthropic) -> None:
     messages: list[Any] = [{"role": "user", "content": "Hi"}]
     ids = {

@@ -152,14 +152,6 @@ async def test_the_fields_reach_the_engine(sdk: openai.AsyncOpenAI, agent: Scrip
     assert query.client == "ann"
 
 
-async def test_more_tokens_than_the_context_has_left_are_an_upper_bound(
-    sdk: openai.AsyncOpenAI, agent: ScriptedAgent
-) -> None:
-    await sdk.responses.create(model="edge", input="Hi", max_output_tokens=100_000)
-    query = agent.answers[0].query
-    assert query.sampling.max_tokens == agent.engine.context_limit - len(query.prompt_ids)
-
-
 async def test_tools_that_are_not_run_here_are_named(
     sdk: openai.AsyncOpenAI, agent: ScriptedAgent
 ) -> None:
