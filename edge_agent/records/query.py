@@ -123,7 +123,7 @@ class Query:
     client: str = ""
     log: bool = True
     door: str = "chat/completions"
-    """The API that the client speaks: its path under /v1."""
+    """The API that the client speaks: its path, under /v1 unless it begins with "api/"."""
     ignored: tuple[str, ...] = ()
     """What the request brought and nothing here runs, e.g. "tools[1]: web_search"."""
 

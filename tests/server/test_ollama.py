@@ -58,6 +58,7 @@ async def test_a_chat_whole_and_streamed(sdk: ollama.AsyncClient, agent: Scripte
         assert last.total_duration == last.prompt_eval_duration + last.eval_duration
     assert [answer.query.model for answer in agent.answers] == ["edge", "edge"]
     assert agent.answers[0].query.prompt_ids == agent.chat.encode([USER])
+    assert agent.answers[0].query.door == "api/chat"
 
 
 async def test_streaming_is_the_default_and_lines_of_json(client: httpx.AsyncClient) -> None:
@@ -87,6 +88,7 @@ async def test_one_prompt_with_a_system_and_raw(
     # Control tokens in a raw prompt are tokens.
     assert raw.prompt_ids == tuple(agent.engine.vocabulary.encode(template, special=True))
     assert raw.prompt == raw.body["prompt"] == template
+    assert chat.door == raw.door == "api/generate"
 
 
 async def test_options_reach_the_engine(sdk: ollama.AsyncClient, agent: ScriptedAgent) -> None:

@@ -218,7 +218,7 @@ async def test_an_answer_begun_too_late_is_closed(agent: ScriptedAgent, data_dir
         await stream({"type": "http"}, never.wait, never.wait)
     assert answer.closed.is_set()
     undecided = asyncio.create_task(never.wait())
-    stream = EventStream(undecided, service, Timing(Metrics()), events())
+    stream = EventStream(undecided, service, Timing(Metrics()), shape)
     with pytest.raises(Unavailable):
         await asyncio.wait_for(stream({"type": "http"}, never.wait, never.wait), 10)
     assert undecided.cancelled()

@@ -95,7 +95,9 @@ def test_what_cannot_be_sampled_is_refused(engine: Engine) -> None:
     with pytest.raises(InvalidRequest, match="temperature"):
         engine.sample_groups([[9]], 2, max_tokens=4, temperature=0.0)[0]
     with pytest.raises(ContextLengthExceeded):
-        engine.sample_groups([prompt_of(94, 20), prompt_of(94, engine.context_limit)], 2, max_tokens=9)
+        engine.sample_groups(
+            [prompt_of(94, 20), prompt_of(94, engine.context_limit)], 2, max_tokens=9
+        )
 
 
 def test_a_failure_reaches_the_trainer(tiny_model: Path) -> None:
