@@ -101,7 +101,7 @@ def _nothing_asked(body: ChatBody | GenerateBody, empty: Mapping[str, Any]) -> R
 def _chat_query(body: ChatBody | GenerateBody, name: str, agent: Agent, client: str) -> Query:
     sent = as_openai(body, name)
     request = validated(ChatRequest, sent)
-    return _drawn(queries.from_chat(request, sent, agent, client), body)
+    return _finished(queries.from_chat(request, sent, agent, client), body)
 
 
 def _raw_query(body: GenerateBody, name: str, agent: Agent, client: str) -> Query:
@@ -119,13 +119,13 @@ def _raw_query(body: GenerateBody, name: str, agent: Agent, client: str) -> Quer
     request = validated(CompletionRequest, {**sent, "prompt": ids})
     query = queries.from_completion(request, sent, agent, client)
     query = dataclasses.replace(query, prompt=text, body={**query.body, "prompt": text})
-    return _drawn(query, body)
+    return _finished(query, body)
 
 
-def _drawn(query: Query, body: ChatBody | GenerateBody) -> Query:
-    """With Ollama's defaults (docs/modelfile.mdx) where the options say nothing.
+def _finished(query: Query, body: ChatBody | GenerateBody) -> Query:
+    """With its door, and Ollama's defaults (docs/modelfile.mdx) where the options say nothing.
 
-    Of the local model's sampling only: a cloud has its own.
+    Those are of the local model's sampling only: a cloud has its own.
     """
     given = body.options or Options()
     sampling = dataclasses.replace(
@@ -134,7 +134,8 @@ def _drawn(query: Query, body: ChatBody | GenerateBody) -> Query:
         top_k=40 if given.top_k is None else query.sampling.top_k,
         top_p=0.9 if given.top_p is None else query.sampling.top_p,
     )
-    return dataclasses.replace(query, sampling=sampling)
+    door = "api/chat" if isinstance(body, ChatBody) else "api/generate"
+    return dataclasses.replace(query, sampling=sampling, door=door)
 
 
 async def _answer(

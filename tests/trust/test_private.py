@@ -105,9 +105,14 @@ def send(daemon: Running, rng: random.Random, private: bool) -> None:
     told = {"messages": [{"role": "user", "content": text}], "max_tokens": most}
     door, asked = rng.choice(
         [
-            ("chat/completions", {**told, "n": rng.choice([1, 1, 2]), "user": word}),
-            ("responses", {"input": text, "max_output_tokens": most, "instructions": word}),
-            ("messages", {**told, "system": word, "metadata": {"user_id": word}}),
+            ("v1/chat/completions", {**told, "n": rng.choice([1, 1, 2]), "user": word}),
+            ("api/chat", {"messages": told["messages"], "options": {"num_predict": most}}),
+            (
+                "api/generate",
+                {"prompt": text, "system": word, "options": {"num_predict": most}},
+            ),
+            ("v1/responses", {"input": text, "max_output_tokens": most, "instructions": word}),
+            ("v1/messages", {**told, "system": word, "metadata": {"user_id": word}}),
         ]
     )
     body: dict[str, Any] = {
@@ -117,13 +122,17 @@ def send(daemon: Running, rng: random.Random, private: bool) -> None:
         **asked,
     }
     try:
-        with post(daemon, f"/v1/{door}", body) as response:
+        with post(daemon, f"/{door}", body) as response:
             if body["stream"] and rng.random() < 0.4:
                 response.read(30)
                 return
             raw = response.read()
         if not body["stream"]:
-            feedback = {"id": json.loads(raw)["id"], "rating": -1, "correction": f"{word} 42"}
+            feedback = {
+                "id": json.loads(raw)["edge_agent"]["id"],
+                "rating": -1,
+                "correction": f"{word} 42",
+            }
             post(daemon, "/v1/feedback", feedback).close()
     except (OSError, ValueError):
         return
@@ -163,13 +172,15 @@ def test_no_byte_of_it_reaches_the_cloud(recorder: Recorder, tmp_path: Path) -> 
             ("/v1/chat/completions", told),
             ("/v1/responses", {"input": SECRET}),
             ("/v1/messages", {**told, "max_tokens": 9}),
+            ("/api/chat", told),
+            ("/api/generate", {"prompt": SECRET}),
         ):
             forced = {"model": "edge-cloud", "edge_agent": {"private": True}, **asked}
             with pytest.raises(urllib.error.HTTPError, match="400"):
                 post(daemon, path, forced)
         exported = daemon.get("/v1/status")["log"]["today"]
         doors = {row["door"] for row in logged(tmp_path)}
-    assert doors == {"chat/completions", "responses", "messages"}
+    assert doors == {"chat/completions", "responses", "messages", "api/chat", "api/generate"}
     assert exported["cloud"] > 0
     assert OPEN.encode() in recorder.received
     assert SECRET.encode() not in recorder.received
