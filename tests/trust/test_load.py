@@ -79,6 +79,7 @@ def counts(daemon: Running) -> dict[str, Any]:
     process = psutil.Process(daemon.process.pid)
     ask(daemon, temperature=0, ignore_eos=True)
     engine = daemon.get("/v1/status")["engine"]
+    time.sleep(0.05)  # the daemon's end of these two connections closes after ours
     return {
         "running": engine["running"],
         "parked": engine["parked"],
