@@ -104,7 +104,7 @@ def test_the_settings_named_in_the_readmes_commands_exist(tmp_path: Path):
 def test_the_port_in_the_examples_is_the_default(data_dir: Path):
     port = Root().load().settings.server.port
     ollamas = set(re.findall(r"--ollama-port (\d+)", README))
-    assert set(re.findall(r"127\.0\.0\.1:(\d+)", README)) == {str(port)} | ollamas
+    assert set(re.findall(r"127\.0\.0\.1:(\d+)", README)) - ollamas == {str(port)}
     assert port == load(environ={}).settings.server.port
 
 
