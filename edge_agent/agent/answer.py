@@ -111,7 +111,7 @@ class Answer:
 
     async def _begin(self) -> None:
         query, services = self.query, self._services
-        if query.route is Route.CLOUD and services.assistance is None:
+        if self._cloud_alone and services.assistance is None:
             raise InvalidRequest(NO_CLOUD, param="model")
         services.store.require_writable(query)
         window = services.window if query.route is Route.AUTO else 1
@@ -129,7 +129,7 @@ class Answer:
                     confidence=drafts,
                 )
             )
-        if query.route is not Route.CLOUD:
+        if not self._cloud_alone:
             point = await self._reach_decision_point()
             if drafts and self._drafts(point.version):
                 await self._hold_draft()
@@ -145,6 +145,11 @@ class Answer:
         query = self.query
         return query.private or query.route is Route.LOCAL or self._services.assistance is None
 
+    @property
+    def _cloud_alone(self) -> bool:
+        """True if the local model is not asked: the client says so, or it cannot read the query."""
+        return self.query.route is Route.CLOUD or not self.query.prompt_ids
+
     async def _reach_decision_point(self) -> DecisionPoint:
         assert self._generation is not None
         if self._point is None:
@@ -156,7 +161,7 @@ class Answer:
         """Whether a draft by `version` is written before it is decided."""
         query, services = self.query, self._services
         assistance = services.assistance
-        if query.route is not Route.AUTO or query.private or assistance is None:
+        if self._cloud_alone or self._stays_here or assistance is None:
             return False
         if query.n > 1 or services.window > 1 or assistance.cloud.state == "open":
             return False
@@ -172,8 +177,9 @@ class Answer:
 
     def _decide(self) -> Decision:
         query, services = self.query, self._services
-        if query.route is Route.CLOUD:
-            return Decision(Route.CLOUD, Reason.REQUESTED)
+        if self._cloud_alone:
+            asked = query.route is Route.CLOUD
+            return Decision(Route.CLOUD, Reason.REQUESTED if asked else Reason.UNREADABLE)
         point = self._point
         assert point is not None
         seen = Decision(
@@ -204,7 +210,7 @@ class Answer:
 
     async def _ask_cloud(self) -> None:
         """Open the cloud's answer, or turn to the local model and say why."""
-        assistance, forced = self._services.assistance, self.query.route is Route.CLOUD
+        assistance, forced = self._services.assistance, self._cloud_alone
         assert assistance is not None
         try:
             self._services.store.require_ledger()
@@ -218,7 +224,7 @@ class Answer:
             if forced:
                 raise
             self._stay_local(Reason.NO_PRICE if error.limit == "price" else Reason.BUDGET)
-            if error.limit == "rate" and not forced:
+            if error.limit == "rate":
                 self._services.decider.refused(self.decision, self.adapter)
             with contextlib.suppress(StoreError):
                 state = await asyncio.to_thread(assistance.ledger.state)

@@ -51,12 +51,13 @@ class Assistance:
         if query.private:
             raise Forbidden("a private query never leaves this machine")
         wanted = query.sampling.max_tokens or self.max_tokens
+        prompt_tokens = prompt_token_bound(query)
         reservation = await asyncio.to_thread(
             self.ledger.reserve,
             query.id,
             model=self.model,
-            price=self.cloud.price(self.model),
-            prompt_tokens=prompt_token_bound(query),
+            price=self.cloud.price(self.model, prompt_tokens),
+            prompt_tokens=prompt_tokens,
             max_tokens=wanted * query.n,
             hidden_tokens=self.cloud.max_hidden_tokens,
         )
@@ -67,7 +68,7 @@ class Assistance:
                 body,
                 endpoint="chat/completions" if query.is_chat else "completions",
                 max_tokens=max(1, reservation.max_tokens // query.n),
-                patient=query.route is Route.CLOUD,
+                patient=query.route is Route.CLOUD or not query.prompt_ids,
             )
         except BaseException as error:
             await asyncio.shield(call.end(error))

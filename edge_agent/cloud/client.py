@@ -51,6 +51,8 @@ from edge_agent.errors import (
 
 _OURS = frozenset({"edge_agent", "model", "stream", "stream_options"})
 _TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
+_KNOWN_TIERS = frozenset({"auto", "default", "flex"})
+"""Tiers that bill the price that is known or less; a dearer one is a hint that is not followed."""
 _NEED_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 _MAY_BE_NULL = frozenset({"content"})
 
@@ -70,6 +72,8 @@ def request_body(
         kept.pop("metadata", None)  # OpenAI refuses it where nothing is stored
     if not kept.get("tools"):
         kept = {k: v for k, v in kept.items() if k not in _NEED_TOOLS}
+    if kept.get("service_tier") not in _KNOWN_TIERS:
+        kept.pop("service_tier", None)
     if "messages" in kept:
         kept["messages"] = [_message(message) for message in kept["messages"]]
     asked = {field: body[field] for field in _TOKEN_FIELDS if body.get(field) is not None}
@@ -183,10 +187,13 @@ class CloudClient:
         """Why the latest call failed; None if it did not."""
         return self._breaker.last_failure or None
 
-    def price(self, model: str) -> Price | None:
-        """What `model` costs here; None if neither the configuration nor the table says."""
+    def price(self, model: str, prompt_tokens: int = 0) -> Price | None:
+        """What `model` costs here for a prompt of at most `prompt_tokens`.
+
+        None if neither the configuration nor the table says.
+        """
         found = known_price(self._settings, model)
-        return None if found is None else found.price
+        return None if found is None else found.for_prompt(prompt_tokens)
 
     @property
     def max_hidden_tokens(self) -> int | None:

@@ -1,7 +1,7 @@
 """What is known of a vendor before its first answer: how it is called, and what it does not take.
 
 A kind only spares refusals: what it does not know is learned from them (`lessons`), and what was
-learned wins. Sources are the vendors' own API references, as of November 2026.
+learned wins.
 """
 
 from collections.abc import Mapping
@@ -32,43 +32,35 @@ class Kind:
 
 KINDS: Mapping[CloudKind, Kind] = {
     "openai": Kind(("api.openai.com",), lessons=_MAX_TOKENS),
+    # https://learn.microsoft.com/azure/ai-services/openai/reference
     "azure": Kind(
         (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"),
         key_header="api-key",
         lessons=_MAX_TOKENS,
     ),
-    # Its compatible endpoint, /v1/chat/completions.
-    "anthropic": Kind(
-        ("api.anthropic.com",),
-        lessons=dict.fromkeys(
-            [
-                ("logprobs",),
-                ("logit_bias",),
-                ("seed",),
-                ("presence_penalty",),
-                ("frequency_penalty",),
-            ]
-        ),
-    ),
+    # https://docs.claude.com/en/api/openai-sdk: its compatible endpoint skips what it lacks.
+    "anthropic": Kind(("api.anthropic.com",)),
+    # https://openrouter.ai/docs: it then says what it charged.
     "openrouter": Kind(
         ("openrouter.ai",),
         headers={"X-Title": "edge-agent"},
-        fields={"usage": {"include": True}},  # it then says what it charged
+        fields={"usage": {"include": True}},
     ),
-    "deepseek": Kind(("api.deepseek.com",), lessons={("seed",): None, ("logit_bias",): None}),
-    "mistral": Kind(
-        ("api.mistral.ai",),
-        lessons={
-            ("seed",): "random_seed",
-            **dict.fromkeys([("stream_options",), ("logit_bias",), ("logprobs",), ("user",)]),
-        },
+    "deepseek": Kind(("api.deepseek.com",)),
+    "mistral": Kind(("api.mistral.ai",), lessons={("seed",): "random_seed"}),
+    "gemini": Kind(("generativelanguage.googleapis.com",)),
+    # https://console.groq.com/docs/openai: each of these is answered with 400.
+    "groq": Kind(
+        ("api.groq.com",),
+        lessons=dict.fromkeys(
+            [("logprobs",), ("top_logprobs",), ("logit_bias",), ("messages", "name")]
+        ),
     ),
-    "gemini": Kind(("generativelanguage.googleapis.com",), lessons={("logit_bias",): None}),
-    "groq": Kind(("api.groq.com",), lessons={("logprobs",): None, ("logit_bias",): None}),
     "vllm": Kind(),
-    "ollama": Kind(lessons={("logit_bias",): None, ("user",): None}),
+    "ollama": Kind(),
     "other": Kind(),
 }
+"""By name. Of those without lessons nothing is known that a refusal would not teach."""
 
 
 def kind_of(cloud: CloudSettings) -> CloudKind:

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from edge_agent.config.settings import CloudSettings, Price
 
 _FILE = Path(__file__).with_name("prices.toml")
+_LONG_PROMPT = 200_000
+"""Tokens up to which every model of the table has its standard price."""
 _SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|latest)$")
 """The end of a dated name: it costs what the undated model costs."""
 
@@ -28,6 +30,17 @@ class KnownPrice:
     """When the source was read; None for the configuration."""
     host: str | None = None
     """Whose price it is; None: of whatever cloud is configured."""
+
+    def for_prompt(self, tokens: int) -> Price:
+        """The price of a call whose prompt has at most `tokens`.
+
+        Vendors bill long prompts up to twice as dear, each model from a length of its own: a price
+        that ships counts double from the shortest of them on.
+        """
+        if self.as_of is None or tokens <= _LONG_PROMPT:
+            return self.price
+        doubled = {name: 2 * usd for name, usd in self.price.model_dump(exclude_none=True).items()}
+        return Price(**doubled)
 
 
 def known_price(cloud: CloudSettings, model: str) -> KnownPrice | None:

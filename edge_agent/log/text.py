@@ -103,6 +103,7 @@ _PLAIN: Mapping[str, str] = {
     Reason.CLOUD_DOWN: "cloud wanted, but it failed repeatedly and is left alone for now",
     Reason.NO_CLOUD: "no cloud is configured",
     Reason.NO_PRICE: "cloud wanted, but money is limited and its price is not known",
+    Reason.UNREADABLE: "the local model cannot read it: a picture, or longer than its context",
     Reason.NO_LEDGER: "the database could not be written, so no cloud call could be booked",
 }
 

@@ -64,6 +64,8 @@ class Reason(StrEnum):
     """No cloud is configured."""
     NO_PRICE = "no_price"
     """A money limit is set and the cloud model has no known price."""
+    UNREADABLE = "unreadable"
+    """The local model cannot read it: a picture, or a prompt beyond its context."""
     NO_LEDGER = "no_ledger"
     """The database cannot be written, so no call could be booked."""
 

@@ -97,7 +97,10 @@ def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", cli
     return Query(
         **_common(request, body, route, client),
         prompt_ids=_chat_prompt(
-            request, body, route=route, tools=tools, tool_format=tool_format, agent=agent
+            *(request, body, agent),
+            elsewhere=_elsewhere(request, route, agent),
+            tools=tools,
+            tool_format=tool_format,
         ),
         template=agent.chat.digest,
         messages=tuple(body["messages"]),
@@ -117,8 +120,7 @@ def from_completion(
     check_encodable(body)
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise InvalidRequest("best_of is only supported as the same number as n", param="best_of")
-    text, ids = _completion_prompt(request, agent)
-    ids = _if_it_fits(ids, route, agent)
+    text, ids = _completion_prompt(request, agent, elsewhere=_elsewhere(request, route, agent))
     return Query(
         **_common(request, body, route, client),
         prompt_ids=ids,
@@ -294,18 +296,25 @@ def _unfollowed(shape: Schema | None, tool_format: ToolFormat | None) -> tuple[s
     return found if tool_format is None else (*found, *tool_format.ignored)
 
 
+def _elsewhere(request: ChatRequest | CompletionRequest, route: Route, agent: "Agent") -> bool:
+    """Whether the cloud may answer what the local model cannot read."""
+    may_leave = route is Route.AUTO and not request.edge_agent.private
+    return route is Route.CLOUD or (may_leave and agent.cloud is not None)
+
+
 def _chat_prompt(
     request: ChatRequest,
     body: Mapping[str, Any],
+    agent: "Agent",
     *,
-    route: Route,
+    elsewhere: bool,
     tools: tuple[Mapping[str, Any], ...],
     tool_format: ToolFormat | None,
-    agent: "Agent",
 ) -> tuple[int, ...]:
+    """Token ids; () for what the local model cannot read, if the query may go `elsewhere`."""
     foreign = unsupported_part(body["messages"])
     if foreign is not None:
-        if route is Route.CLOUD:
+        if elsewhere:
             return ()
         raise InvalidRequest(
             f"{foreign}: the local model reads text only; ask the model edge-cloud", param=foreign
@@ -314,7 +323,7 @@ def _chat_prompt(
     try:
         require_possible(messages, agent.engine, "messages")
     except ContextLengthExceeded:
-        if route is Route.CLOUD:
+        if elsewhere:
             return ()
         raise
     ids = agent.chat.encode(
@@ -323,16 +332,16 @@ def _chat_prompt(
         tools=tools if tool_format is not None and tool_format.style != "generic" else (),
         extra=request.chat_template_kwargs,
     )
-    return _if_it_fits(ids, route, agent)
+    return () if elsewhere and len(ids) >= agent.engine.context_limit else ids
 
 
-def _if_it_fits(ids: tuple[int, ...], route: Route, agent: "Agent") -> tuple[int, ...]:
-    """`ids`, but () for a forced cloud query too long for the local model to take over."""
-    return () if route is Route.CLOUD and len(ids) >= agent.engine.context_limit else ids
+def _completion_prompt(
+    request: CompletionRequest, agent: "Agent", *, elsewhere: bool
+) -> tuple[str, tuple[int, ...]]:
+    """The prompt as text and as ids, which are () as `_chat_prompt`'s are.
 
-
-def _completion_prompt(request: CompletionRequest, agent: "Agent") -> tuple[str, tuple[int, ...]]:
-    """The prompt as text and as ids; a batch of one is unpacked, a larger one refused."""
+    A batch of one is unpacked, a larger one refused.
+    """
     prompt: Any = request.prompt
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         if len(prompt) > 1:
@@ -340,15 +349,20 @@ def _completion_prompt(request: CompletionRequest, agent: "Agent") -> tuple[str,
         prompt = prompt[0]
     vocabulary = agent.engine.vocabulary
     if isinstance(prompt, str):
-        require_possible(prompt, agent.engine, "prompt")
-        ids = tuple(vocabulary.encode(prompt, bos=True))
         text = prompt
+        try:
+            require_possible(prompt, agent.engine, "prompt")
+        except ContextLengthExceeded:
+            if elsewhere:
+                return text, ()
+            raise
+        ids = tuple(vocabulary.encode(prompt, bos=True))
     else:
         check_token_ids(prompt, vocabulary.size, "prompt")
         ids, text = tuple(prompt), vocabulary.decode(prompt)
     if not ids:
         raise InvalidRequest("prompt is empty", param="prompt")
-    return text, ids
+    return text, () if elsewhere and len(ids) >= agent.engine.context_limit else ids
 
 
 def check_token_ids(ids: list[int], n_vocab: int, param: str) -> None:

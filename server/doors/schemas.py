@@ -146,7 +146,7 @@ class _Generation(_Strict):
     n: Annotated[int, Field(ge=1, le=8)] | None = None
     safety_identifier: str | None = None
     seed: Annotated[int, Field(ge=-_SEED - 1, le=_SEED)] | None = None
-    service_tier: str | None = Field(None, description="A hint, for the cloud")
+    service_tier: str | None = Field(None, description="A hint; a dearer tier is not asked for")
     stop: str | list[str] | None = None
     store: bool | None = Field(None, description="A hint, for the cloud")
     stream: bool | None = None

@@ -80,6 +80,7 @@ class ScriptedAgent:
             state=lambda: {"calls_per_day": LimitState(20, used=5, reserved=1, resets_at=None)}
         )
         self.store: Any = SimpleNamespace(health=LogHealth())
+        self.cloud: Any = None
         self.script: Script = hello
         self.refusal: Exception | None = None
         self.begun = asyncio.Event()

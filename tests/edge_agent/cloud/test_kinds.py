@@ -63,10 +63,28 @@ async def test_openrouter_is_asked_what_it_charges(
     assert headers["x-title"] == "edge-agent"
 
 
-async def test_mistral_gets_its_own_words(server: ScriptedServer, connect: Connect) -> None:
-    body, _ = await sent(server, connect(kind="mistral"), seed=4, logit_bias={"1": 2})
+async def test_mistral_gets_its_own_word_for_a_seed(
+    server: ScriptedServer, connect: Connect
+) -> None:
+    body, _ = await sent(server, connect(kind="mistral"), seed=4)
     assert body["random_seed"] == 4
-    assert not {"seed", "logit_bias", "stream_options"} & body.keys()
+    assert "seed" not in body
+
+
+async def test_groq_is_spared_what_it_refuses(server: ScriptedServer, connect: Connect) -> None:
+    named = [{"role": "user", "content": "hi", "name": "Anna"}]
+    body, _ = await sent(
+        server, connect(kind="groq"), messages=named, logprobs=True, top_logprobs=2
+    )
+    assert not {"logprobs", "top_logprobs"} & body.keys()
+    assert body["messages"] == [{"role": "user", "content": "hi"}]
+
+
+async def test_a_dearer_service_is_not_asked_for(server: ScriptedServer, connect: Connect) -> None:
+    body, _ = await sent(server, connect(), service_tier="priority")
+    assert "service_tier" not in body
+    body, _ = await sent(server, connect(), service_tier="flex")
+    assert body["service_tier"] == "flex"
 
 
 async def test_what_a_vendor_refuses_wins_over_what_was_known_of_it(

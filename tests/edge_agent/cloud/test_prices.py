@@ -43,6 +43,14 @@ def test_the_configuration_wins():
     assert listed == [found]
 
 
+def test_a_long_prompt_counts_double_where_the_price_ships():
+    short, long = known_price(cloud(), "gpt-5-mini"), 200_001
+    assert short.for_prompt(200_000) == short.price
+    assert short.for_prompt(long) == Price(input=0.5, cached_input=0.05, output=4)
+    own = known_price(cloud(prices={"gpt-5-mini": Price(input=1, output=9)}), "gpt-5-mini")
+    assert own.for_prompt(long) == own.price
+
+
 def test_no_price_that_ships_books_less_than_a_vendor_bills():
     """A cache read is no dearer than input, and a cache write no cheaper."""
     for row in shipped():

@@ -82,6 +82,11 @@ SENTENCES = [
     ("no_cloud", {}, "kept local: no cloud is configured"),
     ("no_price", {}, "kept local: cloud wanted, but money is limited and its price is not known"),
     (
+        "unreadable",
+        {"route": "cloud"},
+        "asked the cloud: the local model cannot read it: a picture, or longer than its context",
+    ),
+    (
         "no_ledger",
         {},
         "kept local: the database could not be written, so no cloud call could be booked",
