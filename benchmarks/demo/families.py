@@ -154,6 +154,8 @@ RATE = 0.3
 """τ."""
 MAX_TOKENS = 14
 """Of an answer, while the app asks and while the trainer tries. The longest right one fits."""
+_LEARNING = 0.3
+"""Share of the minutes that each of the two rounds may learn."""
 _FULL_MINUTES = 15
 
 
@@ -169,6 +171,8 @@ class Plan:
     """DA-GRPO steps of each round."""
     epochs: float
     """Most passes of the warm start."""
+    learning: float
+    """Minutes of learning in each round, at the most: a slow machine learns less, not longer."""
 
     @classmethod
     def of(cls, minutes: float) -> "Plan":
@@ -179,6 +183,7 @@ class Plan:
             held_out=max(30, min(300, round(120 * part))),
             steps=max(2, round(30 * part)),
             epochs=1.5,
+            learning=_LEARNING * minutes,
         )
 
     @property
@@ -186,6 +191,7 @@ class Plan:
         """For the environment of `edge-agent train`."""
         return {
             "EDGE_AGENT_TRAIN_STEPS": str(self.steps),
+            "EDGE_AGENT_TRAIN_MINUTES": f"{self.learning:g}",
             "EDGE_AGENT_TRAIN_WARM_START_EPOCHS": str(self.epochs),
             "EDGE_AGENT_TRAIN_WARM_START_LEARNING_RATE": "0.002",
             "EDGE_AGENT_TRAIN_MAX_NEW_TOKENS": str(MAX_TOKENS),

@@ -97,6 +97,8 @@ def test_forgetting_is_what_the_first_family_lost_after_the_second_was_learnt():
 
 def test_more_minutes_mean_more_of_everything():
     short, long = Plan.of(3), Plan.of(15)
+    for plan, minutes in ((short, 3), (long, 15)):  # two rounds leave time for the rest
+        assert 2 * float(plan.train_settings["EDGE_AGENT_TRAIN_MINUTES"]) < 0.7 * minutes
     assert short.stream < long.stream
     assert short.steps < long.steps
     assert short.held_out <= long.held_out
