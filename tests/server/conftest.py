@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -60,4 +61,12 @@ def _listening(app: FastAPI, settings: Settings) -> AbstractAsyncContextManager[
 async def client(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a ready app with default settings."""
     async with serve() as found:
+        yield found
+
+
+@pytest.fixture
+async def claude(client: httpx.AsyncClient) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    """Anthropic's SDK pointed at the app."""
+    url = str(client.base_url)
+    async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as found:
         yield found

@@ -35,6 +35,23 @@ async def hello(_query: Query) -> AsyncIterator[Delta]:
     yield Delta(finish_reason="stop")
 
 
+def call(index: int, arguments: str, name: str | None = None) -> Delta:
+    """A piece of a tool call; the first one has the name."""
+    function = {"arguments": arguments} | ({"name": name} if name else {})
+    start = {"id": f"call_{index}", "type": "function"} if name else {}
+    return Delta(tool_calls=({"index": index, **start, "function": function},))
+
+
+def says(*deltas: Delta) -> Script:
+    """A script of these pieces."""
+
+    async def script(_query: Query) -> AsyncIterator[Delta]:
+        for delta in deltas:
+            yield delta
+
+    return script
+
+
 class ScriptedAnswer:
     """What `agent.begin` returns."""
 

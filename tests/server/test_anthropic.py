@@ -9,16 +9,10 @@ import httpx
 import pytest
 
 from edge_agent.errors import (
-    BudgetExhausted,
-    ContextLengthExceeded,
-    EdgeAgentError,
     EngineError,
-    QueueFull,
-    Unavailable,
 )
 from edge_agent.records.query import Delta, Query
-from tests.server.scripted_agent import ScriptedAgent
-from tests.server.serving import Serve
+from tests.server.scripted_agent import ScriptedAgent, call, says
 
 URL = "/v1/messages"
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
@@ -31,31 +25,10 @@ WEATHER: Any = {
 BILLING = "x-anthropic-billing-header: cc_version=2.1.177.01c; cc_entrypoint=cli; cch="
 
 
-@pytest.fixture
-async def sdk(client: httpx.AsyncClient) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    """The SDK pointed at the app."""
-    url = str(client.base_url)
-    async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as found:
-        yield found
-
-
-def call(index: int, arguments: str, name: str | None = None) -> Delta:
-    """A piece of a tool call; the first one has the name."""
-    function = {"arguments": arguments} | ({"name": name} if name else {})
-    start = {"id": f"call_{index}", "type": "function"} if name else {}
-    return Delta(tool_calls=({"index": index, **start, "function": function},))
-
-
-def says(*deltas: Delta) -> Any:
-    async def script(_query: Query) -> AsyncIterator[Delta]:
-        for delta in deltas:
-            yield delta
-
-    return script
-
-
-async def test_a_message_is_answered(sdk: anthropic.AsyncAnthropic, agent: ScriptedAgent) -> None:
-    raw = await sdk.messages.with_raw_response.create(
+async def test_a_message_is_answered(
+    claude: anthropic.AsyncAnthropic, agent: ScriptedAgent
+) -> None:
+    raw = await claude.messages.with_raw_response.create(
         model="edge",
         max_tokens=9,
         messages=HI,
@@ -95,7 +68,9 @@ async def test_a_message_is_answered(sdk: anthropic.AsyncAnthropic, agent: Scrip
     assert query.prompt_ids == agent.chat.encode(HI)
 
 
-async def test_blocks_become_messages(sdk: anthropic.AsyncAnthropic, agent: ScriptedAgent) -> None:
+async def test_blocks_become_messages(
+    claude: anthropic.AsyncAnthropic, agent: ScriptedAgent
+) -> None:
     cached = {"cache_control": {"type": "ephemeral"}}
     messages: list[Any] = [
         {"role": "user", "content": [text("Weather"), {**text("now?"), **cached}]},
@@ -121,7 +96,7 @@ async def test_blocks_become_messages(sdk: anthropic.AsyncAnthropic, agent: Scri
         },
         {"role": "user", "content": "Quick!"},
     ]
-    answer = await sdk.messages.create(
+    answer = await claude.messages.create(
         model="edge",
         max_tokens=9,
         system=[text("You help."), {**text("Be brief."), **cached}],
@@ -180,7 +155,7 @@ async def test_the_changing_billing_line_is_no_part_of_the_prompt(
 
 
 async def test_tools_that_are_not_run_here_are_named(
-    sdk: anthropic.AsyncAnthropic, agent: ScriptedAgent
+    claude: anthropic.AsyncAnthropic, agent: ScriptedAgent
 ) -> None:
     tools: list[Any] = [
         {"type": "web_search_20250305", "name": "web_search"},
@@ -190,7 +165,7 @@ async def test_tools_that_are_not_run_here_are_named(
     agent.script = says(
         Delta(text="I look."), call(0, '{"city":', "weather"), call(0, '"Oslo"}'), end("tool_calls")
     )
-    answer = await sdk.messages.create(model="edge", max_tokens=9, messages=HI, tools=tools)
+    answer = await claude.messages.create(model="edge", max_tokens=9, messages=HI, tools=tools)
     said, used = answer.content
     assert (said.type, used.type) == ("text", "tool_use")
     assert (used.id, used.name, used.input) == ("call_0", "weather", {"city": "Oslo"})
@@ -220,9 +195,9 @@ def end(reason: Any, **more: Any) -> Delta:
     ],
 )
 async def test_the_choice_of_a_tool(
-    sdk: anthropic.AsyncAnthropic, agent: ScriptedAgent, choice: Any, sent: Any, parallel: Any
+    claude: anthropic.AsyncAnthropic, agent: ScriptedAgent, choice: Any, sent: Any, parallel: Any
 ) -> None:
-    await sdk.messages.create(
+    await claude.messages.create(
         model="edge", max_tokens=9, messages=HI, tools=[WEATHER], tool_choice=choice
     )
     body = agent.answers[0].query.body
@@ -240,7 +215,7 @@ async def test_the_choice_of_a_tool(
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_why_an_answer_ended(
-    sdk: anthropic.AsyncAnthropic,
+    claude: anthropic.AsyncAnthropic,
     agent: ScriptedAgent,
     end_of_it: tuple[Delta, str, str | None],
     stream: bool,
@@ -249,15 +224,15 @@ async def test_why_an_answer_ended(
     agent.script = says(Delta(text="a"), last)
     asked: Any = {"model": "edge", "max_tokens": 9, "messages": HI}
     if stream:
-        async with sdk.messages.stream(**asked) as events:
+        async with claude.messages.stream(**asked) as events:
             answer = await events.get_final_message()
     else:
-        answer = await sdk.messages.create(**asked)
+        answer = await claude.messages.create(**asked)
     assert (answer.stop_reason, answer.stop_sequence) == (reason, sequence)
 
 
 async def test_events_come_in_the_documented_order(
-    client: httpx.AsyncClient, sdk: anthropic.AsyncAnthropic, agent: ScriptedAgent
+    client: httpx.AsyncClient, claude: anthropic.AsyncAnthropic, agent: ScriptedAgent
 ) -> None:
     agent.script = says(
         Delta(reasoning="Hm"),
@@ -270,7 +245,7 @@ async def test_events_come_in_the_documented_order(
         end("tool_calls"),
     )
     asked: Any = {"model": "edge", "max_tokens": 9, "messages": HI, "tools": [WEATHER]}
-    async with sdk.messages.stream(**asked, thinking={"type": "adaptive"}) as stream:
+    async with claude.messages.stream(**asked, thinking={"type": "adaptive"}) as stream:
         final = await stream.get_final_message()
     assert [block.type for block in final.content] == ["thinking", "text", "tool_use", "tool_use"]
     inputs = [block.input for block in final.content if block.type == "tool_use"]
@@ -311,17 +286,17 @@ def events_of(stream: str) -> list[Any]:
     [('{"a":1}', {"a": 1}), ("", {}), ("[1]", {"arguments": "[1]"}), ("{", {"arguments": "{"})],
 )
 async def test_the_input_of_a_tool_use_is_an_object_whatever_the_model_wrote(
-    sdk: anthropic.AsyncAnthropic, agent: ScriptedAgent, arguments: str, found: Any
+    claude: anthropic.AsyncAnthropic, agent: ScriptedAgent, arguments: str, found: Any
 ) -> None:
     agent.script = says(call(0, arguments, "weather"), end("stop"))
-    answer = await sdk.messages.create(model="edge", max_tokens=9, messages=HI, tools=[WEATHER])
+    answer = await claude.messages.create(model="edge", max_tokens=9, messages=HI, tools=[WEATHER])
     (used,) = answer.content
     assert used.type == "tool_use"
     assert (used.input, answer.stop_reason) == (found, "tool_use")
 
 
 async def test_an_answer_that_breaks_off_ends_with_an_error(
-    client: httpx.AsyncClient, sdk: anthropic.AsyncAnthropic, agent: ScriptedAgent
+    client: httpx.AsyncClient, claude: anthropic.AsyncAnthropic, agent: ScriptedAgent
 ) -> None:
     async def breaks(_query: Query) -> AsyncIterator[Delta]:
         yield Delta(text="Hel")
@@ -332,164 +307,17 @@ async def test_an_answer_that_breaks_off_ends_with_an_error(
     last = events_of((await client.post(URL, json=asked)).text)[-1]
     assert last["error"] == {"type": "api_error", "message": "llama.cpp failed"}
     with pytest.raises(anthropic.APIStatusError, match=r"llama\.cpp failed"):
-        async for _ in await sdk.messages.create(**asked):
+        async for _ in await claude.messages.create(**asked):
             pass
 
 
 async def test_structured_output_is_held_to_its_schema(
-    sdk: anthropic.AsyncAnthropic, agent: ScriptedAgent
+    claude: anthropic.AsyncAnthropic, agent: ScriptedAgent
 ) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"],
               "additionalProperties": False}  # fmt: skip
     output: Any = {"format": {"type": "json_schema", "schema": schema}, "effort": "low"}
-    await sdk.messages.create(model="edge", max_tokens=9, messages=HI, output_config=output)
+    await claude.messages.create(model="edge", max_tokens=9, messages=HI, output_config=output)
     query = agent.answers[0].query
     assert query.sampling.grammar is not None
     assert query.body["response_format"]["json_schema"]["schema"] == schema
-
-
-async def test_tokens_are_counted_as_the_prompt_is_rendered(
-    sdk: anthropic.AsyncAnthropic, agent: ScriptedAgent
-) -> None:
-    asked: Any = {"model": "edge", "messages": HI, "system": "Be."}
-    counted = await sdk.messages.count_tokens(**asked)
-    messages = [{"role": "system", "content": "Be."}, *HI]
-    assert counted.input_tokens == len(agent.chat.encode(messages))
-    longer = await sdk.messages.count_tokens(**asked, tools=[WEATHER])
-    assert longer.input_tokens > counted.input_tokens
-    # Beyond the context as well: that is what the count is for.
-    long: list[Any] = [{"role": "user", "content": "word " * 5000}]
-    beyond = await sdk.messages.count_tokens(model="edge-cloud", messages=long)
-    assert beyond.input_tokens > 5000 > agent.engine.context_limit
-    assert not agent.answers
-
-
-IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
-DOCUMENT = {"type": "document", "source": {"type": "text", "data": "x"}}
-
-
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"max_tokens": None}, "max_tokens"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"messages": []}, "messages"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0].type"),
-        (
-            {"messages": [{"role": "user", "content": [text("x"), DOCUMENT]}]},
-            "messages[0].content[1].type",
-        ),
-        (
-            {
-                "messages": [
-                    {
-                        "role": "user",
-                        "content": [
-                            {"type": "tool_result", "tool_use_id": "t", "content": [IMAGE]}
-                        ],
-                    }
-                ]
-            },
-            "messages[0].content[0].content[0].type",
-        ),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "tool_use"}]}]},
-            "messages[0].content[0].type",
-        ),
-        ({"messages": [*HI, {"role": "assistant", "content": "("}]}, "messages[1].role"),
-        ({"system": [IMAGE]}, "system[0].type"),
-        ({"system": "\ud800"}, "system"),
-        ({"temperature": 3}, "temperature"),
-        ({"stop_sequences": [""]}, "stop_sequences"),
-        ({"tools": [{"type": "web_search_20250305"}, {"name": "a b"}]}, "tools[1].name"),
-        ({"tools": [{**WEATHER, "input_schema": {"type": "string"}}]}, "tools[0].input_schema"),
-        ({"tool_choice": {"type": "any"}}, "tool_choice"),
-        ({"tool_choice": {"type": "tool", "name": "x"}, "tools": [WEATHER]}, "tool_choice.name"),
-        ({"tool_choice": {"type": "some"}, "tools": [WEATHER]}, "tool_choice.type"),
-        ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
-        ({"container": "c"}, "container"),
-        ({"edge_agent": {"privat": True}}, "edge_agent.privat"),
-    ],
-)
-async def test_a_wrong_field_is_named(
-    client: httpx.AsyncClient, fields: dict[str, Any], param: str
-) -> None:
-    body = json.dumps({"model": "edge", "max_tokens": 9, "messages": HI, **fields})
-    answer = await client.post(URL, content=body, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 400, answer.text
-    error = error_of(answer)
-    assert error["type"] == "invalid_request_error"
-    assert param in error["message"]
-
-
-def error_of(answer: httpx.Response) -> Any:
-    body = answer.json()
-    assert set(body) == {"type", "error", "request_id"}
-    assert (body["type"], body["request_id"]) == ("error", answer.headers["request-id"])
-    assert set(body["error"]) == {"type", "message"}
-    return body["error"]
-
-
-@pytest.mark.parametrize(
-    ("refusal", "status", "kind"),
-    [
-        (ContextLengthExceeded("too long"), 400, "invalid_request_error"),
-        (QueueFull("full", retry_after_s=1), 429, "rate_limit_error"),
-        (BudgetExhausted("spent", limit="usd_per_day"), 429, "rate_limit_error"),
-        (Unavailable("Shutting down"), 503, "overloaded_error"),
-        (EdgeAgentError("broken"), 500, "api_error"),
-        (ZeroDivisionError("secret"), 500, "api_error"),
-    ],
-)
-async def test_what_the_agent_refuses_has_anthropics_shape(
-    client: httpx.AsyncClient, agent: ScriptedAgent, refusal: Exception, status: int, kind: str
-) -> None:
-    agent.refusal = refusal
-    answer = await client.post(URL, json={"model": "edge", "max_tokens": 9, "messages": HI})
-    error = error_of(answer)
-    assert (answer.status_code, error["type"]) == (status, kind)
-    assert "secret" not in error["message"]
-    if isinstance(refusal, ContextLengthExceeded):
-        assert error["message"].startswith("prompt is too long")
-
-
-async def test_an_unknown_model_or_method_is_answered_with_what_there_is(
-    client: httpx.AsyncClient, sdk: anthropic.AsyncAnthropic
-) -> None:
-    with pytest.raises(anthropic.NotFoundError, match="edge-local") as refused:
-        await sdk.messages.create(model="claude-opus-4-1", max_tokens=9, messages=HI)
-    assert refused.value.type == "not_found_error"
-    with pytest.raises(anthropic.NotFoundError, match="edge-local"):
-        await sdk.messages.count_tokens(model="claude-opus-4-1", messages=HI)
-    for answer, status in (
-        (await client.get(URL), 405),
-        (await client.post(URL + "/batches"), 404),
-        (await client.post(URL, content=b"{", headers={"Content-Type": "application/json"}), 400),
-    ):
-        assert answer.status_code == status
-        error_of(answer)
-
-
-async def test_the_guard_takes_the_key_as_anthropics_clients_send_it(
-    serve: Serve, agent: ScriptedAgent
-) -> None:
-    body = {"model": "edge", "max_tokens": 9, "messages": HI}
-    async with serve(api_keys=("k1", "k2"), max_body_mb=0.001) as client:
-        for headers in ({}, {"x-api-key": "k3"}, {"x-api-key": ""}, {"authorization": "Basic k1"}):
-            for path in (URL, URL + "/count_tokens"):
-                answer = await client.post(path, json=body, headers=headers)
-                assert answer.status_code == 401
-                assert error_of(answer)["type"] == "authentication_error"
-        evil = await client.post(URL, json=body, headers={"host": "evil.example"})
-        assert (evil.status_code, error_of(evil)["type"]) == (403, "permission_error")
-        key = {"x-api-key": "k1"}
-        large = await client.post(URL, json={**body, "system": "x" * 1001}, headers=key)
-        assert (large.status_code, error_of(large)["type"]) == (413, "request_too_large")
-        for headers in (
-            key,
-            {"authorization": "Bearer k1"},
-            {"authorization": "Bearer stale", "x-api-key": "k1"},
-        ):
-            assert (await client.post(URL, json=body, headers=headers)).status_code == 200
-    assert len({answer.query.client for answer in agent.answers}) == 1

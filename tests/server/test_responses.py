@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from edge_agent.errors import BudgetExhausted, ContextLengthExceeded, EngineError
 from edge_agent.records.generation import TokenLogprob
 from edge_agent.records.query import Delta, Query, Route
-from tests.server.scripted_agent import ScriptedAgent
+from tests.server.scripted_agent import ScriptedAgent, call, says
 
 URL = "/v1/responses"
 WEATHER: Any = {
@@ -30,21 +30,6 @@ async def sdk(client: httpx.AsyncClient) -> AsyncIterator[openai.AsyncOpenAI]:
     url = str(client.base_url) + "/v1"
     async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as found:
         yield found
-
-
-def call(index: int, arguments: str, name: str | None = None) -> Delta:
-    """A piece of a tool call; the first one has the name."""
-    function = {"arguments": arguments} | ({"name": name} if name else {})
-    start = {"id": f"call_{index}", "type": "function"} if name else {}
-    return Delta(tool_calls=({"index": index, **start, "function": function},))
-
-
-def says(*deltas: Delta) -> Any:
-    async def script(_query: Query) -> AsyncIterator[Delta]:
-        for delta in deltas:
-            yield delta
-
-    return script
 
 
 async def test_a_text_is_answered_with_a_message(
