@@ -96,7 +96,12 @@ def salvage(source: Path, target: Path) -> Salvaged:
                 db.conn.execute(statement)
             _continue_numbers(db, found)
         rows = {table: db.table(table).count for table in tables}
-    damaged = {table for table in tables if not found[table].whole}
+    damaged = {
+        table
+        for table in tables
+        # What does not belong to the rest any more was left out, or deleted with it.
+        if not found[table].whole or rows[table] < len(found[table].rows)
+    }
     booked = {
         row[0]: (row[1], row[2], row[3])
         for row in days.rows.values()
