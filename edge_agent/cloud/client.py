@@ -136,14 +136,6 @@ class _Mending:
         return True
 
 
-def _later_wins(
-    known: Mapping[Path, str | None], learned: Mapping[Path, str | None]
-) -> dict[Path, str | None]:
-    """Both; of a field and its other name what was learned stays."""
-    renamed = {(name,) for name in learned.values() if name is not None}
-    return {path: name for path, name in known.items() if path not in renamed} | dict(learned)
-
-
 def _is_about_this_query(error: CloudRefused) -> bool:
     return not error.for_all and error.said is not None and is_about_the_query(error.said)
 
@@ -254,7 +246,7 @@ class CloudClient:
         attempt, sent = 0, False
         asked = {**self._kind.fields, **request_body(body, self.model, endpoint, max_tokens)}
         known = self._kind.lessons if endpoint == "chat/completions" else {}
-        mending = _Mending(_later_wins(known, self.lessons.known(endpoint)))
+        mending = _Mending({**known, **self.lessons.known(endpoint)})
         while True:
             payload = apply(asked, mending.lessons)
             try:

@@ -101,10 +101,7 @@ class BatchDecoder:
             self._memory.kv.extend(choice.sequence, n)
         complete = [choice for choice, _ in work if choice.sequence.pending == 0]
         if complete:
-            rows = self._context.logits(len(complete))
-            for choice, row in zip(complete, rows, strict=True):
-                if choice.runs:  # not failed by a sibling meanwhile
-                    yield choice, row
+            yield from zip(complete, self._context.logits(len(complete)), strict=True)
 
     def _undo(self, work: Work) -> None:
         """Forget what a fatal error left half done; a recurrent state is lost as a whole."""

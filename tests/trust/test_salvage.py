@@ -170,7 +170,9 @@ def cut(data: bytearray, place: int, _: random.Random) -> None:
 
 @pytest.mark.parametrize("harm", [zero, flip, cut])
 @pytest.mark.parametrize(
-    "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 30))]
+    # 7 flips a bit that parts a query from its answer: nothing is unreadable, and it is lost.
+    "seed",
+    [0, 1, 2, 7, *(pytest.param(n, marks=pytest.mark.long) for n in range(3, 30) if n != 7)],
 )
 def test_damage_anywhere_costs_little_and_makes_nothing_up(
     database: Path, tmp_path: Path, harm: Harm, seed: int

@@ -105,6 +105,29 @@ async def test_logits_that_are_no_numbers_fail_only_their_request(tiny_model: Pa
         await engine.stop(0)
 
 
+async def test_siblings_of_a_choice_that_failed_draw_no_more(tiny_model: Path) -> None:
+    engine = make_engine(tiny_model)
+    context, batches = engine._runner.context, []
+    logits = context.logits
+
+    def faulty(count: int) -> object:
+        rows = logits(count)
+        batches.append(count)
+        if len(batches) == 2:  # the first after the prompt: one row a choice
+            rows[0] = np.nan
+        return rows
+
+    context.logits = faulty  # type: ignore[method-assign, assignment]
+    try:
+        with pytest.raises(EngineError):
+            await ask(engine, prompt_of(60, 20), n=3, max_tokens=10, ignore_eos=True)
+        assert batches == [1, 3]
+        await settled(engine)
+        assert engine.stats().generation_tokens_total == 3  # of the prompt's own row
+    finally:
+        await engine.stop(0)
+
+
 async def test_a_bad_grammar_is_the_clients_error(engine: Engine) -> None:
     with pytest.raises(InvalidRequest) as error:
         await ask(engine, prompt_of(54, 10), gbnf="root ::= (")
