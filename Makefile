@@ -24,6 +24,13 @@ FUZZED := tests/trust/test_api_fuzz.py tests/edge_agent/chat/test_hostile_templa
 	tests/edge_agent/log/test_import_fuzz.py tests/edge_agent/engine/test_hostile_grammars.py
 LOAD ?= 5
 
+# ggml's AMX kernels crash when compiled by GCC 12 (models/llama/model.py).
+NO_AMX := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+ifeq ($(shell $(CC) $(NO_AMX) -E - </dev/null >/dev/null 2>&1 && echo known),known)
+export CFLAGS := $(CFLAGS) $(NO_AMX)
+export CXXFLAGS := $(CXXFLAGS) $(NO_AMX)
+endif
+
 .PHONY: run test test-long soak soak-daemon soak-train soak-hour fuzz load audit lint format clean
 
 run: $(VENV)/.serve

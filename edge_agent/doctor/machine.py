@@ -18,6 +18,8 @@ _BUILD_FLAG = {"avx2": "AVX2", "fma": "FMA", "f16c": "F16C", "avx512f": "AVX512"
 _REBUILD = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python"
 _CUDA = f'CMAKE_ARGS="-DGGML_CUDA=on" {_REBUILD} llama-cpp-python'
 _NATIVE = f"{_REBUILD} llama-cpp-python"
+_NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+_WITHOUT_AMX = f'CFLAGS="{_NO_AMX}" CXXFLAGS="{_NO_AMX}" {_NATIVE}'
 _GB = 1e9
 
 
@@ -58,6 +60,8 @@ def backend(subject: Subject) -> Check:
 
 def judge_backend(subject: Subject, *, gpu: bool, features: str) -> Check:
     """`features` is llama.cpp's own line: "CPU : AVX2 = 1 | FMA = 1 | …"."""
+    from models.llama.model import uses_amx
+
     built = re.findall(r"(\w+) = 1\b", features)
     summary = f"{'GPU' if gpu else 'CPU-only'} build ({' '.join(built)})"
     if not gpu and (subject.root / "etc/nv_tegra_release").exists():
@@ -68,6 +72,13 @@ def judge_backend(subject: Subject, *, gpu: bool, features: str) -> Check:
         )
     if not gpu and (subject.root / "dev/nvidia0").exists():
         return warning("backend", f"an NVIDIA GPU is here, but llama.cpp is a {summary}", _CUDA)
+    if uses_amx(features):
+        return warning(
+            "backend",
+            f"{summary}; its AMX products crash, so they stay unused, and with them the weights "
+            "in the order that the CPU reads fastest",
+            _WITHOUT_AMX,
+        )
     unused = [
         flag.upper()
         for flag in _WANTED_FLAGS

@@ -33,6 +33,24 @@ def quiet_llama() -> None:
     llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
 
 
+def safe_params() -> Any:
+    """llama.cpp's defaults, without the kernels that crash.
+
+    ggml's AMX products may load a tile configuration that the compiler never wrote (GCC 12, for
+    one), and the process ends with a general protection fault; ggml-org/llama.cpp#26954. They
+    read weights from an extra buffer type of their own, so none is used where they are compiled
+    in. `make` compiles llama.cpp without them.
+    """
+    params = llama_cpp.llama_model_default_params()
+    params.use_extra_bufts = not uses_amx(llama_cpp.llama_print_system_info().decode())
+    return params
+
+
+def uses_amx(features: str) -> bool:
+    """Whether llama.cpp's own line of features says that it would multiply in AMX tiles here."""
+    return "AMX_INT8 = 1" in features
+
+
 class LlamaModel:
     """Weights and vocabulary. `handle` and `vocab` are the raw llama.cpp pointers.
 
@@ -43,7 +61,7 @@ class LlamaModel:
         """Load `path`. Raises GgufError with llama.cpp's own reason."""
         quiet_llama()
         llama_cpp.llama_backend_init()
-        params = llama_cpp.llama_model_default_params()
+        params = safe_params()
         params.vocab_only = vocab_only
         params.n_gpu_layers = gpu_layers
         _recent.clear()

@@ -137,6 +137,7 @@ def test_the_second_turn_reuses_the_first(client: openai.OpenAI) -> None:
 def test_a_prompt_longer_than_the_context_is_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(
-            model="edge", messages=[{"role": "user", "content": "one two three " * 5000}]
+            model="edge-local",
+            messages=[{"role": "user", "content": "one two three " * 5000}],
         )
     assert refused.value.code == "context_length_exceeded"

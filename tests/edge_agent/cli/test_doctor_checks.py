@@ -56,6 +56,13 @@ def test_cpu_features_the_build_leaves_unused(subject):
     assert "also has AVX512F, unused" in check.message
 
 
+def test_a_build_whose_amx_products_would_crash(subject):
+    check = machine.judge_backend(subject(), gpu=False, features=FEATURES + "AMX_INT8 = 1 | ")
+    assert check.verdict == Verdict.WARNING
+    assert "AMX" in check.message
+    assert "-mno-amx-tile" in check.advice
+
+
 def test_a_data_directory_that_others_can_read(subject, data_dir: Path):
     assert data.data_dir(subject()).verdict == Verdict.OK
     data_dir.mkdir(mode=0o700)
