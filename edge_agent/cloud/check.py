@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from edge_agent.cloud.prices import known_price
+from edge_agent.cloud.kinds import KINDS, kind_of
+from edge_agent.cloud.prices import known_price, undated
 from edge_agent.config.settings import CloudSettings
 from edge_agent.errors import ConfigError
 
@@ -79,17 +80,27 @@ def judge(
     notes = [f"{host} answers in {latency_s * 1000:.0f} ms"]
     if has_key and parts.scheme == "http" and host not in _LOOPBACK:
         notes.append("the API key travels unencrypted: use https")
-    models = _model_names(body) if status == 200 else []
+    listed = status == 200 and KINDS[kind_of(settings)].models is not None
+    models = _model_names(body) if listed else []
     if not models:
         # Some compatible APIs have no list; only a question would tell more, and it costs.
-        return found(True, "; ".join([*notes, "it has no list of models to check against"]))
-    if settings.model not in models:
+        notes.append("it has no list of models to check against")
+    elif not _is_listed(str(settings.model), models):
         nearest = difflib.get_close_matches(str(settings.model), models, n=1, cutoff=0.3)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         return found(False, f"{host} has no model {settings.model}{hint}")
     if known_price(settings, str(settings.model)) is None:
         notes.append(f"no price is set for {settings.model} (cloud.prices), so money limits block")
     return found(True, "; ".join(notes))
+
+
+def _is_listed(model: str, models: list[str]) -> bool:
+    """Whether `model` is one of `models`, or a shorter name that the vendor takes for one.
+
+    Anthropic lists dated names, Gemini "models/…", Ollama "…:latest".
+    """
+    short = {undated(name).removeprefix("models/").removesuffix(":latest") for name in models}
+    return model in models or model.removesuffix("-latest") in short
 
 
 def _model_names(body: bytes) -> list[str]:

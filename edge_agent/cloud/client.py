@@ -38,7 +38,8 @@ from edge_agent.cloud.retry import (
     retry_after_s,
 )
 from edge_agent.cloud.stream import AnswerReader
-from edge_agent.cloud.transport import Response, Transport
+from edge_agent.cloud.tool_turns import ToolTurns
+from edge_agent.cloud.transport import ANSWERS, Response, Transport
 from edge_agent.config.settings import CloudSettings, Price
 from edge_agent.errors import (
     CloudBroken,
@@ -168,6 +169,7 @@ class CloudClient:
             settings.breaker_failures, settings.breaker_reset_s, clock=clock
         )
         self.lessons = Lessons(settings.url, settings.model, database)
+        self._turns = ToolTurns()
 
     @property
     def state(self) -> BreakerState:
@@ -221,7 +223,9 @@ class CloudClient:
         try:
             answer = await self._try_until(deadline, body, endpoint, max_tokens, patient=patient)
         except CloudError as error:
-            if isinstance(error, CloudRefused) and _is_about_this_query(error):
+            if isinstance(error, CloudRefused) and not error.sent:
+                self._breaker.abandon(ticket)  # it was not even asked
+            elif isinstance(error, CloudRefused) and _is_about_this_query(error):
                 self._breaker.success()
             else:
                 self._breaker.failure(error.message)
@@ -245,6 +249,8 @@ class CloudClient:
         longest_s = float("inf") if patient else self._settings.longest_wait_s
         attempt, sent = 0, False
         asked = {**self._kind.fields, **request_body(body, self.model, endpoint, max_tokens)}
+        if "messages" in asked:
+            asked["messages"] = [self._turns.restore(message) for message in asked["messages"]]
         known = self._kind.lessons if endpoint == "chat/completions" else {}
         mending = _Mending({**known, **self.lessons.known(endpoint)})
         while True:
@@ -273,7 +279,8 @@ class CloudClient:
         response = await self._transport.post(endpoint, payload, deadline=deadline)
         try:
             await self._check_status(response)
-            reader = AnswerReader(int(payload.get("n") or 1), streamed=self._streams(response))
+            streamed, n = self._streams(response), int(payload.get("n") or 1)
+            reader = AnswerReader(n, streamed=streamed, turns=self._turns)
             answer = CloudAnswer(self.model, response.body, reader)
             await answer.wait_for_content()
         except BaseException:
@@ -315,11 +322,11 @@ class CloudClient:
                 f"{self.host} compressed its answer ({self._transport.scrub(encoding)}), unasked",
                 sent=True,
             )
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in ("text/event-stream", "application/json", ""):
+        kind = response.content_type
+        if kind not in ANSWERS:
             raise CloudBroken(
                 f"{self.host} sent {self._transport.scrub(kind)}, which is not an answer: "
-                "is cloud.url the base URL of an OpenAI-compatible API?",
+                "is cloud.url the base URL of an OpenAI-compatible API, or of Anthropic's?",
                 sent=True,
             )
         return kind != "application/json"
@@ -329,7 +336,7 @@ class CloudClient:
         started = self._clock()
         deadline = started + self._settings.first_byte_timeout_s
         try:
-            response = await self._transport.get("models", deadline=deadline)
+            response = await self._transport.get(self._kind.models or "models", deadline=deadline)
             try:
                 listed = await response.body.read(_LIST_BYTES)
             finally:

@@ -4,15 +4,39 @@ A kind only spares refusals: what it does not know is learned from them (`lesson
 learned wins.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from edge_agent.cloud.anthropic_answer import chat_error_body, chat_stream
+from edge_agent.cloud.anthropic_request import messages_request
 from edge_agent.config.settings import CloudKind, CloudSettings
 
 Path = tuple[str, ...]
 _MAX_TOKENS: Mapping[Path, str | None] = {("max_tokens",): "max_completion_tokens"}
+
+
+class _ReadStream(Protocol):
+    def __call__(
+        self, pieces: AsyncIterator[bytes], *, whole: bool
+    ) -> AsyncIterator[bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """An API that is not OpenAI's. It is spoken at the transport's edge and known nowhere else."""
+
+    base: str
+    """What the base URL ends with; added where it does not."""
+    path: str
+    """Of questions, below the base."""
+    request: Callable[[Mapping[str, Any]], dict[str, Any]]
+    """A chat completion's body in this API. Raises Unsuited."""
+    stream: _ReadStream
+    """An answer's bytes as a chat's; `whole`: it came as one object. Raises Malformed."""
+    error: Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
+    """An error's body as OpenAI's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +52,10 @@ class Kind:
     """Sent with every request, unless the client says otherwise."""
     lessons: Mapping[Path, str | None] = field(default_factory=dict)
     """Fields of chat requests to leave out (None) or to call otherwise."""
+    dialect: Dialect | None = None
+    """None: OpenAI's API."""
+    models: str | None = "models"
+    """Where the models are listed, below the base; None: those that can be asked are not."""
 
 
 KINDS: Mapping[CloudKind, Kind] = {
@@ -37,9 +65,16 @@ KINDS: Mapping[CloudKind, Kind] = {
         (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"),
         key_header="api-key",
         lessons=_MAX_TOKENS,
+        models=None,  # what is asked is a deployment, which has a name of its own
     ),
-    # https://docs.claude.com/en/api/openai-sdk: its compatible endpoint skips what it lacks.
-    "anthropic": Kind(("api.anthropic.com",)),
+    # https://platform.claude.com/docs/en/api/overview
+    "anthropic": Kind(
+        ("api.anthropic.com",),
+        key_header="x-api-key",
+        headers={"anthropic-version": "2023-06-01"},
+        dialect=Dialect("/v1", "messages", messages_request, chat_stream, chat_error_body),
+        models="models?limit=1000",
+    ),
     # https://openrouter.ai/docs: it then says what it charged.
     "openrouter": Kind(
         ("openrouter.ai",),

@@ -23,6 +23,7 @@ _FINISH: Mapping[str, FinishReason] = {
     "max_tokens": "length",
     "max_output_tokens": "length",
     "model_length": "length",
+    "model_context_window_exceeded": "length",
     "tool_calls": "tool_calls",
     "tool_use": "tool_calls",
     "function_call": "tool_calls",
@@ -108,13 +109,20 @@ def require_no_error(chunk: Mapping[str, Any]) -> None:
         raise upstream_error(error)
 
 
+def message_of(choice: Mapping[str, Any], part: str) -> Any:
+    """What a choice says: its `part`, "delta" or "message".
+
+    A few servers put a whole message into a stream, or a delta into a whole answer.
+    """
+    return choice.get(part) or choice.get("message") or choice.get("delta") or {}
+
+
 def read_delta(choice: Any, part: str) -> Delta:
     """A choice's piece. Raises Malformed, or UpstreamError where it says that it broke off."""
     if not isinstance(choice, Mapping):
         raise Malformed("a choice is not an object")
     index = _count(choice.get("index", 0))
-    # A few servers put a whole `message` into a stream, or a `delta` into a whole answer.
-    said = choice.get(part) or choice.get("message") or choice.get("delta") or {}
+    said = message_of(choice, part)
     if index is None or not isinstance(said, Mapping):
         raise Malformed("a choice has no index or no delta")
     finish = str(choice.get("finish_reason") or "").lower()

@@ -52,8 +52,13 @@ def known_price(cloud: CloudSettings, model: str) -> KnownPrice | None:
     if model in cloud.prices:
         return KnownPrice(model, cloud.prices[model], "configuration", None)
     host = urlsplit(cloud.url or "").hostname
-    names = {model, _SNAPSHOT.sub("", model)}
+    names = {model, undated(model)}
     return next((row for row in shipped() if row.host == host and row.model in names), None)
+
+
+def undated(model: str) -> str:
+    """The name of the model that a snapshot is of."""
+    return _SNAPSHOT.sub("", model)
 
 
 def known_prices(cloud: CloudSettings) -> list[KnownPrice]:

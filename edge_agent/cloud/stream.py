@@ -11,10 +11,12 @@ from edge_agent.cloud.objects import (
     CallReader,
     Malformed,
     json_object,
+    message_of,
     read_delta,
     require_no_error,
 )
-from edge_agent.cloud.usage import larger, read_usage
+from edge_agent.cloud.tool_turns import ToolTurn, ToolTurns
+from edge_agent.cloud.usage import larger, read_usage, usage_of
 from edge_agent.records.query import Delta, Usage
 
 
@@ -75,11 +77,14 @@ class SseDecoder:
 class AnswerReader:
     """Reads one answer of `n` choices and remembers how far it is.
 
-    `streamed` is False for a server that ignored `stream` and sends one JSON object.
+    `streamed` is False for a server that ignored `stream` and sends one JSON object. What is said
+    beside tool calls is kept in `turns`.
     `feed` and `close` raise Malformed, or UpstreamError where the server sent an error object.
     """
 
-    def __init__(self, n: int = 1, *, streamed: bool = True) -> None:
+    def __init__(
+        self, n: int = 1, *, streamed: bool = True, turns: ToolTurns | None = None
+    ) -> None:
         self.model: str | None = None
         self.done = False
         """`[DONE]` has arrived, or the answer came as one object."""
@@ -95,6 +100,8 @@ class AnswerReader:
         self._finished: set[int] = set()
         self._half: dict[int, str] = {}
         self._calls: defaultdict[int, CallReader] = defaultdict(CallReader)
+        self._turns = turns
+        self._turn: defaultdict[int, ToolTurn] = defaultdict(ToolTurn)
 
     @property
     def usage(self) -> Usage | None:
@@ -153,7 +160,7 @@ class AnswerReader:
     def _deltas(self, data: str) -> Iterator[Delta]:
         chunk = json_object(data)
         require_no_error(chunk)
-        counted = read_usage(chunk.get("usage"))
+        counted = read_usage(usage_of(chunk))
         self._counted = larger(self._counted, counted)
         self._uncounted = self._uncounted and counted is None
         if isinstance(chunk.get("model"), str) and chunk["model"]:
@@ -166,7 +173,11 @@ class AnswerReader:
             if delta.index >= self._n:
                 raise Malformed(f"it has a choice {delta.index}, but {self._n} were asked for")
             if delta.index not in self._finished:
-                yield self._note(delta, counted=counted is not None)
+                noted = self._note(delta, counted=counted is not None)
+                self._turn[delta.index].hear(message_of(choice, self._part), noted.tool_calls)
+                if noted.finish_reason is not None and self._turns is not None:
+                    self._turns.keep(self._turn.pop(delta.index))
+                yield noted
 
     def _note(self, delta: Delta, *, counted: bool = True) -> Delta:
         if delta.tool_calls:

@@ -16,7 +16,8 @@ from pydantic import SecretStr
 
 from edge_agent import __version__
 from edge_agent.cloud.answer import Body
-from edge_agent.cloud.kinds import KINDS, kind_of
+from edge_agent.cloud.anthropic_request import Unsuited
+from edge_agent.cloud.kinds import KINDS, Dialect, kind_of
 from edge_agent.cloud.objects import Malformed, UpstreamError
 from edge_agent.cloud.retry import is_retryable
 from edge_agent.config.settings import CloudSettings
@@ -30,6 +31,8 @@ from edge_agent.errors import (
     ConfigError,
 )
 
+ANSWERS = ("text/event-stream", "application/json", "")
+"""Content types of an answer: events, one object, or it does not say."""
 _MESSAGE_CHARS = 300
 
 
@@ -41,6 +44,16 @@ class Response:
     headers: Mapping[str, str]
     """Looked up in any case."""
     body: Body
+
+    @property
+    def content_type(self) -> str:
+        """Without parameters, in small letters; "" if there is none."""
+        return content_type(self.headers)
+
+
+def content_type(headers: Mapping[str, str]) -> str:
+    """As `Response.content_type`."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 class Transport:
@@ -56,13 +69,16 @@ class Transport:
     ) -> None:
         """`clock` gives the seconds that deadlines are in. Raises ConfigError for a bad `url`."""
         self.url = url
-        base, _, query = url.partition("?")
-        self._path = base.rstrip("/") + "/{}" + (f"?{query}" if query else "")
+        base, _, self._query = url.partition("?")
+        self._base = base.rstrip("/")
         self.host = _host(url)
         """Host and port, as messages name the cloud."""
         self.has_key = bool(api_key)
         self._key = SecretStr(api_key) if api_key else None
         self._kind = KINDS[kind_of(settings)]
+        self._dialect = self._kind.dialect
+        if self._dialect is not None and not self._base.endswith(self._dialect.base):
+            self._base += self._dialect.base
         self._clock = clock
         self._limit_bytes = int(settings.max_answer_mb * 1e6)
         self._http = httpx.AsyncClient(
@@ -85,14 +101,27 @@ class Transport:
         return await self._send("GET", path, None, deadline)
 
     async def post(self, path: str, payload: Mapping[str, Any], *, deadline: float) -> Response:
-        """POST `payload` as JSON to {url}/`path`.
+        """POST `payload` as JSON to {url}/`path`, and answer as OpenAI's API would.
 
         Raises CloudError; `sent` is False only if no byte of the query has left.
         """
-        return await self._send("POST", path, json.dumps(payload).encode(), deadline)
+        dialect = self._dialect
+        if dialect is None:
+            return await self._send("POST", path, json.dumps(payload).encode(), deadline)
+        try:
+            payload = dialect.request(payload)
+        except Unsuited as error:
+            raise CloudRefused(f"{self.host} was not asked: {error}", sent=False) from error
+        content = json.dumps(payload).encode()
+        return await self._send("POST", dialect.path, content, deadline, dialect)
 
     async def _send(
-        self, method: str, path: str, content: bytes | None, deadline: float
+        self,
+        method: str,
+        path: str,
+        content: bytes | None,
+        deadline: float,
+        dialect: Dialect | None = None,
     ) -> Response:
         sent = False
 
@@ -100,30 +129,41 @@ class Transport:
             nonlocal sent
             sent = sent or event.endswith("send_request_headers.started")
 
-        headers = {} if content is None else {"Content-Type": "application/json"}
+        sends = {} if content is None else {"Content-Type": "application/json"}
         if self._key:
             secret = self._key.get_secret_value()
             bearer = self._kind.key_header == "Authorization"
-            headers[self._kind.key_header] = f"Bearer {secret}" if bearer else secret
+            sends[self._kind.key_header] = f"Bearer {secret}" if bearer else secret
         request = self._http.build_request(
             method,
-            self._path.replace("{}", path),
+            self._at(path),
             content=content,
-            headers=headers,
+            headers=sends,
             extensions={"trace": trace},
         )
         with self._boundary(lambda: sent):
             async with asyncio.timeout(deadline - self._clock()):
                 response = await self._http.send(request, stream=True)
+        # As it comes: decompressing it could make a thousand times as much of it at once.
+        pieces, headers = response.aiter_raw(), response.headers
+        if dialect is not None and response.status_code != 200:
+            pieces = dialect.error(pieces)
+        elif dialect is not None and content_type(headers) in ANSWERS:
+            pieces = dialect.stream(pieces, whole=content_type(headers) == "application/json")
+            headers = httpx.Headers({**headers, "content-type": "text/event-stream"})
         body = Body(
-            # As it comes: decompressing it could make a thousand times as much of it at once.
-            response.aiter_raw(),
+            pieces,
             close=response.aclose,
             limit_bytes=self._limit_bytes,
             remaining_s=lambda: deadline - self._clock(),
             boundary=lambda: self._boundary(lambda: True),
         )
-        return Response(response.status_code, response.headers, body)
+        return Response(response.status_code, headers, body)
+
+    def _at(self, path: str) -> str:
+        path, _, query = path.partition("?")
+        query = "&".join(filter(None, (query, self._query)))
+        return f"{self._base}/{path}" + (f"?{query}" if query else "")
 
     @contextlib.contextmanager
     def _boundary(self, sent: Callable[[], bool]) -> Iterator[None]:

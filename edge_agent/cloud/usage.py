@@ -24,6 +24,12 @@ _MOST_USD = 10**6
 _TICKS_PER_USD = 10**10
 
 
+def usage_of(chunk: Mapping[str, Any]) -> Any:
+    """Where an answer's object holds its usage."""
+    groq = chunk.get("x_groq")
+    return chunk.get("usage") or (groq.get("usage") if isinstance(groq, Mapping) else None)
+
+
 def read_usage(usage: Any) -> Usage | None:
     """What `usage` says; None if that is nothing.
 
