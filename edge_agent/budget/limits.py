@@ -121,11 +121,15 @@ def cost_nano(usage: Usage, price: Price | None) -> int | None:
         return None if said is None else _ceiling(said)
     cached = min(usage.cached_tokens, usage.prompt_tokens)
     written = min(usage.cache_write_tokens, usage.prompt_tokens - cached)
+    short = min(usage.short_write_tokens, written)
     fresh = usage.prompt_tokens - cached - written
+    long_price = 2 * price.input if price.cache_write is None else price.cache_write
+    short_price = long_price if price.cache_write_5m is None else price.cache_write_5m
     usd_million = (
         fresh * _decimal(price.input)
         + cached * _decimal(price.input if price.cached_input is None else price.cached_input)
-        + written * _decimal(2 * price.input if price.cache_write is None else price.cache_write)
+        + (written - short) * _decimal(long_price)
+        + short * _decimal(short_price)
         + usage.completion_tokens * _decimal(price.output)
     )
     return _ceiling(max(usd_million * _NANO_PER_TOKEN, said or Decimal(0)))
@@ -133,7 +137,8 @@ def cost_nano(usage: Usage, price: Price | None) -> int | None:
 
 def worst_cost_nano(prompt_tokens: int, max_tokens: int, price: Price) -> int:
     """The most that a call can cost: a full answer, and no luck with the cloud's cache."""
-    dearest = max(price.input, price.cached_input or 0, price.cache_write or 0)
+    writes = (price.cache_write or 0, price.cache_write_5m or 0)
+    dearest = max(price.input, price.cached_input or 0, *writes)
     usd_million = prompt_tokens * _decimal(dearest) + max_tokens * _decimal(price.output)
     return _ceiling(usd_million * _NANO_PER_TOKEN)
 

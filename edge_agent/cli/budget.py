@@ -203,12 +203,14 @@ def _print_prices(rows: "Sequence[KnownPrice]", used: "KnownPrice | None") -> No
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("model", "input", "cached", "written", "output", "at", "from"):
-        number = title in ("input", "cached", "written", "output")
+    numbers = ("input", "cached", "written", "written, 5 min", "output")
+    for title in ("model", *numbers, "at", "from"):
+        number = title in numbers
         table.add_column(title, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         price = row.price
-        amounts = (price.input, price.cached_input, price.cache_write, price.output)
+        writes = (price.cache_write, price.cache_write_5m)
+        amounts = (price.input, price.cached_input, *writes, price.output)
         table.add_row(
             row.model,
             *("–" if amount is None else f"{amount:g}" for amount in amounts),

@@ -183,6 +183,9 @@ class AnswerReader:
         if delta.tool_calls:
             calls = self._calls[delta.index].read(delta.tool_calls)
             delta = replace(delta, tool_calls=tuple(calls))
+        if delta.finish_reason == "stop" and delta.index in self._calls:
+            # Gemini, and OpenAI where one function was forced: clients go by the reason.
+            delta = replace(delta, finish_reason="tool_calls")
         if delta.text or delta.index in self._half:
             delta = replace(delta, text=self._join(delta))
         self.seen_chars += len(delta.text)

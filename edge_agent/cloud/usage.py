@@ -7,6 +7,8 @@ Vendors differ in what they count and how they call it. Sources are their API re
                 and only in total_tokens (xAI, Gemini)
     cache hits  prompt_tokens_details.cached_tokens (OpenAI), prompt_cache_hit_tokens (DeepSeek),
                 cached_tokens (Moonshot), cache_read_input_tokens (Anthropic)
+    cache writes cache_creation_input_tokens, of them cache_creation.ephemeral_5m_input_tokens
+                (Anthropic)
     cost, USD   cost (OpenRouter), cost.total_cost (Perplexity), estimated_cost (DeepInfra),
                 cost_in_usd_ticks (xAI: 1e-10 USD)
 
@@ -25,9 +27,11 @@ _TICKS_PER_USD = 10**10
 
 
 def usage_of(chunk: Mapping[str, Any]) -> Any:
-    """Where an answer's object holds its usage."""
-    groq = chunk.get("x_groq")
-    return chunk.get("usage") or (groq.get("usage") if isinstance(groq, Mapping) else None)
+    """Where an answer's object holds its usage: Groq and Moonshot have places of their own."""
+    choices = chunk.get("choices")
+    places = [chunk, chunk.get("x_groq"), *(choices if isinstance(choices, list) else ())]
+    found = (place.get("usage") for place in places if isinstance(place, Mapping))
+    return next((usage for usage in found if usage), None)
 
 
 def read_usage(usage: Any) -> Usage | None:
@@ -39,6 +43,7 @@ def read_usage(usage: Any) -> Usage | None:
         return None
     answer, total = _answer(usage), _count(usage, "total_tokens")
     prompt, cached, written = _prompt(usage, None if total is None else total - (answer or 0))
+    short = _count(_details(usage, "cache_creation"), "ephemeral_5m_input_tokens") or 0
     cost_usd = _cost_usd(usage)
     if prompt is None and answer is None and total is None and cost_usd is None:
         return None
@@ -48,6 +53,7 @@ def read_usage(usage: Any) -> Usage | None:
         completion_tokens=max(answer or 0, rest),
         cached_tokens=cached,
         cache_write_tokens=written,
+        short_write_tokens=min(short, written),
         cost_usd=cost_usd,
         partial=prompt is None or (answer is None and total is None),
     )
@@ -63,6 +69,9 @@ def larger(first: Usage | None, second: Usage | None) -> Usage | None:
         completion_tokens=max(first.completion_tokens, second.completion_tokens),
         cached_tokens=max(first.cached_tokens, second.cached_tokens),
         cache_write_tokens=max(first.cache_write_tokens, second.cache_write_tokens),
+        # Of more writes than the other report knows, none is known to be a short one.
+        short_write_tokens=max((first, second), key=lambda u: u.cache_write_tokens)
+        .short_write_tokens,
         cost_usd=max(costs, default=None),
         partial=first.partial and second.partial,
     )

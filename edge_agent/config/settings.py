@@ -103,6 +103,9 @@ class Price(_Section):
     cache_write: float | None = Field(
         None, ge=0, description="Where writing to the cache is billed; None: twice input"
     )
+    cache_write_5m: float | None = Field(
+        None, ge=0, description="Where keeping it for five minutes costs less; None: as cache_write"
+    )
     output: float = Field(ge=0)
 
 
@@ -122,14 +125,15 @@ CloudKind = Literal[
 
 
 class CloudSettings(_Section):
-    """The cloud: any OpenAI-compatible API. Without `url` everything stays local."""
+    """The cloud: any OpenAI-compatible API, or Anthropic's. Without `url` everything stays local."""
 
     url: str | None = Field(None, description='Base URL, e.g. "https://api.openai.com/v1"')
     model: str | None = Field(None, description="Model to ask there; needed where url is set")
     kind: CloudKind | None = Field(
         None,
-        description="Vendor, whose ways are known from the start: openai, azure, anthropic, "
-        "openrouter, deepseek, mistral, gemini, groq, vllm, ollama or other; none: by the host",
+        description="Vendor, whose ways are known from the start: openai, azure, anthropic "
+        "(its own API), openrouter, deepseek, mistral, gemini, groq, vllm, ollama or other; "
+        "none: by the host",
     )
     api_key_env: str = Field(
         "EDGE_AGENT_CLOUD_API_KEY",
@@ -166,7 +170,7 @@ class CloudSettings(_Section):
     prices: dict[str, Price] = Field(
         default_factory=dict,
         description="USD per million tokens by cloud model: input, cached_input, cache_write, "
-        "output; known models need none (`edge-agent budget prices`)",
+        "cache_write_5m, output; known models need none (`edge-agent budget prices`)",
     )
 
     @model_validator(mode="after")

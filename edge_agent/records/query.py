@@ -199,6 +199,8 @@ class Usage:
     """Of the prompt's, those read from the server's cache."""
     cache_write_tokens: int = 0
     """Of the prompt's, those a cloud bills for writing to its cache."""
+    short_write_tokens: int = 0
+    """Of these, those kept for five minutes, where a longer time costs more."""
     cost_usd: float | None = None
     """What a cloud itself says that it charges; None: it does not say."""
     partial: bool = False

@@ -85,7 +85,10 @@ def test_set_keeps_comments_and_the_rest(run, file: Path):
 def test_a_price_is_set_by_the_models_name(run, file: Path):
     run("config", "set", "cloud.prices.gpt-4.1", "{input = 2, output = 8}")
     price = values(run)["cloud.prices"]["value"]["gpt-4.1"]
-    assert price == {"input": 2.0, "cached_input": None, "cache_write": None, "output": 8.0}
+    assert {name: usd for name, usd in price.items() if usd is not None} == {
+        "input": 2.0,
+        "output": 8.0,
+    }
     run("config", "unset", "cloud.prices.gpt-4.1")
     assert tomllib.loads(file.read_text()) == {}
 
