@@ -104,7 +104,7 @@ def _events(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for index, block in enumerate(message.get("content") or ()):
         yield {"type": "content_block_start", "index": index, "content_block": block}
         yield {"type": "content_block_stop", "index": index}
-    stop = {"stop_reason": message.get("stop_reason")}
+    stop = {name: message.get(name) for name in ("stop_reason", "stop_details")}
     yield {"type": "message_delta", "delta": stop, "usage": message.get("usage")}
     yield {"type": "message_stop"}
 
@@ -142,7 +142,9 @@ class _MessageReader:
             yield self._argue(event["index"], "{}")
         elif kind == "message_delta":
             self._count(event.get("usage"))
-            yield {**_chunk({}, event["delta"].get("stop_reason")), "usage": self._usage}
+            why = (event["delta"].get("stop_details") or {}).get("explanation")
+            said = {"refusal": why} if isinstance(why, str) else {}
+            yield {**_chunk(said, event["delta"].get("stop_reason")), "usage": self._usage}
         elif kind == "message_stop":
             yield None
         elif kind == "error":

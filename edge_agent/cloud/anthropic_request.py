@@ -24,11 +24,16 @@ _BUDGETED = re.compile(r"claude-(3|(opus|sonnet|haiku)-4(-[0-5])?(-\d{8}|-latest
 """Models before Claude 4.6: they think within a budget of tokens, later ones by effort."""
 _BUDGETS = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 16384, "xhigh": 32768}
 _LEAST_BUDGET = 1024
-_FORMATS = frozenset(
-    "date-time time date duration email hostname uri ipv4 ipv6 uuid".split()  # noqa: SIM905
-)
 _KEPT = frozenset({"type", "enum", "const", "required", "title", "description", "default", "$ref"})
 """Keywords of JSON schema that structured outputs take as they are."""
+_VALUES: Mapping[str, tuple[Any, ...]] = {
+    "format": (
+        *("date-time", "time", "date", "duration"),
+        *("email", "hostname", "uri", "ipv4", "ipv6", "uuid"),
+    ),
+    "minItems": (0, 1),
+}
+"""Keywords that they take with these values."""
 _SCHEMAS = frozenset({"properties", "$defs", "definitions"})
 _LISTS = frozenset({"anyOf", "allOf"})
 
@@ -39,6 +44,14 @@ class Unsuited(ValueError):
 
 def messages_request(chat: Mapping[str, Any]) -> dict[str, Any]:
     """The body for /v1/messages. Raises Unsuited."""
+    try:
+        return _request(chat)
+    except (KeyError, TypeError, AttributeError) as error:
+        # Parts that only a cloud reads come as the client sent them.
+        raise Unsuited(f"messages: a part is not in OpenAI's form ({error})") from error
+
+
+def _request(chat: Mapping[str, Any]) -> dict[str, Any]:
     if "messages" not in chat:
         raise Unsuited("prompt: Anthropic's API has no plain completions")
     if (chat.get("n") or 1) != 1:
@@ -64,7 +77,7 @@ def messages_request(chat: Mapping[str, Any]) -> dict[str, Any]:
         found["thinking"] = thinking
     if config | effort:
         found["output_config"] = config | effort
-    if not thinking:
+    if thinking.get("type") in (None, "disabled"):
         found |= _sampling(chat)  # a thinking model takes none
     return found
 
@@ -90,9 +103,12 @@ def _thinking(
     """`thinking` and the effort that `reasoning_effort` asks for, as the model takes them."""
     effort = chat.get("reasoning_effort")
     forced = request.get("tool_choice", {}).get("type") in ("any", "tool")
-    if effort is None or effort == "none" or forced:
+    budgeted = _BUDGETED.match(chat["model"])
+    if effort is None or forced or (effort == "none" and budgeted):
         return {}, {}
-    if not _BUDGETED.match(chat["model"]):
+    if effort == "none":
+        return {"type": "disabled"}, {}  # some of the later models think unless told not to
+    if not budgeted:
         effort = "low" if effort == "minimal" else effort
         return {"type": "adaptive", "display": "summarized"}, {"effort": effort}
     # Half of the limit stays for the answer, which the thinking counts against.
@@ -131,9 +147,9 @@ def _turns(messages: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _blocks(message: Mapping[str, Any]) -> Iterator[Block]:
     if message["role"] == "tool":
+        result: Block = {"type": "tool_result", "tool_use_id": _call_id(message["tool_call_id"])}
         content = list(_contents(message.get("content")))
-        use_id = _call_id(message.get("tool_call_id"))
-        yield {"type": "tool_result", "tool_use_id": use_id, "content": content}
+        yield {**result, "content": content} if content else result
         return
     for detail in message.get("reasoning_details") or ():
         yield from _thought(detail)
@@ -174,7 +190,8 @@ def _content(part: Mapping[str, Any]) -> Block | None:
         return {"type": "text", "text": text} if text.strip() else None
     if kind == "image_url":
         image = part["image_url"]
-        return {"type": "image", "source": _source(image["url"] if "url" in image else image)}
+        url = image["url"] if isinstance(image, Mapping) else image
+        return {"type": "image", "source": _source(url)}
     data = (part.get("file") or {}).get("file_data") if kind == "file" else None
     if data:
         return {"type": "document", "source": _source(data)}
@@ -250,9 +267,7 @@ def _closed(schema: Any) -> Any:
             found[name] = [_closed(item) for item in value]
         elif name == "items":
             found[name] = _closed(value)
-        elif name in _KEPT or (name == "format" and value in _FORMATS):
-            found[name] = value
-        elif name == "minItems" and value in (0, 1):
+        elif name in _KEPT or value in _VALUES.get(name, ()):
             found[name] = value
         elif name not in ("additionalProperties", "$schema"):
             told[name] = value

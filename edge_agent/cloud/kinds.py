@@ -18,9 +18,7 @@ _MAX_TOKENS: Mapping[Path, str | None] = {("max_tokens",): "max_completion_token
 
 
 class _ReadStream(Protocol):
-    def __call__(
-        self, pieces: AsyncIterator[bytes], *, whole: bool
-    ) -> AsyncIterator[bytes]: ...
+    def __call__(self, pieces: AsyncIterator[bytes], *, whole: bool) -> AsyncIterator[bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)

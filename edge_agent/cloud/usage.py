@@ -70,8 +70,9 @@ def larger(first: Usage | None, second: Usage | None) -> Usage | None:
         cached_tokens=max(first.cached_tokens, second.cached_tokens),
         cache_write_tokens=max(first.cache_write_tokens, second.cache_write_tokens),
         # Of more writes than the other report knows, none is known to be a short one.
-        short_write_tokens=max((first, second), key=lambda u: u.cache_write_tokens)
-        .short_write_tokens,
+        short_write_tokens=max(
+            (first, second), key=lambda u: u.cache_write_tokens
+        ).short_write_tokens,
         cost_usd=max(costs, default=None),
         partial=first.partial and second.partial,
     )

@@ -125,7 +125,7 @@ CloudKind = Literal[
 
 
 class CloudSettings(_Section):
-    """The cloud: any OpenAI-compatible API, or Anthropic's. Without `url` everything stays local."""
+    """The cloud: any OpenAI-compatible API, or Anthropic's. Without `url` all stays local."""
 
     url: str | None = Field(None, description='Base URL, e.g. "https://api.openai.com/v1"')
     model: str | None = Field(None, description="Model to ask there; needed where url is set")
