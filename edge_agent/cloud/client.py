@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from edge_agent.cloud.answer import CloudAnswer
 from edge_agent.cloud.check import CloudCheck, find_api_key, judge
-from edge_agent.cloud.kinds import KINDS, kind_of
+from edge_agent.cloud.kinds import KINDS, Kind, kind_of
 from edge_agent.cloud.lessons import (
     Lessons,
     Path,
@@ -52,16 +52,17 @@ from edge_agent.errors import (
 
 _OURS = frozenset({"edge_agent", "model", "stream", "stream_options"})
 _TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
-_KNOWN_TIERS = frozenset({"auto", "default", "flex"})
-"""Tiers that bill the price that is known or less; a dearer one is a hint that is not followed."""
+_KNOWN_TIERS = frozenset({"default", "standard", "on_demand", "flex"})
+"""Tiers that bill the price that is known or less; a dearer one is a hint that is not followed, nor
+is "auto", which may be one."""
 _NEED_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 _MAY_BE_NULL = frozenset({"content"})
 
 
 def request_body(
-    body: Mapping[str, Any], model: str, endpoint: str, max_tokens: int
+    body: Mapping[str, Any], model: str, endpoint: str, max_tokens: int, kind: Kind
 ) -> dict[str, Any]:
-    """`body` with our model, streamed with usage, and at most `max_tokens` tokens a choice.
+    """`body` as `kind` takes it: our model, streamed with usage, `max_tokens` a choice at most.
 
     The limit keeps the field name the client used; without a limit of the client's it gets ours.
     Fields that say nothing are left out: strict servers refuse a null and an empty list of tools.
@@ -69,8 +70,8 @@ def request_body(
     kept = {
         k: v for k, v in body.items() if k not in _OURS and k not in _TOKEN_FIELDS and v is not None
     }
-    if not kept.get("store"):
-        kept.pop("metadata", None)  # OpenAI refuses it where nothing is stored
+    if kind.metadata_is_stored and not kept.get("store"):
+        kept.pop("metadata", None)
     if not kept.get("tools"):
         kept = {k: v for k, v in kept.items() if k not in _NEED_TOOLS}
     if kept.get("service_tier") not in _KNOWN_TIERS:
@@ -80,6 +81,7 @@ def request_body(
     asked = {field: body[field] for field in _TOKEN_FIELDS if body.get(field) is not None}
     field = "max_tokens" if endpoint == "completions" else next(reversed(asked), "max_tokens")
     return {
+        **kind.fields,
         **kept,
         "model": model,
         "stream": True,
@@ -248,7 +250,7 @@ class CloudClient:
     ) -> CloudAnswer:
         longest_s = float("inf") if patient else self._settings.longest_wait_s
         attempt, sent = 0, False
-        asked = {**self._kind.fields, **request_body(body, self.model, endpoint, max_tokens)}
+        asked = request_body(body, self.model, endpoint, max_tokens, self._kind)
         if "messages" in asked:
             asked["messages"] = [self._turns.restore(message) for message in asked["messages"]]
         known = self._kind.lessons if endpoint == "chat/completions" else {}

@@ -50,6 +50,8 @@ class Kind:
     """Sent with every request, unless the client says otherwise."""
     lessons: Mapping[Path, str | None] = field(default_factory=dict)
     """Fields of chat requests to leave out (None) or to call otherwise."""
+    metadata_is_stored: bool = False
+    """Whether `metadata` is refused where `store` does not ask to keep the answer."""
     dialect: Dialect | None = None
     """None: OpenAI's API."""
     models: str | None = "models"
@@ -57,12 +59,20 @@ class Kind:
 
 
 KINDS: Mapping[CloudKind, Kind] = {
-    "openai": Kind(("api.openai.com",), lessons=_MAX_TOKENS),
+    # https://platform.openai.com/docs/api-reference/chat/create; without a tier the project's
+    # own default holds, which may be a dearer one.
+    "openai": Kind(
+        ("api.openai.com",),
+        fields={"service_tier": "default"},
+        lessons=_MAX_TOKENS,
+        metadata_is_stored=True,
+    ),
     # https://learn.microsoft.com/azure/ai-services/openai/reference
     "azure": Kind(
         (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"),
         key_header="api-key",
         lessons=_MAX_TOKENS,
+        metadata_is_stored=True,
         models=None,  # what is asked is a deployment, which has a name of its own
     ),
     # https://platform.claude.com/docs/en/api/overview
@@ -91,7 +101,7 @@ KINDS: Mapping[CloudKind, Kind] = {
     ),
     "vllm": Kind(),
     "ollama": Kind(),
-    "other": Kind(),
+    "other": Kind(metadata_is_stored=True),
 }
 """By name. Of those without lessons nothing is known that a refusal would not teach."""
 

@@ -8,7 +8,6 @@ Source: https://platform.claude.com/docs/en/api/messages
 """
 
 import asyncio
-import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -52,7 +51,7 @@ class OutputConfig(DoorRequest):
     """`output_config`: the form of the answer."""
 
     format: dict[str, Any] | None = Field(None, description='{"type": "json_schema", "schema": …}')
-    effort: str | None = Field(None, description="A hint")
+    effort: str | None = Field(None, description="A hint, for the cloud")
 
 
 class Metadata(DoorRequest):
@@ -111,8 +110,6 @@ async def messages(body: MessagesRequest, request: Request, agent: AgentDep) -> 
         raise refuse(place, "must not be assistant at the end: an answer cannot be begun here")
     # In a thread: a long prompt takes a while to tokenize, and other answers must go on.
     query = await asyncio.to_thread(translation.query, agent, client_of(request))
-    if not query.client and body.metadata is not None:
-        query = dataclasses.replace(query, client=body.metadata.user_id or "")
     thinks = (body.thinking or {}).get("type") not in (None, "disabled")
 
     def rendering(begun: "Answer") -> MessageRendering:
@@ -252,6 +249,19 @@ def _response_format(given: Mapping[str, Any]) -> dict[str, Any]:
 def _generation(request: MessagesRequest) -> dict[str, Any]:
     """The fields that a chat completion has as well."""
     fields = ("max_tokens", "stream", "temperature", "top_p", "top_k")
-    given = {name: getattr(request, name) for name in fields} | {"stop": request.stop_sequences}
+    given = {name: getattr(request, name) for name in fields} | {
+        "stop": request.stop_sequences,
+        "reasoning_effort": _effort(request),
+        "user": request.metadata.user_id if request.metadata else None,
+    }
     found = {name: value for name, value in given.items() if value is not None}
     return {**found, "edge_agent": request.edge_agent.model_dump()}
+
+
+def _effort(request: MessagesRequest) -> str | None:
+    """How much a cloud's model may think; None leaves it to the model."""
+    kind = (request.thinking or {}).get("type")
+    if kind == "disabled":
+        return "none"
+    asked = request.output_config.effort if request.output_config else None
+    return asked or ("medium" if kind in ("enabled", "adaptive") else None)

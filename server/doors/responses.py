@@ -52,7 +52,7 @@ class TextConfig(DoorRequest):
     """`text`: the form of the answer."""
 
     format: dict[str, Any] | None = Field(None, description="text, json_object or json_schema")
-    verbosity: str | None = Field(None, description="A hint")
+    verbosity: str | None = Field(None, description="A hint, for the cloud")
 
 
 class InputTokensRequest(DoorRequest):
@@ -71,7 +71,7 @@ class InputTokensRequest(DoorRequest):
     text: TextConfig | None = None
     previous_response_id: Any = Field(None, description="Refused: nothing is stored")
     conversation: Any = Field(None, description="Refused: nothing is stored")
-    reasoning: dict[str, Any] | None = Field(None, description="A hint")
+    reasoning: dict[str, Any] | None = Field(None, description="A hint, for the cloud")
     truncation: Literal["auto", "disabled"] | None = Field(
         None, description="A hint: nothing is cut off"
     )
@@ -95,14 +95,14 @@ class ResponsesRequest(InputTokensRequest):
     metadata: dict[str, str] | None = Field(None, max_length=16)
     user: str | None = None
     safety_identifier: str | None = None
-    store: bool | None = Field(None, description="A hint: nothing is stored")
+    store: bool | None = Field(None, description="A hint, for the cloud: nothing is stored here")
     background: Literal[False] | None = None
     prompt: Any = Field(None, description="Refused: no prompts are stored")
     moderation: Any = Field(None, description="Refused: nothing is moderated")
     prompt_cache_key: str | None = None
     prompt_cache_options: dict[str, Any] | None = Field(None, description="A hint")
-    prompt_cache_retention: str | None = Field(None, description="A hint")
-    service_tier: str | None = Field(None, description="A hint")
+    prompt_cache_retention: str | None = Field(None, description="A hint, for the cloud")
+    service_tier: str | None = Field(None, description="A hint; a dearer tier is not asked for")
     max_tool_calls: int | None = Field(None, description="A hint: of tools that OpenAI would run")
     context_management: list[dict[str, Any]] | None = Field(None, description="A hint")
     client_metadata: dict[str, Any] | None = Field(None, description="A hint")
@@ -227,10 +227,16 @@ def _generation(request: ResponsesRequest) -> dict[str, Any]:
             name: getattr(request, name)
             for name in (
                 *("temperature", "top_p", "top_logprobs"),
-                *("user", "safety_identifier", "prompt_cache_key"),
+                *("user", "safety_identifier", "service_tier"),
+                *("prompt_cache_key", "prompt_cache_retention"),
             )
         },
+        **({"store": True, "metadata": request.metadata} if request.store else {}),
+        "verbosity": request.text.verbosity if request.text else None,
     }
+    effort = (request.reasoning or {}).get("effort")
+    if isinstance(effort, str):
+        given["reasoning_effort"] = effort
     wanted = "message.output_text.logprobs" in (request.include or ())
     if wanted or request.top_logprobs:
         given["logprobs"] = True

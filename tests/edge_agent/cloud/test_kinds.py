@@ -99,3 +99,37 @@ async def test_what_a_vendor_refuses_wins_over_what_was_known_of_it(
     assert len(server.requests) == 3  # refused once, then known
     assert body["max_tokens"] == 50
     assert "max_completion_tokens" not in body
+
+
+async def test_openai_serves_at_the_price_that_is_known(
+    server: ScriptedServer, connect: Connect
+) -> None:
+    """Left out, or "auto", the tier is the project's own default: it may be a dearer one."""
+    for asked in (None, "auto", "priority"):
+        body, _ = await sent(server, connect(kind="openai"), service_tier=asked)
+        assert body["service_tier"] == "default"
+    body, _ = await sent(server, connect(kind="openai"), service_tier="flex")
+    assert body["service_tier"] == "flex"
+
+
+async def test_hints_go_up(server: ScriptedServer, connect: Connect) -> None:
+    hints = {
+        "reasoning_effort": "low",
+        "verbosity": "low",
+        "prompt_cache_key": "k",
+        "prompt_cache_retention": "24h",
+        "safety_identifier": "a1",
+        "user": "anna",
+    }
+    body, _ = await sent(server, connect(), **hints)
+    assert hints.items() <= body.items()
+
+
+@pytest.mark.parametrize(("kind", "goes"), [("openai", False), ("azure", False), ("mistral", True)])
+async def test_metadata_goes_up_alone_where_the_vendor_takes_it(
+    server: ScriptedServer, connect: Connect, kind: str, goes: bool
+) -> None:
+    body, _ = await sent(server, connect(kind=kind), metadata={"a": "b"})
+    assert ("metadata" in body) is goes
+    body, _ = await sent(server, connect(kind=kind), metadata={"a": "b"}, store=True)
+    assert body["metadata"] == {"a": "b"}
