@@ -25,6 +25,7 @@ from edge_agent.cloud.lessons import (
     apply,
     is_about_the_field,
     is_about_the_query,
+    is_said,
     lesson,
     refused_fields,
 )
@@ -36,6 +37,7 @@ from edge_agent.cloud.retry import (
     backoff_s,
     is_retryable,
     retry_after_s,
+    retry_delay_s,
 )
 from edge_agent.cloud.stream import AnswerReader
 from edge_agent.cloud.tool_turns import ToolTurns
@@ -122,7 +124,8 @@ class _Mending:
         """Whether the refusal names a field that can be done without, so that a repeat pays."""
         if error.for_all or error.said is None or is_about_the_query(error.said):
             return False
-        found = [lesson(path, payload) for path in refused_fields(error.said, payload)]
+        said = error.said
+        found = [lesson(path, payload, said) for path in refused_fields(said, payload)]
         new = {path: name for path, name in filter(None, found) if path not in self._refused}
         if endpoint != "chat/completions":
             new = {path: name for path, name in new.items() if name is None}
@@ -133,7 +136,7 @@ class _Mending:
                 return False  # neither name of the limit: nothing would bound the answer
             self.lessons.pop((name or "",), None)
             self.lessons[path] = name
-            if is_about_the_field(error.said) or (name is not None and name in error.said):
+            if is_about_the_field(said) or (name is not None and is_said(name, said)):
                 self.lasting[path] = name
         self._refused |= set(new)
         return True
@@ -312,7 +315,10 @@ class CloudClient:
         words = self._transport.without_key(said.decode("utf-8", "replace"))
         message = f"{self.host} answered {status}: {self._transport.scrub(error_message(said))}"
         if is_retryable(status):
-            raise CloudBusy(message, sent=True, retry_after_s=retry_after_s(response.headers))
+            named_s = retry_after_s(response.headers)
+            if named_s is None:
+                named_s = retry_delay_s(words)
+            raise CloudBusy(message, sent=True, retry_after_s=named_s)
         if status < 400:
             raise CloudBroken(message, sent=True)
         raise CloudRefused(message, sent=True, for_all=status in _REFUSED_FOR_ALL, said=words)

@@ -80,6 +80,7 @@ KINDS: Mapping[CloudKind, Kind] = {
         ("api.anthropic.com",),
         key_header="x-api-key",
         headers={"anthropic-version": "2023-06-01"},
+        lessons={("max_completion_tokens",): "max_tokens"},
         dialect=Dialect("/v1", "messages", messages_request, chat_stream, chat_error_body),
         models="models?limit=1000",
     ),

@@ -30,6 +30,9 @@ _QUOTED = re.compile(r"""[`'"“]([a-z_]+(?:(?:\.|\[\d*\]\.?)[a-z_]*)*)[`'"”]"
 _TUPLE = re.compile(r"""['"]loc['"]: *[(\[]([^)\]]*)[)\]]""")
 _SUPPLIED = re.compile(r"arguments? supplied: *([a-z_, ]+)")
 _WORD = re.compile(r"[a-z]+(?:_[a-z]+)*")
+_NUMBER = re.compile(r"(?<![\w.-])\d{1,9}(?![\w-])")
+_LEAST_LIMIT = 256
+"""Tokens. No model's answers are shorter: a smaller number in a refusal is another one."""
 _PLAIN = frozenset({"temperature", "logprobs"})
 """Names that a sentence has no other meaning for; as have those with an underscore."""
 _ABOUT_THE_FIELD = re.compile(
@@ -40,7 +43,8 @@ _ABOUT_THE_FIELD = re.compile(
 _ABOUT_THE_QUERY = re.compile(
     r"context[ _]length|context window|maximum context|too long|too many tokens|"
     r"(?:request|payload|entity|body|prompt|input) (?:is )?too large|"
-    r"content[ _](?:policy|management|filter)|safety system|moderation",
+    r"content[ _](?:policy|management|filter)|safety system|moderation|"
+    r"tool_use_failed|json_validate_failed",  # Groq: the model wrote no valid call or JSON
     re.IGNORECASE,
 )
 Path = tuple[str, ...]
@@ -64,6 +68,18 @@ def is_about_the_field(said: str) -> bool:
 def is_about_the_query(said: str) -> bool:
     """Whether this one query is too long or not wanted; another one may be welcome."""
     return _ABOUT_THE_QUERY.search(said) is not None
+
+
+def most_tokens(said: str, asked: int) -> int | None:
+    """The largest limit of an answer that the refusal of `asked` tokens allows, if it says so.
+
+    "max_tokens: 9000 > 8192" (Anthropic), "at most 16384 completion tokens" (OpenAI),
+    "the valid range of max_tokens is [1, 8192]" (DeepSeek).
+    """
+    if is_about_the_field(said):
+        return None
+    found = (int(digits) for digits in _NUMBER.findall(said))
+    return max((n for n in found if _LEAST_LIMIT <= n < asked), default=None)
 
 
 def _named(said: str) -> Iterator[Path]:
@@ -144,13 +160,21 @@ _NEEDED = frozenset({"model", "messages", "prompt", "tools", "response_format", 
 """Without them the answer would be another one: a refusal of theirs cannot be mended."""
 _NEEDED_IN_MESSAGES = frozenset({"role", "content", "tool_calls", "tool_call_id"})
 
+_AT_MOST = "<="
 Lesson = tuple[Path, str | None]
-"""A field, and the name that takes its place; None: it is left out."""
+"""A field, and the name that takes its place; None: it is left out; "<=8192": it is that or less.
+"""
 
 
-def lesson(path: Path, payload: Mapping[str, Any]) -> Lesson | None:
-    """How to do without the field at `path`; None if that would change what is asked for."""
+def lesson(path: Path, payload: Mapping[str, Any], said: str) -> Lesson | None:
+    """How to do without what was refused with the words `said` at `path`.
+
+    None if that would change what is asked for.
+    """
     if path in _OTHER_NAME:
+        most = most_tokens(said, payload[path[0]])
+        if most is not None:
+            return path, f"{_AT_MOST}{most}"
         return path, _OTHER_NAME[path]
     if path == ("messages", "role") and _has_developer(payload):
         return path, "system"
@@ -170,6 +194,11 @@ def _can_go(path: Path, payload: Mapping[str, Any]) -> bool:
     return top not in _NEEDED
 
 
+def is_said(instead: str, said: str) -> bool:
+    """Whether the refusal `said` itself names what takes the field's place."""
+    return instead.removeprefix(_AT_MOST) in said
+
+
 def apply(payload: Mapping[str, Any], lessons: Mapping[Path, str | None]) -> dict[str, Any]:
     """`payload` as the cloud takes it."""
     mended: dict[str, Any] = dict(payload)
@@ -181,6 +210,9 @@ def apply(payload: Mapping[str, Any], lessons: Mapping[Path, str | None]) -> dic
             ]
         elif instead is None:
             mended = _without(mended, path)
+        elif instead.startswith(_AT_MOST):
+            if path[0] in mended:
+                mended[path[0]] = min(mended[path[0]], int(instead.removeprefix(_AT_MOST)))
         elif path[0] in mended:
             mended[instead] = mended.pop(path[0])
     if "stream" not in mended:
@@ -201,6 +233,14 @@ def _has_developer(payload: Mapping[str, Any]) -> bool:
     return any(m.get("role") == "developer" for m in payload.get("messages", ()))
 
 
+def _sentence(field: str, instead: str | None) -> str:
+    if instead is None:
+        return f"{field} is left out"
+    if instead.startswith(_AT_MOST):
+        return f"{field} is at most {instead.removeprefix(_AT_MOST)}"
+    return f"{field} becomes {instead}"
+
+
 class Lessons:
     """What is known of one cloud model, in the database `file`; None: only while this lives."""
 
@@ -217,10 +257,7 @@ class Lessons:
 
     def sentences(self) -> list[str]:
         """For people: what is left out, and what is called otherwise."""
-        return [
-            f"{'.'.join(path)} is left out" if name is None else f"{'.'.join(path)} becomes {name}"
-            for path, name in self._known.items()
-        ]
+        return [_sentence(".".join(path), name) for path, name in self._known.items()]
 
     def learn(self, lessons: Mapping[Path, str | None]) -> None:
         """Keep them. Blocking. A database that cannot be written costs only the memory."""

@@ -68,8 +68,9 @@ def error_message(body: bytes) -> str:
     """What an error answer says, in OpenAI's shape or another; never raises."""
     try:
         found = json.loads(body)
+        found = found[0] if isinstance(found, list) else found  # Gemini
         error = found.get("error") or found.get("detail") or found["message"]
-    except (ValueError, KeyError, AttributeError, RecursionError):
+    except (ValueError, KeyError, IndexError, AttributeError, RecursionError):
         return body.decode("utf-8", "replace") or "no message"
     return str(upstream_error(error))
 

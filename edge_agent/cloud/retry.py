@@ -8,6 +8,7 @@ closed ──N failures in a row──▶ open ──reset_s──▶ half open 
 """
 
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from typing import Literal
 
 BASE_S = 0.5
 CAP_S = 8.0
+_RETRY_DELAY = re.compile(r'"retryDelay": *"(\d{1,9}(?:\.\d+)?)s"')
 RETRYABLE = frozenset({408, 409, 425, 429})
 
 
@@ -50,6 +52,12 @@ def retry_after_s(headers: Mapping[str, str], *, now: datetime | None = None) ->
         return None
     reference = _date(headers.get("date", "")) or now or datetime.now(UTC)
     return max(0.0, (until - reference).total_seconds())
+
+
+def retry_delay_s(said: str) -> float | None:
+    """The same from the words of the answer, where Gemini has it (google.rpc.RetryInfo)."""
+    found = _RETRY_DELAY.search(said)
+    return None if found is None else float(found[1])
 
 
 def _date(text: str) -> datetime | None:

@@ -449,6 +449,18 @@ async def test_a_refusal_of_one_query_is_no_failure_of_the_cloud(
     assert client.state == ("open" if counts else "closed")
 
 
+async def test_a_limit_beyond_the_models_is_lowered_to_it(
+    server: ScriptedServer, connect_to_claude: Connect
+) -> None:
+    said = "max_tokens: 64000 > 8192, which is the maximum allowed number of output tokens"
+    server.scripts = [refusal("400 X", "invalid_request_error", said), WHOLE]
+    client = connect_to_claude()
+    for limit in (64_000, 64_000, 100):
+        await client.open({**BODY, "max_completion_tokens": limit}, max_tokens=64_000)
+    assert [request["max_tokens"] for request in server.requests] == [64_000, 8192, 8192, 100]
+    assert client.lessons.sentences() == ["max_tokens is at most 8192"]
+
+
 async def test_bytes_that_are_no_events_are_no_answer(
     server: ScriptedServer, connect_to_claude: Connect
 ) -> None:

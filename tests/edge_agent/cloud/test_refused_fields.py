@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edge_agent.cloud.client import CloudClient
-from edge_agent.cloud.lessons import refused_fields
+from edge_agent.cloud.lessons import most_tokens, refused_fields
 from edge_agent.config.settings import CloudSettings
 from edge_agent.errors import CloudDown, CloudRefused
 from tests.edge_agent.cloud.scripted_server import BODY, WHOLE, ScriptedServer, event, head
@@ -242,3 +242,46 @@ async def test_the_path_goes_before_the_query_of_the_url(
 def test_words_that_name_no_field(said: str) -> None:
     payload = {"model": "m", "messages": [], "user": "u", "stop": "x", "seed": 7}
     assert refused_fields(said, payload) == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        openai(
+            "max_tokens",
+            "invalid_value",
+            "max_tokens is too large: 64000. This model supports at most 16384 completion tokens, "
+            "whereas you provided 64000.",
+        ),
+        {"error": {"message": "Invalid max_tokens value, the valid range is [1, 16384]"}},
+        {"error": {"message": "`max_tokens` must be less than or equal to `16384`"}},
+    ],
+)
+async def test_a_limit_beyond_the_models_is_lowered_and_remembered(
+    server: ScriptedServer, connect: Connect, tmp_path: Path, said: Any
+) -> None:
+    server.scripts = [refusal(said), WHOLE]
+    settings = CloudSettings(url=server.url, model="gpt-4o-2024-08-06", retries=0)
+    for limit in (64_000, 64_000, 9):
+        async with CloudClient(settings, database=tmp_path / "edge-agent.db") as client:
+            await client.open({**BODY, "max_tokens": limit}, max_tokens=64_000)
+    assert [r["max_tokens"] for r in server.requests] == [64_000, 16_384, 16_384, 9]
+
+
+def test_a_refusal_that_names_no_limit_gives_none() -> None:
+    assert most_tokens("'max_tokens' is not supported with gpt-5; use 16384", 64_000) is None
+    assert most_tokens("max_tokens: 64000 is refused by o1-2024 (code 16)", 64_000) is None
+
+
+async def test_a_call_that_the_model_wrote_wrong_is_no_failure_of_the_cloud(
+    server: ScriptedServer, connect: Connect
+) -> None:
+    """Groq: the next query may do better, and no field is to blame."""
+    error = {"message": "Failed to call a function.", "code": "tool_use_failed"}
+    failed = {"error": {**error, "failed_generation": "<function=top_p>`seed`</function>"}}
+    server.scripts = [refusal(failed)]
+    client = connect(breaker_failures=1)
+    with pytest.raises(CloudRefused, match="Failed to call"):
+        await ask(client, seed=7)
+    assert len(server.requests) == 1
+    assert client.state == "closed"

@@ -1,11 +1,14 @@
 """Retry-After as RFC 9110 writes it, and full jitter."""
 
+import json
 import random
 from datetime import UTC, datetime
 
 import pytest
 
 from edge_agent.cloud.retry import BASE_S, CAP_S, backoff_s, retry_after_s
+from edge_agent.errors import CloudBusy
+from tests.edge_agent.cloud.scripted_server import BODY, head
 
 NOW = datetime(1994, 11, 6, 8, 49, 30, tzinfo=UTC)
 
@@ -50,3 +53,12 @@ def test_backoff_is_uniform_up_to_a_doubling_cap(attempt):
     assert 0 <= min(waits) < 0.01 * cap
     assert 0.99 * cap < max(waits) <= cap
     assert sum(waits) / len(waits) == pytest.approx(cap / 2, rel=0.05)
+
+
+async def test_gemini_says_it_in_the_body(server, connect):
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "33.5s"}
+    error = {"code": 429, "message": "quota", "status": "RESOURCE_EXHAUSTED", "details": [info]}
+    server.scripts = [head("application/json", "429 X") + json.dumps([{"error": error}]).encode()]
+    with pytest.raises(CloudBusy, match="answered 429: quota$") as caught:
+        await connect(kind="gemini").open(BODY, max_tokens=5)
+    assert caught.value.retry_after_s == 33.5
