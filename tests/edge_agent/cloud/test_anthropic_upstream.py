@@ -246,6 +246,51 @@ async def test_effort_in_the_form_that_the_model_takes(
     assert ("temperature" in body) is not thinks
 
 
+async def test_thinking_goes_back_with_the_results_of_its_calls_or_is_not_asked_for(
+    server: ScriptedServer, connect_to_claude: Connect
+) -> None:
+    """A turn with calls must begin with the thinking that led to them, redacted or not."""
+    client = connect_to_claude(model="claude-haiku-4-5")
+    blocks: list[Any] = [
+        {"type": "redacted_thinking", "data": "EmwK"},
+        {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}},
+    ]
+    starts = [
+        {"type": "content_block_start", "index": index, "content_block": block}
+        for index, block in enumerate(blocks)
+    ]
+    stops = [{"type": "content_block_stop", "index": index} for index in range(2)]
+    called = [start(input_tokens=7), *starts, *stops, *end("tool_use", output_tokens=3)]
+    server.scripts = [head() + events(*called)]
+    [delta async for delta in await client.open(BODY, max_tokens=3000)]
+
+    def asked(call_id: str) -> list[dict[str, Any]]:
+        call = {"id": call_id, "type": "function"}
+        function = {"name": "weather", "arguments": "{}"}
+        return [
+            *BODY["messages"],
+            {"role": "assistant", "tool_calls": [{**call, "function": function}]},
+            {"role": "tool", "tool_call_id": call_id, "content": "3 °C"},
+        ]
+
+    known = await sent(server, client, messages=asked("toolu_1"), reasoning_effort="low")
+    assert known["messages"][1]["content"] == blocks
+    assert known["thinking"]["type"] == "enabled"
+    unknown = await sent(server, client, messages=asked("toolu_2"), reasoning_effort="low")
+    assert [block["type"] for block in unknown["messages"][1]["content"]] == ["tool_use"]
+    assert "thinking" not in unknown
+
+
+async def test_a_refusal_says_why(server: ScriptedServer, connect_to_claude: Connect) -> None:
+    details = {"type": "refusal", "category": "bio", "explanation": "Not this."}
+    delta = {"stop_reason": "refusal", "stop_details": details}
+    found = {"type": "message_delta", "delta": delta, "usage": {"output_tokens": 0}}
+    server.scripts = [head() + events(start(input_tokens=7), found, {"type": "message_stop"})]
+    answer = await connect_to_claude().open(BODY, max_tokens=5)
+    (last,) = [delta async for delta in answer if delta.finish_reason]
+    assert (last.refusal, last.finish_reason) == ("Not this.", "content_filter")
+
+
 async def test_a_schema_within_what_structured_outputs_take(
     server: ScriptedServer, connect_to_claude: Connect
 ) -> None:

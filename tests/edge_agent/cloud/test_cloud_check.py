@@ -134,3 +134,17 @@ def test_a_key_that_no_header_carries_is_refused_unseen(use_keyring, monkeypatch
     with pytest.raises(ConfigError) as caught:
         find_api_key(CloudSettings(api_key_env="THE_KEY"))
     assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "listed"),
+    [
+        ("gemini", "gemini-3-flash", "models/gemini-3-flash"),
+        ("ollama", "qwen3", "qwen3:latest"),
+        ("openai", "gpt-5", "gpt-5-2025-08-07"),
+        ("azure", "my-deployment", "gpt-4.1"),
+    ],
+)
+async def test_a_list_may_call_the_model_otherwise(server, connect, kind, model, listed):
+    server.scripts = [models(listed)]
+    assert (await connect(kind=kind, model=model).check()).ok

@@ -59,6 +59,6 @@ async def test_gemini_says_it_in_the_body(server, connect):
     info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "33.5s"}
     error = {"code": 429, "message": "quota", "status": "RESOURCE_EXHAUSTED", "details": [info]}
     server.scripts = [head("application/json", "429 X") + json.dumps([{"error": error}]).encode()]
-    with pytest.raises(CloudBusy, match="answered 429: quota$") as caught:
+    with pytest.raises(CloudBusy, match=r"answered 429: quota$") as caught:
         await connect(kind="gemini").open(BODY, max_tokens=5)
     assert caught.value.retry_after_s == 33.5
