@@ -26,6 +26,8 @@ from edge_agent.records.query import Delta, Query, Route, Usage
 _TOKENS_PER_MESSAGE = 16
 _TOKENS_PER_MEDIUM = 50_000
 """The dearest picture that OpenAI documents: gpt-4o-mini, 2,833 and eight tiles of 5,667."""
+_TOKENS_OF_INSTRUCTIONS = 1024
+"""Anthropic documents up to 530 before tools, by model (Claude 3 Opus); not of every later one."""
 _LOCAL_FIELDS = frozenset(
     {"top_k", "min_p", "repeat_penalty", "grammar", "ignore_eos", "cache_prompt"}
 )
@@ -51,7 +53,8 @@ class Assistance:
         if query.private:
             raise Forbidden("a private query never leaves this machine")
         wanted = query.sampling.max_tokens or self.max_tokens
-        prompt_tokens = prompt_token_bound(query)
+        body = self.cloud.recalled({k: v for k, v in query.body.items() if k not in _LOCAL_FIELDS})
+        prompt_tokens = prompt_token_bound(body)
         reservation = await asyncio.to_thread(
             self.ledger.reserve,
             query.id,
@@ -62,7 +65,6 @@ class Assistance:
             hidden_tokens=self.cloud.max_hidden_tokens,
         )
         call = PaidCall(self, reservation)
-        body = {k: v for k, v in query.body.items() if k not in _LOCAL_FIELDS}
         try:
             call.answer = await self.cloud.open(
                 body,
@@ -125,21 +127,27 @@ class PaidCall:
             self.cost_usd = await asyncio.to_thread(ledger.settle, reservation, usage)
 
 
-def prompt_token_bound(query: Query) -> int:
+def prompt_token_bound(body: Mapping[str, Any]) -> int:
     """An upper bound of the prompt's tokens in any tokenizer: no token is shorter than a byte.
 
-    A picture or a sound is billed by its size, not by the bytes of its address.
+    A picture or a sound is billed by its size, not by the bytes of its address. Before tools and
+    schemas vendors put instructions of their own, which are billed.
     """
     parts: Mapping[str, Any] = {
-        k: query.body[k]
-        for k in ("messages", "prompt", "tools", "response_format")
-        if k in query.body
+        k: body[k] for k in ("messages", "prompt", "tools", "response_format") if k in body
     }
+    messages = body.get("messages") or ()
     size = len(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     media = sum(
         part.get("type") not in ("text", "refusal")
-        for message in query.messages
+        for message in messages
         if isinstance(message.get("content"), list)
         for part in message["content"]
     )
-    return size + _TOKENS_PER_MEDIUM * media + _TOKENS_PER_MESSAGE * (len(query.messages) + 1)
+    instructed = bool(body.get("tools") or body.get("response_format"))
+    return (
+        size
+        + _TOKENS_PER_MEDIUM * media
+        + _TOKENS_PER_MESSAGE * (len(messages) + 1)
+        + _TOKENS_OF_INSTRUCTIONS * instructed
+    )

@@ -1,1 +1,1 @@
-"""The cloud: one client for any OpenAI-compatible API, its retries, breaker and streams."""
+"""The cloud: one client for any OpenAI-compatible API and for Anthropic's; retries, streams."""

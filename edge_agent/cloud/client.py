@@ -1,4 +1,4 @@
-"""The cloud client: any OpenAI-compatible API, always streamed.
+"""The cloud client: any OpenAI-compatible API, or one that is translated, always streamed.
 
 A call passes four gates: the circuit breaker, the connection, the status, the first content.
 `CloudClient.open` returns behind the last one. Up to there a failed try may be repeated, but only
@@ -83,7 +83,7 @@ def request_body(
     asked = {field: body[field] for field in _TOKEN_FIELDS if body.get(field) is not None}
     field = "max_tokens" if endpoint == "completions" else next(reversed(asked), "max_tokens")
     return {
-        **kind.fields,
+        **(kind.fields if endpoint == "chat/completions" else {}),
         **kept,
         "model": model,
         "stream": True,
@@ -199,6 +199,12 @@ class CloudClient:
         """What the configuration reserves for thinking beyond an answer's limit."""
         return self._settings.max_hidden_tokens
 
+    def recalled(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """`body` with what this cloud said beside the tool calls in it: it is billed for too."""
+        if "messages" not in body:
+            return dict(body)
+        return {**body, "messages": [self._turns.restore(m) for m in body["messages"]]}
+
     async def open(
         self,
         body: Mapping[str, Any],
@@ -254,8 +260,6 @@ class CloudClient:
         longest_s = float("inf") if patient else self._settings.longest_wait_s
         attempt, sent = 0, False
         asked = request_body(body, self.model, endpoint, max_tokens, self._kind)
-        if "messages" in asked:
-            asked["messages"] = [self._turns.restore(message) for message in asked["messages"]]
         known = self._kind.lessons if endpoint == "chat/completions" else {}
         mending = _Mending({**known, **self.lessons.known(endpoint)})
         while True:

@@ -47,7 +47,7 @@ class Kind:
     """Where the API key goes: after "Bearer " in Authorization, bare elsewhere."""
     headers: Mapping[str, str] = field(default_factory=dict)
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """Sent with every request, unless the client says otherwise."""
+    """Sent with every chat, unless the client says otherwise."""
     lessons: Mapping[Path, str | None] = field(default_factory=dict)
     """Fields of chat requests to leave out (None) or to call otherwise."""
     metadata_is_stored: bool = False

@@ -23,7 +23,7 @@ SEED = 139
 TOTAL_S = 10
 IN_TIME_S = TOTAL_S + 15
 """The deadline of a call, and time for this machine's other work."""
-WORST = prompt_token_bound(a_query(QUESTION)) + MAX_TOKENS
+WORST = prompt_token_bound(a_query(QUESTION).body) + MAX_TOKENS
 """Tokens booked where nobody knows what was billed."""
 
 

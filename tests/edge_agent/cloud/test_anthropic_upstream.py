@@ -273,10 +273,12 @@ async def test_thinking_goes_back_with_the_results_of_its_calls_or_is_not_asked_
             {"role": "tool", "tool_call_id": call_id, "content": "3 °C"},
         ]
 
-    known = await sent(server, client, messages=asked("toolu_1"), reasoning_effort="low")
+    messages = client.recalled({"messages": asked("toolu_1")})["messages"]
+    known = await sent(server, client, messages=messages, reasoning_effort="low")
     assert known["messages"][1]["content"] == blocks
     assert known["thinking"]["type"] == "enabled"
-    unknown = await sent(server, client, messages=asked("toolu_2"), reasoning_effort="low")
+    messages = client.recalled({"messages": asked("toolu_2")})["messages"]
+    unknown = await sent(server, client, messages=messages, reasoning_effort="low")
     assert [block["type"] for block in unknown["messages"][1]["content"]] == ["tool_use"]
     assert "thinking" not in unknown
 
