@@ -124,7 +124,7 @@ def prices(ctx: typer.Context, as_json: AsJson = False, data_dir: DataDir = None
     """Show what cloud models cost, in USD per million tokens.
 
     Your own prices (cloud.prices) win. Those that ship hold for the vendor's own host; vendors
-    change them, so compare the date.
+    change them, so compare the date. "6.25/10" written: kept for five minutes, and for longer.
 
     \b
     Example: edge-agent budget prices --json
@@ -203,22 +203,27 @@ def _print_prices(rows: "Sequence[KnownPrice]", used: "KnownPrice | None") -> No
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    numbers = ("input", "cached", "written", "written, 5 min", "output")
+    numbers = ("input", "cached", "written", "output")
     for title in ("model", *numbers, "at", "from"):
         number = title in numbers
         table.add_column(title, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         price = row.price
-        writes = (price.cache_write, price.cache_write_5m)
-        amounts = (price.input, price.cached_input, *writes, price.output)
+        writes = [usd for usd in (price.cache_write_5m, price.cache_write) if usd is not None]
+        amounts = (price.input, price.cached_input, writes, price.output)
         table.add_row(
             row.model,
-            *("–" if amount is None else f"{amount:g}" for amount in amounts),
+            *map(_usd, amounts),
             row.host or "",
             str(row.as_of or "config"),
             style="bold" if row == used else None,
         )
     Console().print(table)
+
+
+def _usd(amount: float | list[float] | None) -> str:
+    amounts = amount if isinstance(amount, list) else [] if amount is None else [amount]
+    return "/".join(f"{usd:g}" for usd in amounts) or "–"
 
 
 def _bar(state: "LimitState") -> Any:
