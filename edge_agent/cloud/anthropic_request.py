@@ -62,8 +62,10 @@ def _request(chat: Mapping[str, Any]) -> dict[str, Any]:
     if system:
         found["system"] = system
     found["messages"] = _turns(chat["messages"])
+    if chat.get("cache_control"):
+        found["cache_control"] = chat["cache_control"]
     if chat.get("tools"):
-        found["tools"] = [_tool(tool["function"]) for tool in chat["tools"]]
+        found["tools"] = [_marked(_tool(tool["function"]), tool) for tool in chat["tools"]]
         choice = _tool_choice(chat.get("tool_choice"), chat.get("parallel_tool_calls"))
         if choice:
             found["tool_choice"] = choice
@@ -136,6 +138,7 @@ def _turns(messages: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         blocks = list(_blocks(message))
         if not blocks:
             continue
+        blocks[-1] = _marked(blocks[-1], message)
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += blocks
         else:
@@ -179,8 +182,13 @@ def _contents(content: Any) -> Iterator[Block]:
     for part in parts:
         block = _content(part)
         if block is not None:
-            mark = part.get("cache_control")
-            yield block if mark is None else {**block, "cache_control": mark}
+            yield _marked(block, part)
+
+
+def _marked(block: Block, source: Mapping[str, Any]) -> Block:
+    """`block` with the mark of its `source`: what the vendor is to cache up to there."""
+    mark = source.get("cache_control")
+    return block if mark is None else {**block, "cache_control": mark}
 
 
 def _content(part: Mapping[str, Any]) -> Block | None:

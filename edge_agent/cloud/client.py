@@ -74,6 +74,8 @@ def request_body(
     }
     if kind.metadata_is_stored and not kept.get("store"):
         kept.pop("metadata", None)
+    if not kind.cache_control:
+        kept.pop("cache_control", None)
     if not kept.get("tools"):
         kept = {k: v for k, v in kept.items() if k not in _NEED_TOOLS}
     if kept.get("service_tier") not in _KNOWN_TIERS:

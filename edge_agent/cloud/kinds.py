@@ -52,6 +52,8 @@ class Kind:
     """Fields of chat requests to leave out (None) or to call otherwise."""
     metadata_is_stored: bool = False
     """Whether `metadata` is refused where `store` does not ask to keep the answer."""
+    cache_control: bool = False
+    """Whether it takes Anthropic's `cache_control` for a whole request."""
     dialect: Dialect | None = None
     """None: OpenAI's API."""
     models: str | None = "models"
@@ -81,6 +83,7 @@ KINDS: Mapping[CloudKind, Kind] = {
         key_header="x-api-key",
         headers={"anthropic-version": "2023-06-01"},
         lessons={("max_completion_tokens",): "max_tokens"},
+        cache_control=True,
         dialect=Dialect("/v1", "messages", messages_request, chat_stream, chat_error_body),
         models="models?limit=1000",
     ),
@@ -89,6 +92,7 @@ KINDS: Mapping[CloudKind, Kind] = {
         ("openrouter.ai",),
         headers={"X-Title": "edge-agent"},
         fields={"usage": {"include": True}},
+        cache_control=True,
     ),
     "deepseek": Kind(("api.deepseek.com",)),
     "mistral": Kind(("api.mistral.ai",), lessons={("seed",): "random_seed"}),
@@ -102,7 +106,7 @@ KINDS: Mapping[CloudKind, Kind] = {
     ),
     "vllm": Kind(),
     "ollama": Kind(),
-    "other": Kind(metadata_is_stored=True),
+    "other": Kind(metadata_is_stored=True, cache_control=True),
 }
 """By name. Of those without lessons nothing is known that a refusal would not teach."""
 

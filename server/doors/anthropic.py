@@ -2,7 +2,8 @@
 
 Content blocks become chat messages, `tool_use` and `tool_result` among them; thinking blocks pass
 without effect. Tools that Anthropic runs or defines (web_search, bash …) are left out and named in
-`edge_agent.ignored`. Caching needs no marks here: prompts always share their common prefix.
+`edge_agent.ignored`. Caching needs no marks here: prompts always share their common prefix. A
+cloud that wants one gets one for the whole prompt.
 
 Source: https://platform.claude.com/docs/en/api/messages
 """
@@ -74,7 +75,7 @@ class CountRequest(DoorRequest):
     thinking: dict[str, Any] | None = Field(
         None, description="A hint; enabled: what a cloud's model thinks is shown"
     )
-    cache_control: dict[str, Any] | None = Field(None, description="A hint")
+    cache_control: dict[str, Any] | None = Field(None, description="A hint, for the cloud")
     context_management: dict[str, Any] | None = Field(None, description="A hint")
     speed: str | None = Field(None, description="A hint")
 
@@ -138,6 +139,9 @@ def translate(request: CountRequest) -> Translation:
         found.chat["response_format"] = _response_format(request.output_config.format)
     if isinstance(request, MessagesRequest):
         found.chat |= _generation(request)
+        mark = request.cache_control or _cache_mark(request)
+        if mark is not None:
+            found.chat["cache_control"] = mark
         for index, server in enumerate(request.mcp_servers or ()):
             found.ignore(f"mcp_servers[{index}]", "mcp", server.get("name"))
     return found
@@ -256,6 +260,16 @@ def _generation(request: MessagesRequest) -> dict[str, Any]:
     }
     found = {name: value for name, value in given.items() if value is not None}
     return {**found, "edge_agent": request.edge_agent.model_dump()}
+
+
+def _cache_mark(request: MessagesRequest) -> dict[str, Any] | None:
+    """The first mark of what a cloud is to cache. There is one for the whole of a chat."""
+    blocks = [*(request.system if isinstance(request.system, list) else ()), *(request.tools or ())]
+    for message in request.messages:
+        content = message.get("content")
+        blocks += content if isinstance(content, list) else []
+    marks = (block.get("cache_control") for block in blocks if isinstance(block, dict))
+    return next((mark for mark in marks if isinstance(mark, dict)), None)
 
 
 def _effort(request: MessagesRequest) -> str | None:

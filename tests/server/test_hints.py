@@ -8,6 +8,7 @@ import pytest
 from tests.server.scripted_agent import ScriptedAgent
 
 HI = [{"role": "user", "content": "Hi"}]
+MARK = {"type": "ephemeral"}
 MESSAGE = {"model": "edge", "max_tokens": 9, "messages": HI}
 
 
@@ -41,6 +42,11 @@ MESSAGE = {"model": "edge", "max_tokens": 9, "messages": HI}
             "/v1/messages",
             {**MESSAGE, "metadata": {"user_id": "ann"}, "output_config": {"effort": "max"}},
             {"user": "ann", "reasoning_effort": "max"},
+        ),
+        (
+            "/v1/messages",
+            {**MESSAGE, "system": [{"type": "text", "text": "Be brief.", "cache_control": MARK}]},
+            {"cache_control": MARK},
         ),
         (
             "/v1/messages",

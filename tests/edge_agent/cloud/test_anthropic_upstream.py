@@ -158,6 +158,22 @@ async def test_a_conversation_in_blocks(server: ScriptedServer, connect_to_claud
     }
 
 
+async def test_what_the_client_marks_is_cached(
+    server: ScriptedServer, connect_to_claude: Connect
+) -> None:
+    mark = {"type": "ephemeral", "ttl": "1h"}
+    body = await sent(
+        server,
+        connect_to_claude(),
+        cache_control=mark,
+        tools=[{"type": "function", "function": TOOL, "cache_control": mark}],
+        messages=[{"role": "user", "content": "Hi", "cache_control": mark}],
+    )
+    block = {"type": "text", "text": "Hi", "cache_control": mark}
+    assert body["messages"] == [{"role": "user", "content": [block]}]
+    assert body["tools"][0]["cache_control"] == body["cache_control"] == mark
+
+
 TOOL = {"name": "weather", "description": "Tells it.", "parameters": {"properties": {}}}
 
 

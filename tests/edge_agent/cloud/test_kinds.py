@@ -133,3 +133,11 @@ async def test_metadata_goes_up_alone_where_the_vendor_takes_it(
     assert ("metadata" in body) is goes
     body, _ = await sent(server, connect(kind=kind), metadata={"a": "b"}, store=True)
     assert body["metadata"] == {"a": "b"}
+
+
+@pytest.mark.parametrize(("kind", "goes"), [("openai", False), ("openrouter", True)])
+async def test_a_mark_for_the_cache_goes_where_it_is_known(
+    server: ScriptedServer, connect: Connect, kind: str, goes: bool
+) -> None:
+    body, _ = await sent(server, connect(kind=kind), cache_control={"type": "ephemeral"})
+    assert ("cache_control" in body) is goes
