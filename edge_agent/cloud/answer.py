@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Self
 
-from edge_agent.cloud.objects import Malformed, has_content
+from edge_agent.cloud.objects import has_content
 from edge_agent.cloud.retry import CircuitBreaker
 from edge_agent.cloud.stream import AnswerReader
 from edge_agent.errors import CloudBroken, CloudError, CloudTimeout
@@ -26,14 +26,12 @@ class Body:
         pieces: AsyncIterator[bytes],
         *,
         close: Callable[[], Awaitable[None]],
-        limit_bytes: int,
         remaining_s: Callable[[], float],
         boundary: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.boundary = boundary
         self._pieces = pieces
         self._close = close
-        self._left = limit_bytes
         self._remaining_s = remaining_s
 
     async def next(self, patience_s: float | None = None) -> bytes | None:
@@ -42,9 +40,6 @@ class Body:
         with self.boundary():
             async with asyncio.timeout(min(remaining, patience_s or remaining)):
                 piece = await anext(self._pieces, None)
-            self._left -= len(piece or b"")
-            if self._left < 0:
-                raise Malformed("it is larger than cloud.max_answer_mb")
         return piece
 
     async def read(self, limit_bytes: int) -> bytes:

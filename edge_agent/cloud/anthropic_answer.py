@@ -37,6 +37,8 @@ _OUR_NAMES = {
     "metadata": "safety_identifier",
 }
 _DATA = "data: "
+_ERROR_BYTES = 64 * 1024
+"""No error that says something is longer."""
 
 
 def chat_error(error: Any) -> dict[str, Any]:
@@ -58,7 +60,11 @@ def chat_error(error: Any) -> dict[str, Any]:
 
 async def chat_error_body(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The body of an error; what is not Anthropic's JSON stays as it is."""
-    body = b"".join([piece async for piece in pieces])
+    body = b""
+    async for piece in pieces:
+        body += piece
+        if len(body) >= _ERROR_BYTES:
+            break
     try:
         error = json.loads(body)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -104,7 +110,7 @@ def _events(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for index, block in enumerate(message.get("content") or ()):
         yield {"type": "content_block_start", "index": index, "content_block": block}
         yield {"type": "content_block_stop", "index": index}
-    stop = {name: message.get(name) for name in ("stop_reason", "stop_details")}
+    stop = {name: message.get(name) for name in ("stop_reason", "stop_sequence", "stop_details")}
     yield {"type": "message_delta", "delta": stop, "usage": message.get("usage")}
     yield {"type": "message_stop"}
 
@@ -144,7 +150,9 @@ class _MessageReader:
             self._count(event.get("usage"))
             why = (event["delta"].get("stop_details") or {}).get("explanation")
             said = {"refusal": why} if isinstance(why, str) else {}
-            yield {**_chunk(said, event["delta"].get("stop_reason")), "usage": self._usage}
+            chunk = _chunk(said, event["delta"].get("stop_reason"))
+            chunk["choices"][0]["stop_reason"] = event["delta"].get("stop_sequence")
+            yield {**chunk, "usage": self._usage}
         elif kind == "message_stop":
             yield None
         elif kind == "error":

@@ -291,7 +291,13 @@ class CloudClient:
         try:
             await self._check_status(response)
             streamed, n = self._streams(response), int(payload.get("n") or 1)
-            reader = AnswerReader(n, streamed=streamed, turns=self._turns)
+            stop = payload.get("stop") or ()
+            reader = AnswerReader(
+                n,
+                streamed=streamed,
+                turns=self._turns,
+                stops=(stop,) if isinstance(stop, str) else tuple(stop),
+            )
             answer = CloudAnswer(self.model, response.body, reader)
             await answer.wait_for_content()
         except BaseException:

@@ -4,7 +4,7 @@ Server-sent events from bytes (WHATWG HTML, "Server-sent events", §9.2.6).
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from edge_agent.cloud.objects import (
@@ -78,12 +78,17 @@ class AnswerReader:
     """Reads one answer of `n` choices and remembers how far it is.
 
     `streamed` is False for a server that ignored `stream` and sends one JSON object. What is said
-    beside tool calls is kept in `turns`.
+    beside tool calls is kept in `turns`. `stops` are the stop strings that were asked for.
     `feed` and `close` raise Malformed, or UpstreamError where the server sent an error object.
     """
 
     def __init__(
-        self, n: int = 1, *, streamed: bool = True, turns: ToolTurns | None = None
+        self,
+        n: int = 1,
+        *,
+        streamed: bool = True,
+        turns: ToolTurns | None = None,
+        stops: Collection[str] = (),
     ) -> None:
         self.model: str | None = None
         self.done = False
@@ -101,6 +106,7 @@ class AnswerReader:
         self._half: dict[int, str] = {}
         self._calls: defaultdict[int, CallReader] = defaultdict(CallReader)
         self._turns = turns
+        self._stops = stops
         self._turn: defaultdict[int, ToolTurn] = defaultdict(ToolTurn)
 
     @property
@@ -173,6 +179,8 @@ class AnswerReader:
             if delta.index >= self._n:
                 raise Malformed(f"it has a choice {delta.index}, but {self._n} were asked for")
             if delta.index not in self._finished:
+                if choice.get("stop_reason") in self._stops:  # vLLM
+                    delta = replace(delta, stopped_by=choice["stop_reason"])
                 noted = self._note(delta, counted=counted is not None)
                 self._turn[delta.index].hear(message_of(choice, self._part), noted.tool_calls)
                 if noted.finish_reason is not None and self._turns is not None:

@@ -7,7 +7,7 @@ exchange is the caller's. The key goes into the header where the vendor reads it
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +145,7 @@ class Transport:
             async with asyncio.timeout(deadline - self._clock()):
                 response = await self._http.send(request, stream=True)
         # As it comes: decompressing it could make a thousand times as much of it at once.
-        pieces, headers = response.aiter_raw(), response.headers
+        pieces, headers = self._at_most(response.aiter_raw()), response.headers
         if dialect is not None and response.status_code != 200:
             pieces = dialect.error(pieces)
         elif dialect is not None and content_type(headers) in ANSWERS:
@@ -154,7 +154,6 @@ class Transport:
         body = Body(
             pieces,
             close=response.aclose,
-            limit_bytes=self._limit_bytes,
             remaining_s=lambda: deadline - self._clock(),
             boundary=lambda: self._boundary(lambda: True),
         )
@@ -164,6 +163,15 @@ class Transport:
         path, _, query = path.partition("?")
         query = "&".join(filter(None, (query, self._query)))
         return f"{self._base}/{path}" + (f"?{query}" if query else "")
+
+    async def _at_most(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The pieces of a body that is no larger than allowed. Raises Malformed where it is."""
+        left = self._limit_bytes
+        async for piece in pieces:
+            left -= len(piece)
+            if left < 0:
+                raise Malformed("it is larger than cloud.max_answer_mb")
+            yield piece
 
     @contextlib.contextmanager
     def _boundary(self, sent: Callable[[], bool]) -> Iterator[None]:

@@ -227,7 +227,7 @@ class Delta:
     refusal: str | None = None
     finish_reason: FinishReason | None = None
     stopped_by: str | None = None
-    """With "stop": the stop string, where the local model wrote it."""
+    """With "stop": the stop string that ended it, where it is known."""
 
     @classmethod
     def of(cls, event: TokenEvent) -> "Delta":

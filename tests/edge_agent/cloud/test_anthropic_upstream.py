@@ -1,5 +1,6 @@
 """Anthropic's own API behind the one cloud client: what goes up, and what comes back."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -408,6 +409,16 @@ async def test_why_an_answer_ended(
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (7, 3)
 
 
+async def test_the_stop_string_that_ended_it(
+    server: ScriptedServer, connect_to_claude: Connect
+) -> None:
+    found = [start(input_tokens=7), *text("Hi"), *end("stop_sequence", output_tokens=3)]
+    found[-2]["delta"]["stop_sequence"] = "END"
+    server.scripts = [head() + events(*found)]
+    answer = await connect_to_claude().open({**BODY, "stop": ["END"]}, max_tokens=5)
+    assert [delta async for delta in answer][-1].stopped_by == "END"
+
+
 async def test_a_gateway_that_does_not_stream(
     server: ScriptedServer, connect_to_claude: Connect
 ) -> None:
@@ -522,6 +533,22 @@ async def test_a_limit_beyond_the_models_is_lowered_to_it(
         await client.open({**BODY, "max_completion_tokens": limit}, max_tokens=64_000)
     assert [request["max_tokens"] for request in server.requests] == [64_000, 8192, 8192, 100]
     assert client.lessons.sentences() == ["max_tokens is at most 8192"]
+
+
+@pytest.mark.parametrize(("status", "error"), [("200 X", CloudBroken), ("400 X", CloudRefused)])
+async def test_an_endless_body_is_read_no_further_than_allowed(
+    server: ScriptedServer, connect_to_claude: Connect, status: str, error: type[Exception]
+) -> None:
+    async def endless(writer: Any) -> None:
+        writer.write(head("application/json", status))
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x" * 65536)
+                await writer.drain()
+
+    server.scripts = [endless]
+    with pytest.raises(error):
+        await connect_to_claude(max_answer_mb=0.2).open(BODY, max_tokens=5)
 
 
 async def test_bytes_that_are_no_events_are_no_answer(
