@@ -106,8 +106,11 @@ def _events(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     if message.get("type") != "message":
         yield message
         return
+    content = message.get("content")
+    if not isinstance(content, list):
+        raise Malformed("content is not a list")
     yield {"type": "message_start", "message": {**message, "content": []}}
-    for index, block in enumerate(message.get("content") or ()):
+    for index, block in enumerate(content):
         yield {"type": "content_block_start", "index": index, "content_block": block}
         yield {"type": "content_block_stop", "index": index}
     stop = {name: message.get(name) for name in ("stop_reason", "stop_sequence", "stop_details")}

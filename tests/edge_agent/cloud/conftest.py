@@ -8,6 +8,7 @@ import pytest
 
 from edge_agent.cloud.client import CloudClient
 from edge_agent.config.settings import CloudSettings
+from tests.edge_agent.cloud.anthropic_events import SONNET
 from tests.edge_agent.cloud.scripted_server import ScriptedServer, Time
 
 
@@ -44,3 +45,11 @@ async def connect(server: ScriptedServer, clock: Time) -> AsyncIterator[Callable
     yield make
     for client in clients:
         await client.aclose()
+
+
+@pytest.fixture
+def connect_to_claude(connect: Callable[..., CloudClient]) -> Callable[..., CloudClient]:
+    def make(**settings: Any) -> CloudClient:
+        return connect(**{"kind": "anthropic", "model": SONNET, "api_key": "sk-ant", **settings})
+
+    return make
