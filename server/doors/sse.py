@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from edge_agent.errors import EdgeAgentError, Unavailable
+from server.connection import HALF_CLOSED, SOON_S
 from server.doors.render import Shape, headers
 from server.metrics import Timing
 from server.service import Service, until_gone
@@ -29,7 +30,10 @@ _log = logging.getLogger(__name__)
 
 
 class EventStream(Response):
-    """The response of a streamed answer. A client that goes away stops the answer at once."""
+    """The response of a streamed answer. A client that goes away stops the answer at once.
+
+    One that only closes its side reads on: it is written to soon, which fails if it is gone.
+    """
 
     def __init__(
         self, opening: "asyncio.Future[Answer]", service: Service, timing: Timing, shape: Shape
@@ -47,6 +51,7 @@ class EventStream(Response):
         self._error = shape.error
         self._pending: list[str] = []
         self._wake = asyncio.Event()
+        self._patience_s = QUIET_S
         self._done = False
         self._gone = False
 
@@ -54,6 +59,9 @@ class EventStream(Response):
         """Send the events until the answer ends or the client is gone."""
         watch = asyncio.create_task(until_gone(receive))
         watch.add_done_callback(lambda _: self._leave())
+        half_closed: asyncio.Event = scope.get("state", {}).get(HALF_CLOSED, asyncio.Event())
+        doubt = asyncio.create_task(half_closed.wait())
+        doubt.add_done_callback(lambda _: self._doubt())
         pump = None
         try:
             pump = self._service.spawn(self._pump())
@@ -68,6 +76,7 @@ class EventStream(Response):
                 await send(_body(b"", more=False))
         finally:
             watch.cancel()
+            doubt.cancel()
             if pump is not None:
                 pump.cancel()
                 await asyncio.wait({pump})
@@ -77,10 +86,11 @@ class EventStream(Response):
     async def _next(self) -> None:
         """Return when there is something to send, if only that we are still here."""
         try:
-            async with asyncio.timeout(QUIET_S):
+            async with asyncio.timeout(self._patience_s):
                 await self._wake.wait()
         except TimeoutError:
             self._push(self._shape.idle)
+            self._patience_s = min(2 * self._patience_s, QUIET_S)
         self._wake.clear()
 
     async def _close(self) -> None:
@@ -93,6 +103,10 @@ class EventStream(Response):
     def _leave(self) -> None:
         self._gone = True
         self._wake.set()
+
+    def _doubt(self) -> None:
+        self._patience_s = SOON_S
+        self._push(self._shape.idle)
 
     def _push(self, events: str) -> None:
         if events:

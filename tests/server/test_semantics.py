@@ -15,7 +15,6 @@ import pytest
 
 from edge_agent.config.settings import Settings
 from edge_agent.records.query import Delta, Query
-from server import listen
 from server.app import create_app
 from tests.server.scripted_agent import ScriptedAgent
 from tests.server.serving import Serve, listening
@@ -241,20 +240,29 @@ async def test_a_client_that_closed_its_side_is_answered(
     assert b"Late" in answer
 
 
-async def test_one_that_waits_long_is_asked_whether_it_is_there(
-    client: httpx.AsyncClient, agent: ScriptedAgent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def slow(_query: Query) -> AsyncIterator[Delta]:
-        await asyncio.sleep(0.5)
-        yield Delta(text="Late", finish_reason="stop")
+async def test_requests_that_came_together_are_all_answered(client: httpx.AsyncClient) -> None:
+    answers = await _raw(_url(client), _post() + _post() + _post(stream=True), eof=True)
+    assert answers.count(b"HTTP/1.1 200 OK") == 3
+    assert answers.rstrip().endswith(b"0")  # the last chunk of the last one
 
-    monkeypatch.setattr(listen, "_HALF_CLOSED_S", 0.1)
-    monkeypatch.setattr(listen, "_ASK_AGAIN_S", 0.1)
-    agent.script = slow
-    first, *_, last = (await _raw(_url(client), _post(), eof=True)).split(b"HTTP/1.1 ")[1:]
-    assert first.startswith(b"100 Continue")
-    assert last.startswith(b"200")
-    assert b"Late" in last
+
+@pytest.mark.parametrize("request_", [_post("1.0"), _post("1.1"), _post("1.1", stream=True)])
+async def test_one_that_leaves_after_its_request_ends_its_answer(
+    client: httpx.AsyncClient, agent: ScriptedAgent, request_: bytes
+) -> None:
+    async def endless(_query: Query) -> AsyncIterator[Delta]:
+        yield Delta(text="Wait")
+        await asyncio.Event().wait()
+
+    agent.script = endless
+    host, _, port = _url(client).removeprefix("http://").partition(":")
+    _reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request_)
+    writer.write_eof()
+    await agent.begun.wait()
+    assert not agent.answers[0].closed.is_set()
+    writer.close()
+    await asyncio.wait_for(agent.answers[0].closed.wait(), 30)
 
 
 async def test_half_a_request_is_not_waited_for(client: httpx.AsyncClient) -> None:
