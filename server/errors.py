@@ -118,7 +118,8 @@ def error_object(error: EdgeAgentError, path: str = "") -> dict[str, Any]:
     if path.startswith(_ANTHROPIC):
         message = error.message
         if isinstance(error, ContextLengthExceeded):
-            message = f"prompt is too long: {message}"  # the words that clients look for
+            # Anthropic's sentence, which Claude Code and LangChain look for.
+            message = f"prompt is too long: {error.tokens} tokens > {error.limit - 1} maximum"
         said = {"type": _ANTHROPIC_TYPES.get(error.status, "api_error"), "message": message}
         return {"type": "error", "error": said, "request_id": f"req_{ULID()}"}
     code: str | int | None = error.code

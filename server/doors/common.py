@@ -75,8 +75,7 @@ async def _begin(agent: Agent, query: Query, metrics: Metrics) -> Answer:
     try:
         begun = await agent.begin(query)
     except ContextLengthExceeded as error:
-        param = _PROMPTS.get(query.door, "messages")
-        raise ContextLengthExceeded(error.message, param=param) from error
+        raise error.of(_PROMPTS.get(query.door, "messages")) from error
     metrics.decided(begun)
     return begun
 

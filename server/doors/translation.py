@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from edge_agent.errors import EdgeAgentError, InvalidRequest
+from edge_agent.errors import ContextLengthExceeded, EdgeAgentError, InvalidRequest
 from edge_agent.records.query import Query
 from server.doors import query as queries
 from server.doors.schemas import ChatRequest
@@ -93,6 +93,8 @@ class Translation:
         for ours in sorted(self.places, key=len, reverse=True):
             rest = param[len(ours) :]
             if param.startswith(ours) and rest[:1] in ("", ".", "["):
+                if isinstance(error, ContextLengthExceeded):
+                    return error.of(self.places[ours] + rest)
                 error.param = self.places[ours] + rest
                 error.message = error.message.replace(param, error.param, 1)
                 error.args = (error.message,)

@@ -148,7 +148,7 @@ async def test_unknown_routes_methods_and_models(client: httpx.AsyncClient) -> N
 @pytest.mark.parametrize(
     ("refusal", "expected"),
     [
-        (ContextLengthExceeded("too long"), (400, "context_length_exceeded", None)),
+        (ContextLengthExceeded(2048, 2500), (400, "context_length_exceeded", None)),
         (QueueFull("full", retry_after_s=1.2), (429, "queue_full", "2")),
         (
             BudgetExhausted("spent", limit="usd_per_day", retry_after_s=90),
