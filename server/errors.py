@@ -27,6 +27,7 @@ from edge_agent.errors import (
     Unavailable,
 )
 from server.doors import schemas
+from server.openapi.shapes import AnthropicError, OllamaError, OpenAiError
 
 _CLIENT_CLOSED_REQUEST = 499
 _ANTHROPIC, _OLLAMA = "/v1/messages", "/api/"
@@ -44,53 +45,11 @@ _ANTHROPIC_TYPES = {
 """HTTP status → type; any other is an api_error."""
 
 
-_OPENAI_SCHEMA = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"], "description": "The offending field"},
-                "code": {"type": ["string", "integer", "null"]},
-            },
-        }
-    },
-}
-_ANTHROPIC_SCHEMA = {
-    "type": "object",
-    "required": ["type", "error", "request_id"],
-    "properties": {
-        "type": {"const": "error"},
-        "error": {
-            "type": "object",
-            "required": ["type", "message"],
-            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
-        },
-        "request_id": {"type": "string"},
-    },
-}
-_OLLAMA_SCHEMA = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {"error": {"type": "string"}},
-}
-SCHEMAS = {
-    "Error": _OPENAI_SCHEMA,
-    "AnthropicError": _ANTHROPIC_SCHEMA,
-    "OllamaError": _OLLAMA_SCHEMA,
-}
-"""JSON schemas of all errors, for the OpenAPI document."""
-
-
-def schema_name(path: str) -> str:
-    """Which of `SCHEMAS` an error has where `path` was asked."""
+def shape_of(path: str) -> type[OpenAiError | AnthropicError | OllamaError]:
+    """The shape of an error where `path` was asked."""
     if path.startswith(_OLLAMA):
-        return "OllamaError"
-    return "AnthropicError" if path.startswith(_ANTHROPIC) else "Error"
+        return OllamaError
+    return AnthropicError if path.startswith(_ANTHROPIC) else OpenAiError
 
 
 class ClientGone(Exception):

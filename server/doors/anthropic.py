@@ -24,6 +24,8 @@ from server.doors.query import check_encodable
 from server.doors.render import Shape
 from server.doors.schemas import DoorRequest, Extension
 from server.doors.translation import Translation, parts_of, refuse, require_kind, string, text_of
+from server.openapi.anthropic_shapes import AnthropicMessage, CountedTokens, MessageStreamEvent
+from server.openapi.shapes import answers
 
 if TYPE_CHECKING:
     from edge_agent.agent.answer import Answer
@@ -100,7 +102,11 @@ class MessagesRequest(CountRequest):
     )
 
 
-@router.post("/v1/messages", summary="A message, streamed or whole, in Anthropic's form")
+@router.post(
+    "/v1/messages",
+    summary="A message, streamed or whole, in Anthropic's form",
+    **answers(AnthropicMessage, MessageStreamEvent, headers=True),
+)
 async def messages(body: MessagesRequest, request: Request, agent: AgentDep) -> Response:
     """As Anthropic's; `edge_agent` steers and explains it as in a chat."""
     check_encodable(await raw_body(request))
@@ -121,7 +127,11 @@ async def messages(body: MessagesRequest, request: Request, agent: AgentDep) -> 
     return await answer(request, query, shape=Shape(rendering, rendering, error_event, idle=PING))
 
 
-@router.post("/v1/messages/count_tokens", summary="How many tokens a message's prompt has")
+@router.post(
+    "/v1/messages/count_tokens",
+    summary="How many tokens a message's prompt has",
+    **answers(CountedTokens),
+)
 async def count_tokens(body: CountRequest, request: Request, agent: AgentDep) -> dict[str, int]:
     """Tokens of the local model."""
     check_encodable(await raw_body(request))

@@ -31,11 +31,24 @@ from server.doors.ollama_request import (
 )
 from server.doors.render import dumps
 from server.doors.schemas import ChatRequest, CompletionRequest
+from server.openapi.ollama_shapes import (
+    OllamaChat,
+    OllamaChatLine,
+    OllamaEmbedding,
+    OllamaEmbeddings,
+    OllamaGeneration,
+    OllamaGenerationLine,
+)
+from server.openapi.shapes import LINES, answers
 
 router = APIRouter(tags=["Ollama"], prefix="/api")
 
 
-@router.post("/chat", summary="Chat, streamed as lines of JSON or whole")
+@router.post(
+    "/chat",
+    summary="Chat, streamed as lines of JSON or whole",
+    **answers(OllamaChat, OllamaChatLine, stream_type=LINES, headers=True),
+)
 async def chat(body: ChatBody, request: Request, agent: AgentDep) -> Response:
     """As Ollama's; `edge_agent` in the request steers it, in the last object explains it."""
     name = plain_name(body.model)
@@ -47,7 +60,11 @@ async def chat(body: ChatBody, request: Request, agent: AgentDep) -> Response:
     return await _answer(request, query, body, chat=True)
 
 
-@router.post("/generate", summary="Answer one prompt, streamed as lines of JSON or whole")
+@router.post(
+    "/generate",
+    summary="Answer one prompt, streamed as lines of JSON or whole",
+    **answers(OllamaGeneration, OllamaGenerationLine, stream_type=LINES, headers=True),
+)
 async def generate(body: GenerateBody, request: Request, agent: AgentDep) -> Response:
     """As Ollama's. With `raw` the prompt is taken as it is, control tokens included."""
     name = plain_name(body.model)
@@ -59,7 +76,11 @@ async def generate(body: GenerateBody, request: Request, agent: AgentDep) -> Res
     return await _answer(request, query, body, chat=False)
 
 
-@router.post("/embed", summary="Embed texts with the local model")
+@router.post(
+    "/embed",
+    summary="Embed texts with the local model",
+    **answers(OllamaEmbeddings),
+)
 async def embed(
     body: EmbedBody, request: Request, agent: AgentDep, service: ServiceDep
 ) -> dict[str, Any]:
@@ -80,7 +101,11 @@ async def embed(
     }
 
 
-@router.post("/embeddings", summary="Embed one text; /api/embed supersedes it")
+@router.post(
+    "/embeddings",
+    summary="Embed one text; /api/embed supersedes it",
+    **answers(OllamaEmbedding),
+)
 async def embeddings(
     body: LegacyEmbedBody, request: Request, agent: AgentDep, service: ServiceDep
 ) -> dict[str, Any]:

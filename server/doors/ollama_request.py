@@ -62,7 +62,7 @@ class Call(_Body):
     description: str | None = None
 
 
-class ToolCall(_Body):
+class OllamaToolCall(_Body):
     """A call in an earlier answer."""
 
     function: Call
@@ -77,7 +77,7 @@ class OllamaMessage(_Body):
     content: str | None = ""
     thinking: str | None = None
     images: list[Any] | None = Field(None, description="Refused: the local model reads text only")
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[OllamaToolCall] | None = None
     tool_name: str | None = Field(None, description="Of a tool's answer: which tool")
     tool_call_id: str | None = None
     name: str | None = None
@@ -221,7 +221,7 @@ def _answered(waiting: list[tuple[str, str]], name: str | None) -> str:
     return fitting[0][0]
 
 
-def _call(call: ToolCall, id_: str) -> dict[str, Any]:
+def _call(call: OllamaToolCall, id_: str) -> dict[str, Any]:
     function = {"name": call.function.name, "arguments": json.dumps(call.function.arguments)}
     return {"id": call.id or id_, "type": "function", "function": function}
 

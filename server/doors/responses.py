@@ -21,6 +21,9 @@ from server.doors.render import Shape
 from server.doors.responses_render import ResponseRendering, error_event
 from server.doors.schemas import DoorRequest, Extension
 from server.doors.translation import Translation, parts_of, refuse, string, text_of
+from server.openapi.openai_shapes import InputTokens
+from server.openapi.responses_shapes import ResponseObject, ResponseStreamEvent
+from server.openapi.shapes import answers
 
 if TYPE_CHECKING:
     from edge_agent.agent.answer import Answer
@@ -108,7 +111,11 @@ class ResponsesRequest(InputTokensRequest):
     client_metadata: dict[str, Any] | None = Field(None, description="A hint")
 
 
-@router.post("/v1/responses", summary="An answer, streamed or whole, in OpenAI's newer form")
+@router.post(
+    "/v1/responses",
+    summary="An answer, streamed or whole, in OpenAI's newer form",
+    **answers(ResponseObject, ResponseStreamEvent, headers=True),
+)
 async def responses(body: ResponsesRequest, request: Request, agent: AgentDep) -> Response:
     """As OpenAI's, without state; `edge_agent` steers and explains it as in a chat."""
     check_encodable(await raw_body(request))
@@ -123,7 +130,11 @@ async def responses(body: ResponsesRequest, request: Request, agent: AgentDep) -
     return await answer(request, query, shape=Shape(rendering, rendering, error_event))
 
 
-@router.post("/v1/responses/input_tokens", summary="How many tokens a request's prompt has")
+@router.post(
+    "/v1/responses/input_tokens",
+    summary="How many tokens a request's prompt has",
+    **answers(InputTokens),
+)
 async def input_tokens(
     body: InputTokensRequest, request: Request, agent: AgentDep
 ) -> dict[str, Any]:
