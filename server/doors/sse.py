@@ -10,7 +10,7 @@ and clients give a silent stream up, so something that says nothing is sent mean
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,6 +19,7 @@ from edge_agent.errors import EdgeAgentError, Unavailable
 from server.connection import HALF_CLOSED, SOON_S
 from server.doors.render import Shape, headers
 from server.metrics import Timing
+from server.semantics import REFUSAL
 from server.service import Service, until_gone
 
 if TYPE_CHECKING:
@@ -59,12 +60,12 @@ class EventStream(Response):
         """Send the events until the answer ends or the client is gone."""
         watch = asyncio.create_task(until_gone(receive))
         watch.add_done_callback(lambda _: self._leave())
-        half_closed: asyncio.Event = scope.get("state", {}).get(HALF_CLOSED, asyncio.Event())
+        half_closed = scope.setdefault("state", {}).get(HALF_CLOSED, asyncio.Event())
         doubt = asyncio.create_task(half_closed.wait())
         doubt.add_done_callback(lambda _: self._doubt())
         pump = None
         try:
-            pump = self._service.spawn(self._pump())
+            pump = self._service.spawn(self._pump(scope["state"]))
             pump.add_done_callback(self._end)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while not self._gone and not (self._done and not self._pending):
@@ -113,9 +114,9 @@ class EventStream(Response):
             self._pending.append(events)
             self._wake.set()
 
-    async def _pump(self) -> None:
+    async def _pump(self, state: dict[str, Any]) -> None:
         try:
-            answer = await self._opening
+            answer = await self._opened(state)
             events = self._shape.events(answer)
             self._error = events.error
             self._push(events.begin())
@@ -129,6 +130,13 @@ class EventStream(Response):
             _log.exception("a streamed answer failed")
             failure = EdgeAgentError("internal error; the daemon's log has more")
             self._push(self._error(failure))
+
+    async def _opened(self, state: dict[str, Any]) -> "Answer":
+        try:
+            return await self._opening
+        except EdgeAgentError as error:
+            state[REFUSAL] = error  # no row of the log tells it
+            raise
 
     def _end(self, pump: asyncio.Task[None]) -> None:
         if pump.cancelled():

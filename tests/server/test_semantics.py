@@ -14,8 +14,10 @@ import openai
 import pytest
 
 from edge_agent.config.settings import Settings
+from edge_agent.errors import QueueFull
 from edge_agent.records.query import Delta, Query
 from server.app import create_app
+from server.doors import sse
 from tests.server.scripted_agent import ScriptedAgent
 from tests.server.serving import Serve, listening
 
@@ -161,6 +163,45 @@ async def test_a_refusal_is_counted_and_leaves_a_line(
     first, second, _third = [r.getMessage() for r in caplog.records if "answered with" in r.message]
     assert first.startswith(f"POST {CHAT} answered with 400 (mine): n: ")
     assert second.startswith("GET /no\\nwhere answered with 404")
+
+
+DOORS: dict[str, Any] = {
+    CHAT: {"messages": ASK["messages"]},
+    "/v1/completions": {"prompt": "Hi"},
+    "/v1/responses": {"input": "Hi"},
+    "/v1/messages": {"messages": ASK["messages"], "max_tokens": 9},
+    "/api/chat": {"messages": ASK["messages"]},
+    "/api/generate": {"prompt": "Hi"},
+}
+
+
+@pytest.mark.parametrize("path", DOORS)
+async def test_a_refusal_leaves_its_trace_at_every_door(
+    client: httpx.AsyncClient,
+    agent: ScriptedAgent,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def refuses(_query: Query) -> Any:
+        await asyncio.sleep(0.1)
+        raise QueueFull("full", retry_after_s=1)
+
+    agent.begin = refuses
+    monkeypatch.setattr(sse, "QUIET_S", 0.01)  # so the second is told in a stream that has begun
+    statuses = []
+    for stream in (False, True):
+        body = {"model": "edge", "stream": stream, **DOORS[path]}
+        answer = await client.post(path, json=body, headers={"X-Request-Id": f"mine-{stream}"})
+        assert answer.headers["x-request-id"] == f"mine-{stream}"
+        statuses.append(answer.status_code)
+    assert statuses == [429, 200]
+    counted = f'edge_agent_refused_requests_total{{path="{path}",status="429"}} 2.0'
+    assert counted in (await client.get("/metrics")).text
+    for stream in (False, True):
+        assert f"POST {path} answered with 429 (mine-{stream}): full" in caplog.text
 
 
 @pytest.mark.parametrize(
