@@ -122,7 +122,7 @@ async def messages(body: MessagesRequest, request: Request, agent: AgentDep) -> 
     thinks = (body.thinking or {}).get("type") not in (None, "disabled")
 
     def rendering(begun: "Answer") -> MessageRendering:
-        return MessageRendering(begun, thinks=thinks)
+        return MessageRendering(begun, thinks=thinks, long_names=translation.long_names)
 
     return await answer(request, query, shape=Shape(rendering, rendering, error_event, idle=PING))
 
@@ -230,7 +230,8 @@ def _tools(request: CountRequest, found: Translation) -> None:
             f"tools[{len(tools)}].function.parameters": f"{place}.input_schema",
             f"tools[{len(tools)}].function": place,
         }
-        given = {**tool, "parameters": tool.get("input_schema")}
+        name = found.tool_name(string(tool, "name", place), place)
+        given = {**tool, "name": name, "parameters": tool.get("input_schema")}
         fields = ("name", "description", "parameters", "strict")
         function = {name: given[name] for name in fields if given.get(name) is not None}
         tools.append({"type": "function", "function": function})
@@ -241,7 +242,7 @@ def _tools(request: CountRequest, found: Translation) -> None:
             found.chat["parallel_tool_calls"] = False
     kind = choice.get("type", "auto")
     if kind == "tool":
-        name = string(choice, "name", "tool_choice")
+        name = found.tool_name(string(choice, "name", "tool_choice"), "tool_choice")
         found.chat["tool_choice"] = {"type": "function", "function": {"name": name}}
     elif isinstance(kind, str) and kind in _CHOICES:
         found.chat["tool_choice"] = _CHOICES[kind]

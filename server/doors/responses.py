@@ -125,7 +125,7 @@ async def responses(body: ResponsesRequest, request: Request, agent: AgentDep) -
     echo = _echo(body, translation)
 
     def rendering(begun: "Answer") -> ResponseRendering:
-        return ResponseRendering(begun, echo)
+        return ResponseRendering(begun, echo, translation.long_names)
 
     return await answer(request, query, shape=Shape(rendering, rendering, error_event))
 
@@ -200,7 +200,8 @@ def _tools(request: InputTokensRequest, found: Translation) -> None:
         }
         choice = choice.get("mode")
     elif kind == "function":
-        choice = {"type": "function", "function": {"name": choice.get("name")}}
+        name = found.tool_name(string(choice, "name", "tool_choice"), "tool_choice")
+        choice = {"type": "function", "function": {"name": name}}
     elif kind is not None:
         raise refuse("tool_choice.type", f"{kind!r} is not run here")
     tools: list[dict[str, Any]] = []
@@ -211,6 +212,7 @@ def _tools(request: InputTokensRequest, found: Translation) -> None:
             found.places[f"tools[{len(tools)}].function"] = place
             fields = ("name", "description", "parameters", "strict")
             function = {name: tool[name] for name in fields if tool.get(name) is not None}
+            function["name"] = found.tool_name(string(tool, "name", place), place)
             tools.append({"type": "function", "function": function})
     if tools:
         found.chat["tools"] = tools
@@ -253,7 +255,7 @@ def _generation(request: ResponsesRequest) -> dict[str, Any]:
 
 def _echo(request: ResponsesRequest, translation: Translation) -> dict[str, Any]:
     """The fields of a response that repeat the request."""
-    choice = request.tool_choice
+    choice, long_names = request.tool_choice, translation.long_names
     text = request.text.model_dump(exclude_none=True) if request.text else {}
     return {
         "instructions": request.instructions,
@@ -271,7 +273,10 @@ def _echo(request: ResponsesRequest, translation: Translation) -> dict[str, Any]
         "text": {"format": {"type": "text"}} | text,
         "tool_choice": "auto" if choice is None else choice,
         "tools": [
-            {"type": "function", **tool["function"]} for tool in translation.chat.get("tools", ())
+            {"type": "function", **function, "name": long_names.get(name, name)}
+            for tool in translation.chat.get("tools", ())
+            for function in [tool["function"]]
+            for name in [function["name"]]
         ],
         "top_logprobs": request.top_logprobs or 0,
         "top_p": 1.0 if request.top_p is None else request.top_p,

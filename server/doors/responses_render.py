@@ -47,9 +47,14 @@ def _code(error: EdgeAgentError) -> str:
 class ResponseRendering:
     """Both a `Collector` and `Events`."""
 
-    def __init__(self, answer: "Answer", echo: Mapping[str, Any]) -> None:
-        """`echo`: the fields of the response that repeat the request."""
+    def __init__(
+        self, answer: "Answer", echo: Mapping[str, Any], long_names: Mapping[str, str]
+    ) -> None:
+        """`echo`: the fields of the response that repeat the request. `long_names`: see
+        `Translation`.
+        """
         self._answer = answer
+        self._long_names = long_names
         self._echo = echo
         self._output: list[dict[str, Any]] = []
         self._part: dict[str, Any] | None = None
@@ -159,10 +164,11 @@ class ResponseRendering:
         at = self._calls.get(piece.get("index", 0))
         if at is None:
             yield from self._close("completed")
+            name = function.get("name") or ""
             item = {
                 "type": "function_call",
                 "call_id": piece.get("id") or "",
-                "name": function.get("name") or "",
+                "name": self._long_names.get(name, name),
                 "arguments": "",
             }
             at, added = self._item("fc", item)
