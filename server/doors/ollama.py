@@ -27,7 +27,6 @@ from server.doors.ollama_request import (
     Options,
     as_openai,
     plain_name,
-    validated,
 )
 from server.doors.render import dumps
 from server.doors.schemas import ChatRequest, CompletionRequest
@@ -40,6 +39,7 @@ from server.openapi.ollama_shapes import (
     OllamaGenerationLine,
 )
 from server.openapi.shapes import LINES, answers
+from server.validation import validated
 
 router = APIRouter(tags=["Ollama"], prefix="/api")
 

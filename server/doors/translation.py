@@ -11,13 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from edge_agent.errors import ContextLengthExceeded, EdgeAgentError, InvalidRequest
 from edge_agent.records.query import Query
 from server.doors import query as queries
 from server.doors.schemas import ChatRequest
-from server.errors import explain
+from server.validation import validated
 
 if TYPE_CHECKING:
     from edge_agent.agent.agent import Agent
@@ -106,11 +104,7 @@ class Translation:
     def _query(self, chat: dict[str, Any], agent: "Agent", client: str) -> Query:
         body = {**chat, "messages": self.messages}
         try:
-            request = ChatRequest.model_validate(body)
-            return queries.from_chat(request, body, agent, client)
-        except ValidationError as error:
-            found = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
-            raise explain(found, body) from error
+            return queries.from_chat(validated(ChatRequest, body), body, agent, client)
         except RecursionError:
             raise InvalidRequest("the request is nested too deeply", param="messages") from None
 

@@ -111,9 +111,39 @@ async def test_a_wrong_field_is_named(
     assert re.split(r"[.\[]", param)[0] in error["message"]
 
 
-async def test_a_typo_is_answered_with_the_field_that_was_meant(client: httpx.AsyncClient) -> None:
-    answer = await client.post(CHAT, json={"model": "edge", "messages": [USER], "max_token": 3})
-    assert "did you mean max_tokens?" in error_of(answer)["message"]
+@pytest.mark.parametrize(
+    ("path", "fields", "told"),
+    [
+        (CHAT, {"max_token": 3}, "max_token is not supported; did you mean max_tokens?"),
+        (CHAT, {"task": "sums"}, "task is not supported; did you mean edge_agent.task?"),
+        (CHAT, {"edge_agent": {"rout": "local"}}, "did you mean route?"),
+        (CHAT, {"messages": [{**USER, "tool_call": []}]}, "did you mean tool_calls?"),
+        (CHAT, {"messages": [{**USER, "model": "x"}]}, "messages[0].model is not supported"),
+        (CHAT, {"messages": [{**USER, "max_token": 1}]}, "messages[0].max_token is not supported"),
+        (
+            *(CHAT, {"tools": [{**ADD, "function": {"name": "a", "paramters": {}}}]}),
+            "tools[0].function.paramters is not supported; did you mean parameters?",
+        ),
+        (CHAT, {"stream_options": {"include_usag": True}}, "did you mean include_usage?"),
+        ("/v1/messages", {"metadata": {"user_ids": "x"}}, "did you mean user_id?"),
+        ("/v1/messages", {"stop_sequence": ["x"]}, "did you mean stop_sequences?"),
+        ("/v1/responses", {"max_output_token": 1}, "did you mean max_output_tokens?"),
+        ("/api/chat", {"options": {"num_predic": 1}}, "did you mean num_predict?"),
+        (
+            *("/api/chat", {"tools": [{**ADD, "function": {"name": "a", "paramters": {}}}]}),
+            "did you mean parameters?",
+        ),
+    ],
+)
+async def test_a_typo_is_answered_with_the_field_that_was_meant(
+    client: httpx.AsyncClient, path: str, fields: dict[str, Any], told: str
+) -> None:
+    prompt = {"input": "Hi"} if path == "/v1/responses" else {"messages": [USER]}
+    prompt |= {"max_tokens": 9} if path == "/v1/messages" else {}
+    answer = await client.post(path, json={"model": "edge", **prompt, **fields})
+    error = answer.json()["error"]
+    message = error if path.startswith("/api/") else error["message"]
+    assert message.endswith(told)
 
 
 @pytest.mark.parametrize("body", [b"{", b"", b"[]", b"\xff{}", b'"text"'])
