@@ -80,7 +80,7 @@ def _meant(
     beside = list(_plain([schema], definitions))
     for step in path[:-1]:
         beside = list(_plain(_inside(beside, step), definitions))
-    names = {name for place in beside for name in place.get("properties", {})}
+    names: set[str] = {name for place in beside for name in place.get("properties", {})}
     unknown = str(path[-1])
     nearest = difflib.get_close_matches(unknown, sorted(names), n=1, cutoff=0.8)
     if nearest:

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from edge_agent.errors import InvalidRequest
 from server.doors.anthropic_render import PING, MessageRendering, error_event
-from server.doors.common import AgentDep, answer, client_of, raw_body
+from server.doors.common import LoadedAgentDep, answer, client_of, raw_body
 from server.doors.query import check_encodable
 from server.doors.render import Shape
 from server.doors.schemas import DoorRequest, Extension
@@ -107,7 +107,7 @@ class MessagesRequest(CountRequest):
     summary="A message, streamed or whole, in Anthropic's form",
     **answers(AnthropicMessage, MessageStreamEvent, headers=True),
 )
-async def messages(body: MessagesRequest, request: Request, agent: AgentDep) -> Response:
+async def messages(body: MessagesRequest, request: Request, agent: LoadedAgentDep) -> Response:
     """As Anthropic's; `edge_agent` steers and explains it as in a chat."""
     check_encodable(await raw_body(request))
     translation = translate(body)
@@ -132,7 +132,9 @@ async def messages(body: MessagesRequest, request: Request, agent: AgentDep) -> 
     summary="How many tokens a message's prompt has",
     **answers(CountedTokens),
 )
-async def count_tokens(body: CountRequest, request: Request, agent: AgentDep) -> dict[str, int]:
+async def count_tokens(
+    body: CountRequest, request: Request, agent: LoadedAgentDep
+) -> dict[str, int]:
     """Tokens of the local model."""
     check_encodable(await raw_body(request))
     return {"input_tokens": await asyncio.to_thread(translate(body).count, agent)}

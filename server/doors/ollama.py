@@ -17,7 +17,7 @@ from edge_agent.agent.agent import Agent
 from edge_agent.errors import InvalidRequest
 from edge_agent.records.query import Query, Route
 from server.doors import query as queries
-from server.doors.common import AgentDep, ServiceDep, answer, client_of
+from server.doors.common import LoadedAgentDep, ServiceDep, answer, client_of
 from server.doors.ollama_render import shape, stamp
 from server.doors.ollama_request import (
     ChatBody,
@@ -49,7 +49,7 @@ router = APIRouter(tags=["Ollama"], prefix="/api")
     summary="Chat, streamed as lines of JSON or whole",
     **answers(OllamaChat, OllamaChatLine, stream_type=LINES, headers=True),
 )
-async def chat(body: ChatBody, request: Request, agent: AgentDep) -> Response:
+async def chat(body: ChatBody, request: Request, agent: LoadedAgentDep) -> Response:
     """As Ollama's; `edge_agent` in the request steers it, in the last object explains it."""
     name = plain_name(body.model)
     queries.model_route(name)
@@ -65,7 +65,7 @@ async def chat(body: ChatBody, request: Request, agent: AgentDep) -> Response:
     summary="Answer one prompt, streamed as lines of JSON or whole",
     **answers(OllamaGeneration, OllamaGenerationLine, stream_type=LINES, headers=True),
 )
-async def generate(body: GenerateBody, request: Request, agent: AgentDep) -> Response:
+async def generate(body: GenerateBody, request: Request, agent: LoadedAgentDep) -> Response:
     """As Ollama's. With `raw` the prompt is taken as it is, control tokens included."""
     name = plain_name(body.model)
     queries.model_route(name)
@@ -82,7 +82,7 @@ async def generate(body: GenerateBody, request: Request, agent: AgentDep) -> Res
     **answers(OllamaEmbeddings),
 )
 async def embed(
-    body: EmbedBody, request: Request, agent: AgentDep, service: ServiceDep
+    body: EmbedBody, request: Request, agent: LoadedAgentDep, service: ServiceDep
 ) -> dict[str, Any]:
     """As Ollama's. A text beyond the context is cut only where `truncate` is true."""
     started = time.monotonic()
@@ -107,7 +107,7 @@ async def embed(
     **answers(OllamaEmbedding),
 )
 async def embeddings(
-    body: LegacyEmbedBody, request: Request, agent: AgentDep, service: ServiceDep
+    body: LegacyEmbedBody, request: Request, agent: LoadedAgentDep, service: ServiceDep
 ) -> dict[str, Any]:
     """As Ollama's, for clients from before /api/embed."""
     texts = [body.prompt] if body.prompt else []

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from edge_agent.errors import InvalidRequest
-from server.doors.common import AgentDep, answer, client_of, raw_body
+from server.doors.common import LoadedAgentDep, answer, client_of, raw_body
 from server.doors.query import check_encodable
 from server.doors.render import Shape
 from server.doors.responses_render import ResponseRendering, error_event
@@ -116,7 +116,7 @@ class ResponsesRequest(InputTokensRequest):
     summary="An answer, streamed or whole, in OpenAI's newer form",
     **answers(ResponseObject, ResponseStreamEvent, headers=True),
 )
-async def responses(body: ResponsesRequest, request: Request, agent: AgentDep) -> Response:
+async def responses(body: ResponsesRequest, request: Request, agent: LoadedAgentDep) -> Response:
     """As OpenAI's, without state; `edge_agent` steers and explains it as in a chat."""
     check_encodable(await raw_body(request))
     translation = translate(body)
@@ -136,7 +136,7 @@ async def responses(body: ResponsesRequest, request: Request, agent: AgentDep) -
     **answers(InputTokens),
 )
 async def input_tokens(
-    body: InputTokensRequest, request: Request, agent: AgentDep
+    body: InputTokensRequest, request: Request, agent: LoadedAgentDep
 ) -> dict[str, Any]:
     """Tokens of the local model."""
     check_encodable(await raw_body(request))

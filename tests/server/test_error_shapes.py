@@ -1,5 +1,6 @@
 """Every error has OpenAI's shape and names the field."""
 
+import asyncio
 import json
 import re
 import threading
@@ -11,6 +12,7 @@ import pytest
 
 from edge_agent.config.settings import Settings
 from edge_agent.errors import BudgetExhausted, ContextLengthExceeded, QueueFull
+from server import service
 from server.app import create_app
 from tests.server.scripted_agent import ScriptedAgent
 from tests.server.serving import Serve, listening
@@ -211,7 +213,20 @@ async def test_a_bug_shows_the_client_no_traceback(
     assert "secret" not in answer.text
 
 
-async def test_while_the_model_loads(agent: ScriptedAgent, data_dir: Path) -> None:
+PROMPTS: dict[str, Any] = {
+    CHAT: {"messages": [USER]},
+    "/v1/completions": {"prompt": "Hi"},
+    "/v1/responses": {"input": "Hi"},
+    "/v1/messages": {"messages": [USER], "max_tokens": 9},
+    "/v1/messages/count_tokens": {"messages": [USER]},
+    "/api/chat": {"messages": [USER]},
+    "/api/generate": {"prompt": "Hi"},
+}
+
+
+async def test_while_the_model_loads_queries_wait(
+    agent: ScriptedAgent, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = threading.Event()
 
     def load() -> ScriptedAgent:
@@ -226,7 +241,21 @@ async def test_while_the_model_loads(agent: ScriptedAgent, data_dir: Path) -> No
             error = error_of(answer)
             assert error["message"] == "Loading model"
             assert (error["type"], error["code"]) == ("unavailable_error", 503)
+        with monkeypatch.context() as patched:
+            patched.setattr(service, "LOAD_PATIENCE_S", 0.01)
+            late = await client.post(CHAT, json={"model": "edge", **PROMPTS[CHAT]})
+        assert late.status_code == 503
+        # OpenAI's SDK tries twice more; it obeys what is not above a minute.
+        assert 5 <= int(late.headers["retry-after"]) <= 60
+        asked = [
+            asyncio.create_task(client.post(path, json={"model": "edge", **prompt}))
+            for path, prompt in PROMPTS.items()
+        ]
+        for _ in range(9):  # meanwhile they arrive
+            assert (await client.get("/health")).status_code == 503
+        assert not any(answer.done() for answer in asked)
         loaded.set()
+        assert {(await answer).status_code for answer in asked} == {200}
         while (answer := await client.get("/health")).status_code == 503:
             pass
         assert answer.json() == {"status": "ok"}

@@ -226,18 +226,6 @@ async def test_a_404_says_which_path_may_be_meant(
     assert message.partition("; did you mean ")[2] == (f"{meant}?" if meant else "")
 
 
-# Loading
-
-
-async def test_a_client_that_tries_again_while_the_model_loads_waits_long_enough() -> None:
-    app = create_app(Settings(), _no_agent)
-    async with listening(app) as url, httpx.AsyncClient(base_url=url) as client:
-        answer = await client.post(CHAT, json=ASK)
-    assert answer.status_code == 503
-    # Two more tries of OpenAI's SDK, which obeys what is not above a minute.
-    assert 5 <= int(answer.headers["retry-after"]) <= 60
-
-
 # Half-closed clients
 
 
