@@ -56,7 +56,8 @@ class InvalidRequest(EdgeAgentError):
 class ContextLengthExceeded(InvalidRequest):
     """Prompt and answer do not fit the context. Nothing is ever truncated silently.
 
-    The message is OpenAI's: LiteLLM, LangChain and others recognise the error by its words.
+    The message is OpenAI's: LiteLLM, LangChain and others recognise the error by its words. The
+    code stands in it because newer versions of OpenAI's SDK show LangChain the message alone.
     """
 
     def __init__(
@@ -67,7 +68,8 @@ class ContextLengthExceeded(InvalidRequest):
         super().__init__(
             f"This model's maximum context length is {limit} tokens. However, you requested "
             f"{tokens + 1} tokens{' or more' if at_least else ''} ({tokens} in the {param}, "
-            f"1 in the completion). Please reduce the length of the {param}.",
+            f"1 in the completion). Please reduce the length of the {param} "
+            "(context_length_exceeded).",
             param=param,
             code="context_length_exceeded",
         )

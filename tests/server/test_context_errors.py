@@ -36,7 +36,7 @@ LITELLM = (
 )
 """What LiteLLM 1.110.2 looks for in the lower-case text of an error, from any vendor."""
 LANGCHAIN_OPENAI = "context_length_exceeded"
-"""What langchain-openai 1.7.4 looks for in the text of an error."""
+"""What langchain-openai 1.7.4 looks for in the message of an error."""
 LANGCHAIN_ANTHROPIC = "prompt is too long"
 """What langchain-anthropic 1.7.10 looks for in it."""
 LITELLM_NUMBERS = re.compile(r"prompt is too long: \d+ tokens > \d+ maximum")
@@ -67,8 +67,10 @@ async def test_openai_s_sentence_has_the_numbers_and_the_field(
     message = error if path.startswith("/api/") else error["message"]
     assert message == (
         "This model's maximum context length is 2048 tokens. However, you requested 3007 tokens "
-        f"(3006 in the {field}, 1 in the completion). Please reduce the length of the {field}."
+        f"(3006 in the {field}, 1 in the completion). Please reduce the length of the {field} "
+        "(context_length_exceeded)."
     )
+    assert LANGCHAIN_OPENAI in message
     if not path.startswith("/api/"):
         assert (error["code"], error["param"]) == (LANGCHAIN_OPENAI, field)
 
