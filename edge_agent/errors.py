@@ -54,10 +54,29 @@ class InvalidRequest(EdgeAgentError):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt plus requested tokens do not fit the context. Nothing is ever truncated silently."""
+    """Prompt and answer do not fit the context. Nothing is ever truncated silently.
 
-    def __init__(self, message: str, *, param: str | None = "messages") -> None:
-        super().__init__(message, param=param, code="context_length_exceeded")
+    The message is OpenAI's: LiteLLM, LangChain and others recognise the error by its words. The
+    code stands in it because newer versions of OpenAI's SDK show LangChain the message alone.
+    """
+
+    def __init__(
+        self, limit: int, tokens: int, *, at_least: bool = False, param: str = "messages"
+    ) -> None:
+        """`limit` tokens of context; the prompt in `param` has `tokens`, or `at_least` as many."""
+        self.limit, self.tokens, self.at_least = limit, tokens, at_least
+        super().__init__(
+            f"This model's maximum context length is {limit} tokens. However, you requested "
+            f"{tokens + 1} tokens{' or more' if at_least else ''} ({tokens} in the {param}, "
+            f"1 in the completion). Please reduce the length of the {param} "
+            "(context_length_exceeded).",
+            param=param,
+            code="context_length_exceeded",
+        )
+
+    def of(self, param: str) -> "ContextLengthExceeded":
+        """The same error, where the prompt stands in another field."""
+        return type(self)(self.limit, self.tokens, at_least=self.at_least, param=param)
 
 
 class Unauthorized(EdgeAgentError):

@@ -26,6 +26,7 @@ from server.doors import (
 )
 from server.guard import Guard
 from server.metrics import Metrics
+from server.openapi.document import describe
 from server.semantics import Decoded, Traced
 from server.service import Admission, Service
 
@@ -89,20 +90,5 @@ def create_app(
     app.add_middleware(Decoded, limit=limit, json_under="/api/")
     app.add_middleware(Guard, settings=settings.server, api_keys=tuple(api_keys))
     app.add_middleware(Traced, refused=metrics.refused)
-    _document_errors(app)
+    describe(app, cloud=settings.cloud.url is not None, keys=bool(api_keys))
     return app
-
-
-def _document_errors(app: FastAPI) -> None:
-    """In the schema, put our error object where FastAPI announces its own 422."""
-    schema = app.openapi()
-    components = schema["components"]["schemas"]
-    for name in ("HTTPValidationError", "ValidationError"):
-        components.pop(name, None)
-    components |= errors.SCHEMAS
-    for path, operations in schema["paths"].items():
-        reference = {"$ref": f"#/components/schemas/{errors.schema_name(path)}"}
-        content = {"application/json": {"schema": reference}}
-        for operation in operations.values():
-            operation["responses"].pop("422", None)
-            operation["responses"]["default"] = {"description": "Any error", "content": content}

@@ -33,7 +33,8 @@ from edge_agent.errors import EdgeAgentError
 from models.llama.memory import keep_little_freed
 from models.storage import write_atomically
 from server.app import create_app
-from server.listen import EventLoop, most_connections, protocol, url_of
+from server.connection import most_connections, protocol
+from server.listen import EventLoop, url_of
 from server.service import Service
 
 if TYPE_CHECKING:

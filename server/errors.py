@@ -6,9 +6,7 @@ OpenAI's is {"error": {"message", "type", "param", "code"}}; Anthropic's, under 
 """
 
 import difflib
-import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -26,7 +24,8 @@ from edge_agent.errors import (
     Unauthorized,
     Unavailable,
 )
-from server.doors import schemas
+from server.openapi.shapes import AnthropicError, OllamaError, OpenAiError
+from server.validation import explain
 
 _CLIENT_CLOSED_REQUEST = 499
 _ANTHROPIC, _OLLAMA = "/v1/messages", "/api/"
@@ -44,53 +43,11 @@ _ANTHROPIC_TYPES = {
 """HTTP status → type; any other is an api_error."""
 
 
-_OPENAI_SCHEMA = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"], "description": "The offending field"},
-                "code": {"type": ["string", "integer", "null"]},
-            },
-        }
-    },
-}
-_ANTHROPIC_SCHEMA = {
-    "type": "object",
-    "required": ["type", "error", "request_id"],
-    "properties": {
-        "type": {"const": "error"},
-        "error": {
-            "type": "object",
-            "required": ["type", "message"],
-            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
-        },
-        "request_id": {"type": "string"},
-    },
-}
-_OLLAMA_SCHEMA = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {"error": {"type": "string"}},
-}
-SCHEMAS = {
-    "Error": _OPENAI_SCHEMA,
-    "AnthropicError": _ANTHROPIC_SCHEMA,
-    "OllamaError": _OLLAMA_SCHEMA,
-}
-"""JSON schemas of all errors, for the OpenAPI document."""
-
-
-def schema_name(path: str) -> str:
-    """Which of `SCHEMAS` an error has where `path` was asked."""
+def shape_of(path: str) -> type[OpenAiError | AnthropicError | OllamaError]:
+    """The shape of an error where `path` was asked."""
     if path.startswith(_OLLAMA):
-        return "OllamaError"
-    return "AnthropicError" if path.startswith(_ANTHROPIC) else "Error"
+        return OllamaError
+    return AnthropicError if path.startswith(_ANTHROPIC) else OpenAiError
 
 
 class ClientGone(Exception):
@@ -118,7 +75,8 @@ def error_object(error: EdgeAgentError, path: str = "") -> dict[str, Any]:
     if path.startswith(_ANTHROPIC):
         message = error.message
         if isinstance(error, ContextLengthExceeded):
-            message = f"prompt is too long: {message}"  # the words that clients look for
+            # Anthropic's sentence, which Claude Code and LangChain look for.
+            message = f"prompt is too long: {error.tokens} tokens > {error.limit - 1} maximum"
         said = {"type": _ANTHROPIC_TYPES.get(error.status, "api_error"), "message": message}
         return {"type": "error", "error": said, "request_id": f"req_{ULID()}"}
     code: str | int | None = error.code
@@ -169,7 +127,12 @@ async def _ours(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return error_response(explain(error.errors(), error.body), request.url.path)
+    path, document = request.url.path, request.app.openapi()
+    operation = document["paths"].get(path, {}).get(request.method.lower(), {})
+    content = operation.get("requestBody", {}).get("content", {})
+    schema = content.get("application/json", {}).get("schema", {})
+    definitions = document["components"]["schemas"]
+    return error_response(explain(error.errors(), error.body, schema, definitions), path)
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -214,64 +177,3 @@ async def _unexpected(request: Request, _error: Exception) -> Response:
     response = error_response(ours, request.url.path)
     response.headers["x-request-id"] = getattr(request.state, "request_id", "")
     return response
-
-
-@functools.cache
-def _fields() -> list[str]:
-    """The names of all fields that a request may have."""
-    from server.doors import anthropic, responses  # they import this module
-
-    models = (
-        schemas.ChatRequest,
-        schemas.CompletionRequest,
-        schemas.EmbeddingRequest,
-        schemas.FeedbackRequest,
-        schemas.Extension,
-        responses.ResponsesRequest,
-        anthropic.MessagesRequest,
-    )
-    return sorted({name for model in models for name in model.model_fields})
-
-
-def explain(errors: Sequence[Any], body: Any) -> InvalidRequest:
-    """The most specific of pydantic's `errors`, naming the field as it stands in `body`."""
-    if not isinstance(body, dict) and errors[0]["type"] != "json_invalid":
-        return InvalidRequest(
-            "the body must be a JSON object, sent as Content-Type: application/json"
-        )
-    error = max(errors, key=lambda item: len(_path(item, body)))
-    path = _path(error, body)
-    param = _dotted(path)
-    kind, context = error["type"], error.get("ctx", {})
-    if kind == "json_invalid":
-        return InvalidRequest(f"the body is not valid JSON: {context.get('error', '')}")
-    if kind == "extra_forbidden":
-        others = [field for field in _fields() if field != path[-1]]
-        nearest = difflib.get_close_matches(str(path[-1]), others, n=1, cutoff=0.8)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
-        return InvalidRequest(f"{param} is not supported{hint}", param=param)
-    if kind == "missing":
-        return InvalidRequest(f"{param} is required", param=param)
-    message = error["msg"].removeprefix("Value error, ")
-    return InvalidRequest(f"{param}: {message[0].lower()}{message[1:]}", param=param)
-
-
-def _path(error: Any, body: Any) -> list[str | int]:
-    """`loc` without the names of union members that pydantic puts between the fields."""
-    path: list[str | int] = []
-    location = error["loc"][1:]
-    for step in location:
-        inside = (isinstance(body, dict) and step in body) or (
-            isinstance(body, list) and isinstance(step, int) and step < len(body)
-        )
-        if inside:
-            path.append(step)
-            body = body[step]
-    if error["type"] == "missing":
-        path.append(location[-1])
-    return path
-
-
-def _dotted(path: Sequence[str | int]) -> str:
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    return text.removeprefix(".")

@@ -19,6 +19,8 @@ from edge_agent.errors import EdgeAgentError
 from server.errors import error_response
 
 REQUEST_ID = "x-request-id"
+REFUSAL = "refusal"
+"""Key of a request's state: the EdgeAgentError that a stream told, because it had begun."""
 _SANE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _SAID = 2000
 """Bytes of an error's body that are looked at for the log."""
@@ -67,6 +69,9 @@ class Traced:
             status = 500  # the answer is written further out, see `errors`
             raise
         finally:
+            refusal = scope["state"].get(REFUSAL)
+            if refusal is not None:
+                status, said = refusal.status, refusal.message.encode("utf-8", "replace")
             if status >= 400:
                 self._refused(_route(inner), status)
                 _log.log(

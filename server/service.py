@@ -25,11 +25,14 @@ class Loading(Unavailable):
     """The model is not there yet. Loading a large one takes a while."""
 
     retry_after_s = 10
-    """OpenAI's SDK tries twice more: with 1 s it would give up after two."""
+    """OpenAI's and Anthropic's SDKs try twice more, after as long."""
 
 
 T = TypeVar("T")
 State = Literal["loading", "ready", "stopping"]
+LOAD_PATIENCE_S = 30.0
+"""How long a query waits for the model to load before it gets 503; clients that try again wait
+three times as long, and no proxy gives up before."""
 _FLUSH_S = 1.0
 """What the agent gets to end its own work once the answers have ended."""
 
@@ -48,6 +51,8 @@ class Service:
         self._agent: Agent | None = None
         self._work: set[asyncio.Task[Any]] = set()
         self._finished = False
+        self._settled = asyncio.Event()
+        """Set once loading has ended, well or not, and once nothing is admitted any more."""
         self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -63,16 +68,27 @@ class Service:
 
     async def start(self) -> "Agent":
         """Load the model and begin to serve. Raises what loading raises."""
-        agent = await asyncio.to_thread(self._open_agent)
-        await agent.start()
-        self._agent = agent
-        if self.state == "loading":
-            self.state = "ready"
-        return agent
+        try:
+            agent = await asyncio.to_thread(self._open_agent)
+            await agent.start()
+            self._agent = agent
+            if self.state == "loading":
+                self.state = "ready"
+            return agent
+        finally:
+            self._settled.set()
+
+    async def loaded(self) -> "Agent":
+        """The agent, waiting a while for it to load. Raises Unavailable."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOAD_PATIENCE_S):
+                await self._settled.wait()
+        return self.agent
 
     def refuse(self) -> None:
         """Admit nothing more: from now on every new request gets 503."""
         self.state = "stopping"
+        self._settled.set()
 
     async def finish(self, grace_s: float) -> None:
         """Let open requests end within `grace_s` seconds, then abort their answers."""

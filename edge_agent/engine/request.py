@@ -62,9 +62,7 @@ def check_prompt(prompt: Ids[int], rules: "DecodingRules", param: str) -> None:
         raise InvalidRequest("the prompt has token ids outside the vocabulary", param=param)
     limit = rules.context_limit
     if len(prompt) >= limit:
-        raise ContextLengthExceeded(
-            f"the context holds {limit} tokens, but the prompt has {len(prompt)}", param=param
-        )
+        raise ContextLengthExceeded(limit, len(prompt), param=param)
 
 
 class DecodingRules:

@@ -77,8 +77,30 @@ def m008_doors(db: "Database") -> None:
     """The API that a query came by, in the view as well."""
     # The path under /v1: chat/completions, responses, messages, …; NULL: before this migration.
     db.execute("ALTER TABLE query ADD COLUMN door TEXT")
+    db.executescript(_view_with_doors())
+
+
+@migrations()
+def m009_endings(db: "Database") -> None:
+    """The view says how an answer ended, and shows its tool calls where it has no text."""
+    db.executescript(_view_with_doors().replace(_ANSWER, _ANSWER_AND_END))
+
+
+def _view_with_doors() -> str:
     view = _DRAFTS[_DRAFTS.index("DROP VIEW log;") :]
-    db.executescript(view.replace("    query.task,\n", "    query.door,\n    query.task,\n"))
+    return view.replace("    query.task,\n", "    query.door,\n    query.task,\n")
+
+
+_ANSWER = """
+    (SELECT substr(text, 1, 200) FROM choice WHERE choice.seq = query.seq AND number = 0) AS answer,
+"""
+_ANSWER_AND_END = """
+    (SELECT substr(coalesce(nullif(text, ''), tool_calls, ''), 1, 200) FROM choice
+     WHERE choice.seq = query.seq AND number = 0) AS answer,
+    CASE WHEN response.disconnected THEN 'cancelled' ELSE coalesce(
+        (SELECT finish_reason FROM choice WHERE choice.seq = query.seq AND number = 0), 'failed'
+    ) END AS ended,
+"""
 
 
 _LOG = """

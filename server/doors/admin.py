@@ -9,6 +9,8 @@ from fastapi.responses import PlainTextResponse
 from edge_agent import __version__
 from edge_agent.agent.agent import status as snapshot
 from server.doors.common import AgentDep, MetricsDep
+from server.openapi.own_shapes import Health, Status
+from server.openapi.shapes import answers
 
 router = APIRouter(tags=["operation"])
 
@@ -19,13 +21,22 @@ async def root(_agent: AgentDep) -> PlainTextResponse:
     return PlainTextResponse(f"edge-agent {__version__} is running; the API is at /docs\n")
 
 
-@router.get("/health", summary="Whether the daemon is ready; needs no key")
+@router.get(
+    "/health",
+    summary="Whether the daemon is ready; needs no key",
+    **answers(Health),
+)
 async def health(_agent: AgentDep) -> dict[str, str]:
     """503 while the model loads and while the daemon stops."""
     return {"status": "ok"}
 
 
-@router.get("/metrics", summary="Prometheus metrics")
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}}},
+)
 async def prometheus(request: Request, metrics: MetricsDep, _agent: AgentDep) -> Response:
     """In the format the Accept header asks for."""
     accept = request.headers.get("accept", "")
@@ -33,7 +44,11 @@ async def prometheus(request: Request, metrics: MetricsDep, _agent: AgentDep) ->
     return Response(content, headers={"Content-Type": content_type})
 
 
-@router.get("/v1/status", summary="Model, adapter, budget, cloud and log at a glance")
+@router.get(
+    "/v1/status",
+    summary="Model, adapter, budget, cloud and log at a glance",
+    **answers(Status),
+)
 async def status(agent: AgentDep) -> dict[str, Any]:
     """What `edge-agent status` shows."""
     return await asyncio.to_thread(snapshot, agent)

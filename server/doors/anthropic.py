@@ -19,11 +19,13 @@ from pydantic import Field
 
 from edge_agent.errors import InvalidRequest
 from server.doors.anthropic_render import PING, MessageRendering, error_event
-from server.doors.common import AgentDep, answer, client_of, raw_body
+from server.doors.common import LoadedAgentDep, answer, client_of, raw_body
 from server.doors.query import check_encodable
 from server.doors.render import Shape
 from server.doors.schemas import DoorRequest, Extension
 from server.doors.translation import Translation, parts_of, refuse, require_kind, string, text_of
+from server.openapi.anthropic_shapes import AnthropicMessage, CountedTokens, MessageStreamEvent
+from server.openapi.shapes import answers
 
 if TYPE_CHECKING:
     from edge_agent.agent.answer import Answer
@@ -100,8 +102,12 @@ class MessagesRequest(CountRequest):
     )
 
 
-@router.post("/v1/messages", summary="A message, streamed or whole, in Anthropic's form")
-async def messages(body: MessagesRequest, request: Request, agent: AgentDep) -> Response:
+@router.post(
+    "/v1/messages",
+    summary="A message, streamed or whole, in Anthropic's form",
+    **answers(AnthropicMessage, MessageStreamEvent, headers=True),
+)
+async def messages(body: MessagesRequest, request: Request, agent: LoadedAgentDep) -> Response:
     """As Anthropic's; `edge_agent` steers and explains it as in a chat."""
     check_encodable(await raw_body(request))
     translation = translate(body)
@@ -114,13 +120,19 @@ async def messages(body: MessagesRequest, request: Request, agent: AgentDep) -> 
     thinks = (body.thinking or {}).get("type") not in (None, "disabled")
 
     def rendering(begun: "Answer") -> MessageRendering:
-        return MessageRendering(begun, thinks=thinks)
+        return MessageRendering(begun, thinks=thinks, long_names=translation.long_names)
 
     return await answer(request, query, shape=Shape(rendering, rendering, error_event, idle=PING))
 
 
-@router.post("/v1/messages/count_tokens", summary="How many tokens a message's prompt has")
-async def count_tokens(body: CountRequest, request: Request, agent: AgentDep) -> dict[str, int]:
+@router.post(
+    "/v1/messages/count_tokens",
+    summary="How many tokens a message's prompt has",
+    **answers(CountedTokens),
+)
+async def count_tokens(
+    body: CountRequest, request: Request, agent: LoadedAgentDep
+) -> dict[str, int]:
     """Tokens of the local model."""
     check_encodable(await raw_body(request))
     return {"input_tokens": await asyncio.to_thread(translate(body).count, agent)}
@@ -221,7 +233,8 @@ def _tools(request: CountRequest, found: Translation) -> None:
             f"tools[{len(tools)}].function.parameters": f"{place}.input_schema",
             f"tools[{len(tools)}].function": place,
         }
-        given = {**tool, "parameters": tool.get("input_schema")}
+        name = found.tool_name(string(tool, "name", place), place)
+        given = {**tool, "name": name, "parameters": tool.get("input_schema")}
         fields = ("name", "description", "parameters", "strict")
         function = {name: given[name] for name in fields if given.get(name) is not None}
         tools.append({"type": "function", "function": function})
@@ -232,7 +245,7 @@ def _tools(request: CountRequest, found: Translation) -> None:
             found.chat["parallel_tool_calls"] = False
     kind = choice.get("type", "auto")
     if kind == "tool":
-        name = string(choice, "name", "tool_choice")
+        name = found.tool_name(string(choice, "name", "tool_choice"), "tool_choice")
         found.chat["tool_choice"] = {"type": "function", "function": {"name": name}}
     elif isinstance(kind, str) and kind in _CHOICES:
         found.chat["tool_choice"] = _CHOICES[kind]

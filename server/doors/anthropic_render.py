@@ -36,9 +36,10 @@ def error_event(error: EdgeAgentError) -> str:
 class MessageRendering:
     """Both a `Collector` and `Events`."""
 
-    def __init__(self, answer: "Answer", *, thinks: bool) -> None:
-        """`thinks`: show what a cloud's model thinks aloud."""
+    def __init__(self, answer: "Answer", *, thinks: bool, long_names: Mapping[str, str]) -> None:
+        """`thinks`: show what a cloud's model thinks aloud. `long_names`: see `Translation`."""
         self._answer = answer
+        self._long_names = long_names
         self._thinks = thinks
         self._content: list[dict[str, Any]] = []
         self._open: str | int | None = None
@@ -121,6 +122,7 @@ class MessageRendering:
         if self._open != index:
             yield from self._close()
             name = function.get("name") or ""
+            name = self._long_names.get(name, name)
             block: dict[str, Any] = {
                 "type": "tool_use",
                 "id": piece.get("id") or "",

@@ -31,6 +31,10 @@ async def _agent(request: Request) -> Agent:
     return (await _service(request)).agent
 
 
+async def _loaded_agent(request: Request) -> Agent:
+    return await (await _service(request)).loaded()
+
+
 async def _metrics(request: Request) -> Metrics:
     metrics: Metrics = request.app.state.metrics
     return metrics
@@ -38,6 +42,8 @@ async def _metrics(request: Request) -> Metrics:
 
 ServiceDep = Annotated[Service, Depends(_service)]
 AgentDep = Annotated[Agent, Depends(_agent)]
+LoadedAgentDep = Annotated[Agent, Depends(_loaded_agent)]
+"""Of what asks the model: it waits for the model to load."""
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 
 
@@ -75,8 +81,7 @@ async def _begin(agent: Agent, query: Query, metrics: Metrics) -> Answer:
     try:
         begun = await agent.begin(query)
     except ContextLengthExceeded as error:
-        param = _PROMPTS.get(query.door, "messages")
-        raise ContextLengthExceeded(error.message, param=param) from error
+        raise error.of(_PROMPTS.get(query.door, "messages")) from error
     metrics.decided(begun)
     return begun
 

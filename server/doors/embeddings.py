@@ -10,17 +10,23 @@ from fastapi import APIRouter, Request
 from edge_agent.agent.agent import Agent
 from edge_agent.errors import InvalidRequest
 from edge_agent.records.query import Route
-from server.doors.common import AgentDep, ServiceDep
+from server.doors.common import LoadedAgentDep, ServiceDep
 from server.doors.query import check_token_ids, model_route, require_possible
 from server.doors.schemas import EmbeddingRequest
+from server.openapi.openai_shapes import Embeddings
+from server.openapi.shapes import answers
 
 router = APIRouter(tags=["OpenAI"])
 _MAX_INPUTS = 2048
 
 
-@router.post("/v1/embeddings", summary="Embed texts with the local model")
+@router.post(
+    "/v1/embeddings",
+    summary="Embed texts with the local model",
+    **answers(Embeddings),
+)
 async def embeddings(
-    body: EmbeddingRequest, request: Request, agent: AgentDep, service: ServiceDep
+    body: EmbeddingRequest, request: Request, agent: LoadedAgentDep, service: ServiceDep
 ) -> dict[str, Any]:
     """As OpenAI's; the vectors come from the small model, so `edge-cloud` is refused."""
     if model_route(body.model) is Route.CLOUD:

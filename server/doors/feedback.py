@@ -11,12 +11,18 @@ from edge_agent.log.reader import bare_id
 from edge_agent.records.query import Feedback
 from server.doors.common import AgentDep
 from server.doors.schemas import FeedbackRequest
+from server.openapi.own_shapes import FeedbackTaken, LoggedDecisionReport
+from server.openapi.shapes import answers
 
 router = APIRouter(tags=["edge-agent"])
 _THUMBS = {"up": 1.0, "down": -1.0}
 
 
-@router.post("/v1/feedback", summary="Say what you think of a response")
+@router.post(
+    "/v1/feedback",
+    summary="Say what you think of a response",
+    **answers(FeedbackTaken),
+)
 async def feedback(body: FeedbackRequest, agent: AgentDep) -> dict[str, Any]:
     """Feedback is kept with the logged response; training learns from it."""
     said = (body.rating, body.correction, body.reference, body.comment)
@@ -37,7 +43,11 @@ async def feedback(body: FeedbackRequest, agent: AgentDep) -> dict[str, Any]:
     return {"object": "feedback", "id": query_id, "created": int(now), "rating": rating}
 
 
-@router.get("/v1/decisions/{response_id}", summary="Why a query was answered as it was")
+@router.get(
+    "/v1/decisions/{response_id}",
+    summary="Why a query was answered as it was",
+    **answers(LoggedDecisionReport),
+)
 async def decision(response_id: str, agent: AgentDep) -> dict[str, Any]:
     """Everything the log holds of one response."""
     return await asyncio.to_thread(agent.explain, bare_id(response_id))

@@ -11,19 +11,29 @@ from edge_agent.errors import NotFound
 from edge_agent.records.query import Route
 from server.doors.common import AgentDep, ServiceDep
 from server.doors.query import MODELS, model_route
+from server.openapi.openai_shapes import Model, ModelList
+from server.openapi.shapes import answers
 from server.service import Service
 
 router = APIRouter(tags=["OpenAI"])
 _CAPABILITIES = ("completion", "tools", "structured_outputs")
 
 
-@router.get("/v1/models", summary="The model names to ask for")
+@router.get(
+    "/v1/models",
+    summary="The model names to ask for",
+    **answers(ModelList),
+)
 async def list_models(service: ServiceDep, agent: AgentDep) -> dict[str, Any]:
     """`edge` decides per query, `edge-local` and `edge-cloud` force the route."""
     return {"object": "list", "data": [_model(name, service, agent) for name in served(service)]}
 
 
-@router.get("/v1/models/{model}", summary="One model")
+@router.get(
+    "/v1/models/{model}",
+    summary="One model",
+    **answers(Model),
+)
 async def get_model(model: str, service: ServiceDep, agent: AgentDep) -> dict[str, Any]:
     """404 names the valid ones."""
     model_route(model)

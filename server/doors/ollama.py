@@ -17,7 +17,7 @@ from edge_agent.agent.agent import Agent
 from edge_agent.errors import InvalidRequest
 from edge_agent.records.query import Query, Route
 from server.doors import query as queries
-from server.doors.common import AgentDep, ServiceDep, answer, client_of
+from server.doors.common import LoadedAgentDep, ServiceDep, answer, client_of
 from server.doors.ollama_render import shape, stamp
 from server.doors.ollama_request import (
     ChatBody,
@@ -27,16 +27,29 @@ from server.doors.ollama_request import (
     Options,
     as_openai,
     plain_name,
-    validated,
 )
 from server.doors.render import dumps
 from server.doors.schemas import ChatRequest, CompletionRequest
+from server.openapi.ollama_shapes import (
+    OllamaChat,
+    OllamaChatLine,
+    OllamaEmbedding,
+    OllamaEmbeddings,
+    OllamaGeneration,
+    OllamaGenerationLine,
+)
+from server.openapi.shapes import LINES, answers
+from server.validation import validated
 
 router = APIRouter(tags=["Ollama"], prefix="/api")
 
 
-@router.post("/chat", summary="Chat, streamed as lines of JSON or whole")
-async def chat(body: ChatBody, request: Request, agent: AgentDep) -> Response:
+@router.post(
+    "/chat",
+    summary="Chat, streamed as lines of JSON or whole",
+    **answers(OllamaChat, OllamaChatLine, stream_type=LINES, headers=True),
+)
+async def chat(body: ChatBody, request: Request, agent: LoadedAgentDep) -> Response:
     """As Ollama's; `edge_agent` in the request steers it, in the last object explains it."""
     name = plain_name(body.model)
     queries.model_route(name)
@@ -47,8 +60,12 @@ async def chat(body: ChatBody, request: Request, agent: AgentDep) -> Response:
     return await _answer(request, query, body, chat=True)
 
 
-@router.post("/generate", summary="Answer one prompt, streamed as lines of JSON or whole")
-async def generate(body: GenerateBody, request: Request, agent: AgentDep) -> Response:
+@router.post(
+    "/generate",
+    summary="Answer one prompt, streamed as lines of JSON or whole",
+    **answers(OllamaGeneration, OllamaGenerationLine, stream_type=LINES, headers=True),
+)
+async def generate(body: GenerateBody, request: Request, agent: LoadedAgentDep) -> Response:
     """As Ollama's. With `raw` the prompt is taken as it is, control tokens included."""
     name = plain_name(body.model)
     queries.model_route(name)
@@ -59,9 +76,13 @@ async def generate(body: GenerateBody, request: Request, agent: AgentDep) -> Res
     return await _answer(request, query, body, chat=False)
 
 
-@router.post("/embed", summary="Embed texts with the local model")
+@router.post(
+    "/embed",
+    summary="Embed texts with the local model",
+    **answers(OllamaEmbeddings),
+)
 async def embed(
-    body: EmbedBody, request: Request, agent: AgentDep, service: ServiceDep
+    body: EmbedBody, request: Request, agent: LoadedAgentDep, service: ServiceDep
 ) -> dict[str, Any]:
     """As Ollama's. A text beyond the context is cut only where `truncate` is true."""
     started = time.monotonic()
@@ -80,9 +101,13 @@ async def embed(
     }
 
 
-@router.post("/embeddings", summary="Embed one text; /api/embed supersedes it")
+@router.post(
+    "/embeddings",
+    summary="Embed one text; /api/embed supersedes it",
+    **answers(OllamaEmbedding),
+)
 async def embeddings(
-    body: LegacyEmbedBody, request: Request, agent: AgentDep, service: ServiceDep
+    body: LegacyEmbedBody, request: Request, agent: LoadedAgentDep, service: ServiceDep
 ) -> dict[str, Any]:
     """As Ollama's, for clients from before /api/embed."""
     texts = [body.prompt] if body.prompt else []

@@ -28,6 +28,15 @@ from server.doors.ollama_render import stamp
 from server.doors.ollama_request import plain_name
 from server.doors.query import MODELS
 from server.doors.render import dumps
+from server.openapi.ollama_shapes import (
+    OllamaModelInfo,
+    OllamaModels,
+    OllamaRunning,
+    OllamaVersion,
+    PullLine,
+    PullStatus,
+)
+from server.openapi.shapes import LINES, answers
 
 router = APIRouter(tags=["Ollama"], prefix="/api")
 
@@ -55,19 +64,31 @@ class Named(BaseModel):
         return found
 
 
-@router.get("/version", summary="The version of Ollama's API that is spoken here")
+@router.get(
+    "/version",
+    summary="The version of Ollama's API that is spoken here",
+    **answers(OllamaVersion),
+)
 async def version(_agent: AgentDep) -> dict[str, str]:
     """`edge_agent` is our own."""
     return {"version": API_VERSION, "edge_agent": __version__}
 
 
-@router.get("/tags", summary="The model names to ask for")
+@router.get(
+    "/tags",
+    summary="The model names to ask for",
+    **answers(OllamaModels),
+)
 async def tags(agent: AgentDep, service: ServiceDep) -> dict[str, Any]:
     """The routes; the cloud's model has no size and no digest."""
     return {"models": await asyncio.to_thread(_listed, agent, list(served(service)))}
 
 
-@router.get("/ps", summary="The model that is loaded")
+@router.get(
+    "/ps",
+    summary="The model that is loaded",
+    **answers(OllamaRunning),
+)
 async def ps(agent: AgentDep, service: ServiceDep) -> dict[str, Any]:
     """Under each name that it answers to; it stays loaded."""
     names = [name for name in served(service) if MODELS[name] is not Route.CLOUD]
@@ -77,13 +98,21 @@ async def ps(agent: AgentDep, service: ServiceDep) -> dict[str, Any]:
     return {"models": [{**model, **loaded} for model in found]}
 
 
-@router.post("/show", summary="One model: a route, or one of the catalog")
+@router.post(
+    "/show",
+    summary="One model: a route, or one of the catalog",
+    **answers(OllamaModelInfo),
+)
 async def show(body: Named, agent: AgentDep, service: ServiceDep) -> dict[str, Any]:
     """What its file says of itself."""
     return await asyncio.to_thread(_shown, body.wanted, agent, service.settings.data_dir)
 
 
-@router.post("/pull", summary="Bring a model of the catalog onto this machine")
+@router.post(
+    "/pull",
+    summary="Bring a model of the catalog onto this machine",
+    **answers(PullStatus, PullLine, stream_type=LINES),
+)
 async def pull(body: Named, service: ServiceDep, _agent: AgentDep) -> Response:
     """Lines of JSON with `status`. A pull goes on when its client leaves, and is resumed."""
     data_dir = service.settings.data_dir
@@ -91,10 +120,14 @@ async def pull(body: Named, service: ServiceDep, _agent: AgentDep) -> Response:
     if body.stream is False:
         await asyncio.to_thread(sources.pull, entry, data_dir)
         return Response(dumps({"status": "success"}), media_type="application/json")
-    return StreamingResponse(_pulling(entry, data_dir), media_type="application/x-ndjson")
+    return StreamingResponse(_pulling(entry, data_dir), media_type=LINES)
 
 
-@router.delete("/delete", summary="Delete what was pulled of a model of the catalog")
+@router.delete(
+    "/delete",
+    summary="Delete what was pulled of a model of the catalog",
+    response_class=Response,
+)
 async def delete(body: Named, agent: AgentDep, service: ServiceDep) -> Response:
     """The model that serves stays, and so does a file that nobody pulled."""
     wanted, data_dir = body.wanted, service.settings.data_dir

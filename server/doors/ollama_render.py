@@ -14,6 +14,7 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.records.generation import TokenLogprob
 from edge_agent.records.query import Delta, Transcript
 from server.doors.render import Shape, chat_logprobs, dumps, extension
+from server.openapi.shapes import LINES
 
 if TYPE_CHECKING:
     from edge_agent.agent.answer import Answer
@@ -34,7 +35,7 @@ def shape(model: str, *, chat: bool) -> Shape:
         partial(Whole, model=model, chat=chat),
         partial(Lines, model=model, chat=chat),
         _error_line,
-        "application/x-ndjson",
+        LINES,
         _IDLE,
     )
 

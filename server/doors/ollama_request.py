@@ -6,15 +6,12 @@ As everywhere, a field is honoured or refused by name. What only says how Ollama
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge_agent.errors import InvalidRequest
 from server.doors.schemas import Extension
-from server.errors import explain
-
-Parsed = TypeVar("Parsed", bound=BaseModel)
 
 _HINTS = (
     *("numa", "num_ctx", "num_batch", "num_gpu", "main_gpu", "low_vram", "f16_kv", "logits_all"),
@@ -62,7 +59,7 @@ class Call(_Body):
     description: str | None = None
 
 
-class ToolCall(_Body):
+class OllamaToolCall(_Body):
     """A call in an earlier answer."""
 
     function: Call
@@ -77,7 +74,7 @@ class OllamaMessage(_Body):
     content: str | None = ""
     thinking: str | None = None
     images: list[Any] | None = Field(None, description="Refused: the local model reads text only")
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[OllamaToolCall] | None = None
     tool_name: str | None = Field(None, description="Of a tool's answer: which tool")
     tool_call_id: str | None = None
     name: str | None = None
@@ -221,15 +218,6 @@ def _answered(waiting: list[tuple[str, str]], name: str | None) -> str:
     return fitting[0][0]
 
 
-def _call(call: ToolCall, id_: str) -> dict[str, Any]:
+def _call(call: OllamaToolCall, id_: str) -> dict[str, Any]:
     function = {"name": call.function.name, "arguments": json.dumps(call.function.arguments)}
     return {"id": call.id or id_, "type": "function", "function": function}
-
-
-def validated(model: type[Parsed], body: Mapping[str, Any]) -> Parsed:
-    """`body` as a request of OpenAI's API. Raises InvalidRequest, naming the field."""
-    try:
-        return model.model_validate(body)
-    except ValidationError as error:
-        errors = [{**found, "loc": ("body", *found["loc"])} for found in error.errors()]
-        raise explain(errors, body) from error

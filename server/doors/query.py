@@ -40,10 +40,7 @@ def require_possible(prompt: Any, engine: "Engine", param: str) -> None:
     """
     fewest = _characters(prompt) // engine.vocabulary.longest_piece
     if fewest >= engine.context_limit:
-        raise ContextLengthExceeded(
-            f"the context holds {engine.context_limit} tokens, but {param} takes at least {fewest}",
-            param=param,
-        )
+        raise ContextLengthExceeded(engine.context_limit, fewest, at_least=True, param=param)
 
 
 def _characters(value: Any) -> int:

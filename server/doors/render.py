@@ -14,6 +14,7 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.records.generation import TokenLogprob
 from edge_agent.records.query import Delta, Source, Transcript, Usage
 from server.errors import error_object
+from server.openapi.shapes import EVENTS
 
 if TYPE_CHECKING:
     from edge_agent.agent.answer import Answer
@@ -61,7 +62,7 @@ class Shape:
     events: "Callable[[Answer], Events]"
     error: Callable[[EdgeAgentError], str]
     """The stream of an answer that failed before it began."""
-    media_type: str = "text/event-stream"
+    media_type: str = EVENTS
     idle: str = ": still here\n\n"
     """What a stream says while there is nothing to say; clients skip it (HTML 9.2.6)."""
 

@@ -15,12 +15,15 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from edge_agent.errors import InvalidRequest
-from server.doors.common import AgentDep, answer, client_of, raw_body
+from server.doors.common import LoadedAgentDep, answer, client_of, raw_body
 from server.doors.query import check_encodable
 from server.doors.render import Shape
 from server.doors.responses_render import ResponseRendering, error_event
 from server.doors.schemas import DoorRequest, Extension
 from server.doors.translation import Translation, parts_of, refuse, string, text_of
+from server.openapi.openai_shapes import InputTokens
+from server.openapi.responses_shapes import ResponseObject, ResponseStreamEvent
+from server.openapi.shapes import answers
 
 if TYPE_CHECKING:
     from edge_agent.agent.answer import Answer
@@ -108,8 +111,12 @@ class ResponsesRequest(InputTokensRequest):
     client_metadata: dict[str, Any] | None = Field(None, description="A hint")
 
 
-@router.post("/v1/responses", summary="An answer, streamed or whole, in OpenAI's newer form")
-async def responses(body: ResponsesRequest, request: Request, agent: AgentDep) -> Response:
+@router.post(
+    "/v1/responses",
+    summary="An answer, streamed or whole, in OpenAI's newer form",
+    **answers(ResponseObject, ResponseStreamEvent, headers=True),
+)
+async def responses(body: ResponsesRequest, request: Request, agent: LoadedAgentDep) -> Response:
     """As OpenAI's, without state; `edge_agent` steers and explains it as in a chat."""
     check_encodable(await raw_body(request))
     translation = translate(body)
@@ -118,14 +125,18 @@ async def responses(body: ResponsesRequest, request: Request, agent: AgentDep) -
     echo = _echo(body, translation)
 
     def rendering(begun: "Answer") -> ResponseRendering:
-        return ResponseRendering(begun, echo)
+        return ResponseRendering(begun, echo, translation.long_names)
 
     return await answer(request, query, shape=Shape(rendering, rendering, error_event))
 
 
-@router.post("/v1/responses/input_tokens", summary="How many tokens a request's prompt has")
+@router.post(
+    "/v1/responses/input_tokens",
+    summary="How many tokens a request's prompt has",
+    **answers(InputTokens),
+)
 async def input_tokens(
-    body: InputTokensRequest, request: Request, agent: AgentDep
+    body: InputTokensRequest, request: Request, agent: LoadedAgentDep
 ) -> dict[str, Any]:
     """Tokens of the local model."""
     check_encodable(await raw_body(request))
@@ -189,7 +200,8 @@ def _tools(request: InputTokensRequest, found: Translation) -> None:
         }
         choice = choice.get("mode")
     elif kind == "function":
-        choice = {"type": "function", "function": {"name": choice.get("name")}}
+        name = found.tool_name(string(choice, "name", "tool_choice"), "tool_choice")
+        choice = {"type": "function", "function": {"name": name}}
     elif kind is not None:
         raise refuse("tool_choice.type", f"{kind!r} is not run here")
     tools: list[dict[str, Any]] = []
@@ -200,6 +212,7 @@ def _tools(request: InputTokensRequest, found: Translation) -> None:
             found.places[f"tools[{len(tools)}].function"] = place
             fields = ("name", "description", "parameters", "strict")
             function = {name: tool[name] for name in fields if tool.get(name) is not None}
+            function["name"] = found.tool_name(string(tool, "name", place), place)
             tools.append({"type": "function", "function": function})
     if tools:
         found.chat["tools"] = tools
@@ -248,7 +261,7 @@ def _generation(request: ResponsesRequest) -> dict[str, Any]:
 
 def _echo(request: ResponsesRequest, translation: Translation) -> dict[str, Any]:
     """The fields of a response that repeat the request."""
-    choice = request.tool_choice
+    choice, long_names = request.tool_choice, translation.long_names
     text = request.text.model_dump(exclude_none=True) if request.text else {}
     return {
         "instructions": request.instructions,
@@ -266,7 +279,10 @@ def _echo(request: ResponsesRequest, translation: Translation) -> dict[str, Any]
         "text": {"format": {"type": "text"}} | text,
         "tool_choice": "auto" if choice is None else choice,
         "tools": [
-            {"type": "function", **tool["function"]} for tool in translation.chat.get("tools", ())
+            {"type": "function", **function, "name": long_names.get(name, name)}
+            for tool in translation.chat.get("tools", ())
+            for function in [tool["function"]]
+            for name in [function["name"]]
         ],
         "top_logprobs": request.top_logprobs or 0,
         "top_p": 1.0 if request.top_p is None else request.top_p,

@@ -10,7 +10,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.errors import EdgeAgentError
+from edge_agent.errors import (
+    BudgetExhausted,
+    ContextLengthExceeded,
+    EdgeAgentError,
+    QueueFull,
+)
 from edge_agent.records.query import Delta, Usage
 from server.doors.render import chat_logprobs, dumps, extension
 
@@ -25,16 +30,31 @@ _FIELD = {"reasoning_text": "text", "output_text": "text", "refusal": "refusal"}
 
 def error_event(error: EdgeAgentError) -> str:
     """A response that failed before it was created."""
-    said = {"code": "server_error", "message": error.message, "param": error.param}
+    said = {"code": _code(error), "message": error.message, "param": error.param}
     return f"event: error\ndata: {dumps({'type': 'error', 'sequence_number': 0, **said})}\n\n"
+
+
+def _code(error: EdgeAgentError) -> str:
+    """What Codex decides by whether it compacts its prompt, waits or gives up."""
+    codes = {
+        ContextLengthExceeded: "context_length_exceeded",
+        QueueFull: "rate_limit_exceeded",
+        BudgetExhausted: "insufficient_quota",
+    }
+    return codes.get(type(error), "server_error")
 
 
 class ResponseRendering:
     """Both a `Collector` and `Events`."""
 
-    def __init__(self, answer: "Answer", echo: Mapping[str, Any]) -> None:
-        """`echo`: the fields of the response that repeat the request."""
+    def __init__(
+        self, answer: "Answer", echo: Mapping[str, Any], long_names: Mapping[str, str]
+    ) -> None:
+        """`echo`: the fields of the response that repeat the request. `long_names`: see
+        `Translation`.
+        """
         self._answer = answer
+        self._long_names = long_names
         self._echo = echo
         self._output: list[dict[str, Any]] = []
         self._part: dict[str, Any] | None = None
@@ -73,7 +93,7 @@ class ResponseRendering:
 
     def error(self, error: EdgeAgentError) -> str:
         """The response as failed, with the items as far as they came."""
-        said = {"code": "server_error", "message": error.message}
+        said = {"code": _code(error), "message": error.message}
         return self._event("failed", response=self._response("failed", error=said))
 
     def _events(self, delta: Delta) -> Iterator[str]:
@@ -144,10 +164,11 @@ class ResponseRendering:
         at = self._calls.get(piece.get("index", 0))
         if at is None:
             yield from self._close("completed")
+            name = function.get("name") or ""
             item = {
                 "type": "function_call",
                 "call_id": piece.get("id") or "",
-                "name": function.get("name") or "",
+                "name": self._long_names.get(name, name),
                 "arguments": "",
             }
             at, added = self._item("fc", item)

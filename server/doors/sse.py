@@ -10,14 +10,16 @@ and clients give a silent stream up, so something that says nothing is sent mean
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from edge_agent.errors import EdgeAgentError, Unavailable
+from server.connection import HALF_CLOSED, SOON_S
 from server.doors.render import Shape, headers
 from server.metrics import Timing
+from server.semantics import REFUSAL
 from server.service import Service, until_gone
 
 if TYPE_CHECKING:
@@ -29,7 +31,10 @@ _log = logging.getLogger(__name__)
 
 
 class EventStream(Response):
-    """The response of a streamed answer. A client that goes away stops the answer at once."""
+    """The response of a streamed answer. A client that goes away stops the answer at once.
+
+    One that only closes its side reads on: it is written to soon, which fails if it is gone.
+    """
 
     def __init__(
         self, opening: "asyncio.Future[Answer]", service: Service, timing: Timing, shape: Shape
@@ -47,6 +52,7 @@ class EventStream(Response):
         self._error = shape.error
         self._pending: list[str] = []
         self._wake = asyncio.Event()
+        self._patience_s = QUIET_S
         self._done = False
         self._gone = False
 
@@ -54,9 +60,12 @@ class EventStream(Response):
         """Send the events until the answer ends or the client is gone."""
         watch = asyncio.create_task(until_gone(receive))
         watch.add_done_callback(lambda _: self._leave())
+        half_closed = scope.setdefault("state", {}).get(HALF_CLOSED, asyncio.Event())
+        doubt = asyncio.create_task(half_closed.wait())
+        doubt.add_done_callback(lambda _: self._doubt())
         pump = None
         try:
-            pump = self._service.spawn(self._pump())
+            pump = self._service.spawn(self._pump(scope["state"]))
             pump.add_done_callback(self._end)
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while not self._gone and not (self._done and not self._pending):
@@ -68,6 +77,7 @@ class EventStream(Response):
                 await send(_body(b"", more=False))
         finally:
             watch.cancel()
+            doubt.cancel()
             if pump is not None:
                 pump.cancel()
                 await asyncio.wait({pump})
@@ -77,10 +87,11 @@ class EventStream(Response):
     async def _next(self) -> None:
         """Return when there is something to send, if only that we are still here."""
         try:
-            async with asyncio.timeout(QUIET_S):
+            async with asyncio.timeout(self._patience_s):
                 await self._wake.wait()
         except TimeoutError:
             self._push(self._shape.idle)
+            self._patience_s = min(2 * self._patience_s, QUIET_S)
         self._wake.clear()
 
     async def _close(self) -> None:
@@ -94,14 +105,18 @@ class EventStream(Response):
         self._gone = True
         self._wake.set()
 
+    def _doubt(self) -> None:
+        self._patience_s = SOON_S
+        self._push(self._shape.idle)
+
     def _push(self, events: str) -> None:
         if events:
             self._pending.append(events)
             self._wake.set()
 
-    async def _pump(self) -> None:
+    async def _pump(self, state: dict[str, Any]) -> None:
         try:
-            answer = await self._opening
+            answer = await self._opened(state)
             events = self._shape.events(answer)
             self._error = events.error
             self._push(events.begin())
@@ -115,6 +130,13 @@ class EventStream(Response):
             _log.exception("a streamed answer failed")
             failure = EdgeAgentError("internal error; the daemon's log has more")
             self._push(self._error(failure))
+
+    async def _opened(self, state: dict[str, Any]) -> "Answer":
+        try:
+            return await self._opening
+        except EdgeAgentError as error:
+            state[REFUSAL] = error  # no row of the log tells it
+            raise
 
     def _end(self, pump: asyncio.Task[None]) -> None:
         if pump.cancelled():

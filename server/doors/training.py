@@ -6,11 +6,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from server.doors.common import AgentDep
+from server.openapi.own_shapes import TrainingReport
+from server.openapi.shapes import answers
 
 router = APIRouter(tags=["edge-agent"])
 
 
-@router.get("/v1/training", summary="Rounds of training, and the one that runs")
+@router.get(
+    "/v1/training",
+    summary="Rounds of training, and the one that runs",
+    **answers(TrainingReport),
+)
 async def training(
     agent: AgentDep,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many rounds, the newest")] = 20,

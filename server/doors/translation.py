@@ -5,20 +5,25 @@ error names the field as the client sent it: each part of the translation knows 
 """
 
 import dataclasses
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from edge_agent.errors import EdgeAgentError, InvalidRequest
+from edge_agent.errors import ContextLengthExceeded, EdgeAgentError, InvalidRequest
 from edge_agent.records.query import Query
 from server.doors import query as queries
 from server.doors.schemas import ChatRequest
-from server.errors import explain
+from server.validation import validated
 
 if TYPE_CHECKING:
     from edge_agent.agent.agent import Agent
+
+
+_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+"""A tool's name in these APIs; in a chat completion it has 64 characters at most."""
+_LONGEST, _DIGEST = 64, 8
 
 
 @dataclass
@@ -34,6 +39,8 @@ class Translation:
     ignored: list[str] = field(default_factory=list)
     """As in `Query.ignored`."""
     messages: list[dict[str, Any]] = field(default_factory=list)
+    long_names: dict[str, str] = field(default_factory=dict)
+    """Name of a tool in the chat → the client's own, where that is too long for one."""
 
     def say(self, role: str, text: str, place: str) -> None:
         """Add a message with a text."""
@@ -47,9 +54,27 @@ class Translation:
         """Add a tool call: to the assistant's message before it, as it was said there."""
         if not self.messages or self.messages[-1]["role"] != "assistant":
             self._add({"role": "assistant", "content": None}, place)
-        function = {"name": name, "arguments": arguments}
+        function = {"name": self._short(name), "arguments": arguments}
         calls = self.messages[-1].setdefault("tool_calls", [])
         calls.append({"id": call_id, "type": "function", "function": function})
+
+    def tool_name(self, name: str, place: str) -> str:
+        """What a tool of the request is called in the chat. Raises InvalidRequest."""
+        if not _TOOL_NAME.fullmatch(name):
+            raise refuse(f"{place}.name", "must be 1 to 128 letters, digits, _ or -")
+        return self._short(name)
+
+    def _short(self, name: str) -> str:
+        """`name` with a digest for its end where it is too long, the same each time.
+
+        Names made from those of MCP servers are longer than models of OpenAI's API take.
+        """
+        if len(name) <= _LONGEST:
+            return name
+        digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]
+        short = f"{name[: _LONGEST - _DIGEST - 1]}_{digest}"
+        self.long_names[short] = name
+        return short
 
     def _add(self, message: dict[str, Any], place: str) -> None:
         self.places[f"messages[{len(self.messages)}]"] = place
@@ -79,11 +104,7 @@ class Translation:
     def _query(self, chat: dict[str, Any], agent: "Agent", client: str) -> Query:
         body = {**chat, "messages": self.messages}
         try:
-            request = ChatRequest.model_validate(body)
-            return queries.from_chat(request, body, agent, client)
-        except ValidationError as error:
-            found = [{**item, "loc": ("body", *item["loc"])} for item in error.errors()]
-            raise explain(found, body) from error
+            return queries.from_chat(validated(ChatRequest, body), body, agent, client)
         except RecursionError:
             raise InvalidRequest("the request is nested too deeply", param="messages") from None
 
@@ -93,6 +114,8 @@ class Translation:
         for ours in sorted(self.places, key=len, reverse=True):
             rest = param[len(ours) :]
             if param.startswith(ours) and rest[:1] in ("", ".", "["):
+                if isinstance(error, ContextLengthExceeded):
+                    return error.of(self.places[ours] + rest)
                 error.param = self.places[ours] + rest
                 error.message = error.message.replace(param, error.param, 1)
                 error.args = (error.message,)

@@ -10,7 +10,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from server.listen import protocol
+from server.connection import protocol
 
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 """The fixture `serve`."""

@@ -114,7 +114,7 @@ def error_of(answer: httpx.Response) -> Any:
 @pytest.mark.parametrize(
     ("refusal", "status", "kind"),
     [
-        (ContextLengthExceeded("too long"), 400, "invalid_request_error"),
+        (ContextLengthExceeded(2048, 2500), 400, "invalid_request_error"),
         (QueueFull("full", retry_after_s=1), 429, "rate_limit_error"),
         (BudgetExhausted("spent", limit="usd_per_day"), 429, "rate_limit_error"),
         (Unavailable("Shutting down"), 503, "overloaded_error"),
@@ -131,7 +131,7 @@ async def test_what_the_agent_refuses_has_anthropics_shape(
     assert (answer.status_code, error["type"]) == (status, kind)
     assert "secret" not in error["message"]
     if isinstance(refusal, ContextLengthExceeded):
-        assert error["message"].startswith("prompt is too long")
+        assert error["message"] == "prompt is too long: 2500 tokens > 2047 maximum"
 
 
 async def test_an_unknown_model_or_method_is_answered_with_what_there_is(

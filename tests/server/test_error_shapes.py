@@ -1,5 +1,6 @@
 """Every error has OpenAI's shape and names the field."""
 
+import asyncio
 import json
 import re
 import threading
@@ -11,6 +12,7 @@ import pytest
 
 from edge_agent.config.settings import Settings
 from edge_agent.errors import BudgetExhausted, ContextLengthExceeded, QueueFull
+from server import service
 from server.app import create_app
 from tests.server.scripted_agent import ScriptedAgent
 from tests.server.serving import Serve, listening
@@ -111,9 +113,39 @@ async def test_a_wrong_field_is_named(
     assert re.split(r"[.\[]", param)[0] in error["message"]
 
 
-async def test_a_typo_is_answered_with_the_field_that_was_meant(client: httpx.AsyncClient) -> None:
-    answer = await client.post(CHAT, json={"model": "edge", "messages": [USER], "max_token": 3})
-    assert "did you mean max_tokens?" in error_of(answer)["message"]
+@pytest.mark.parametrize(
+    ("path", "fields", "told"),
+    [
+        (CHAT, {"max_token": 3}, "max_token is not supported; did you mean max_tokens?"),
+        (CHAT, {"task": "sums"}, "task is not supported; did you mean edge_agent.task?"),
+        (CHAT, {"edge_agent": {"rout": "local"}}, "did you mean route?"),
+        (CHAT, {"messages": [{**USER, "tool_call": []}]}, "did you mean tool_calls?"),
+        (CHAT, {"messages": [{**USER, "model": "x"}]}, "messages[0].model is not supported"),
+        (CHAT, {"messages": [{**USER, "max_token": 1}]}, "messages[0].max_token is not supported"),
+        (
+            *(CHAT, {"tools": [{**ADD, "function": {"name": "a", "paramters": {}}}]}),
+            "tools[0].function.paramters is not supported; did you mean parameters?",
+        ),
+        (CHAT, {"stream_options": {"include_usag": True}}, "did you mean include_usage?"),
+        ("/v1/messages", {"metadata": {"user_ids": "x"}}, "did you mean user_id?"),
+        ("/v1/messages", {"stop_sequence": ["x"]}, "did you mean stop_sequences?"),
+        ("/v1/responses", {"max_output_token": 1}, "did you mean max_output_tokens?"),
+        ("/api/chat", {"options": {"num_predic": 1}}, "did you mean num_predict?"),
+        (
+            *("/api/chat", {"tools": [{**ADD, "function": {"name": "a", "paramters": {}}}]}),
+            "did you mean parameters?",
+        ),
+    ],
+)
+async def test_a_typo_is_answered_with_the_field_that_was_meant(
+    client: httpx.AsyncClient, path: str, fields: dict[str, Any], told: str
+) -> None:
+    prompt = {"input": "Hi"} if path == "/v1/responses" else {"messages": [USER]}
+    prompt |= {"max_tokens": 9} if path == "/v1/messages" else {}
+    answer = await client.post(path, json={"model": "edge", **prompt, **fields})
+    error = answer.json()["error"]
+    message = error if path.startswith("/api/") else error["message"]
+    assert message.endswith(told)
 
 
 @pytest.mark.parametrize("body", [b"{", b"", b"[]", b"\xff{}", b'"text"'])
@@ -148,7 +180,7 @@ async def test_unknown_routes_methods_and_models(client: httpx.AsyncClient) -> N
 @pytest.mark.parametrize(
     ("refusal", "expected"),
     [
-        (ContextLengthExceeded("too long"), (400, "context_length_exceeded", None)),
+        (ContextLengthExceeded(2048, 2500), (400, "context_length_exceeded", None)),
         (QueueFull("full", retry_after_s=1.2), (429, "queue_full", "2")),
         (
             BudgetExhausted("spent", limit="usd_per_day", retry_after_s=90),
@@ -181,7 +213,20 @@ async def test_a_bug_shows_the_client_no_traceback(
     assert "secret" not in answer.text
 
 
-async def test_while_the_model_loads(agent: ScriptedAgent, data_dir: Path) -> None:
+PROMPTS: dict[str, Any] = {
+    CHAT: {"messages": [USER]},
+    "/v1/completions": {"prompt": "Hi"},
+    "/v1/responses": {"input": "Hi"},
+    "/v1/messages": {"messages": [USER], "max_tokens": 9},
+    "/v1/messages/count_tokens": {"messages": [USER]},
+    "/api/chat": {"messages": [USER]},
+    "/api/generate": {"prompt": "Hi"},
+}
+
+
+async def test_while_the_model_loads_queries_wait(
+    agent: ScriptedAgent, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = threading.Event()
 
     def load() -> ScriptedAgent:
@@ -196,7 +241,21 @@ async def test_while_the_model_loads(agent: ScriptedAgent, data_dir: Path) -> No
             error = error_of(answer)
             assert error["message"] == "Loading model"
             assert (error["type"], error["code"]) == ("unavailable_error", 503)
+        with monkeypatch.context() as patched:
+            patched.setattr(service, "LOAD_PATIENCE_S", 0.01)
+            late = await client.post(CHAT, json={"model": "edge", **PROMPTS[CHAT]})
+        assert late.status_code == 503
+        # OpenAI's SDK tries twice more; it obeys what is not above a minute.
+        assert 5 <= int(late.headers["retry-after"]) <= 60
+        asked = [
+            asyncio.create_task(client.post(path, json={"model": "edge", **prompt}))
+            for path, prompt in PROMPTS.items()
+        ]
+        for _ in range(9):  # meanwhile they arrive
+            assert (await client.get("/health")).status_code == 503
+        assert not any(answer.done() for answer in asked)
         loaded.set()
+        assert {(await answer).status_code for answer in asked} == {200}
         while (answer := await client.get("/health")).status_code == 503:
             pass
         assert answer.json() == {"status": "ok"}

@@ -185,7 +185,12 @@ async def test_without_a_prompt_the_model_is_there(sdk: ollama.AsyncClient) -> N
         ("chat", {"messages": [USER], "options": {"topk": 2}}, 400, "options.topk"),
         ("chat", {"messages": [USER], "tools": [{}]}, 400, "tools[0].function"),
         ("chat", {"messages": [USER], "format": "yaml"}, 400, "format"),
-        ("chat", {"messages": [{**USER, "content": "word " * 99_000}]}, 400, "the context holds"),
+        (
+            "chat",
+            {"messages": [{**USER, "content": "word " * 99_000}]},
+            400,
+            "maximum context length",
+        ),
         ("generate", {"prompt": "\ud800"}, 400, "lone surrogate"),
         ("generate", {"prompt": "\ud800", "raw": True}, 400, "lone surrogate"),
         ("generate", {"prompt": "x", "images": ["AAAA"]}, 400, "images"),
@@ -350,7 +355,7 @@ def test_a_real_answer_at_the_second_port(daemon: Daemon) -> None:
         assert list(sdk.embeddings("edge", "A cat sat.").embedding) == pytest.approx(
             one[0], abs=1e-4
         )
-        with pytest.raises(ollama.ResponseError, match="the context holds"):
+        with pytest.raises(ollama.ResponseError, match="maximum context length"):
             sdk.embed("edge", "word " * 9000)
     logged = httpx.get(f"{daemon.url}/v1/status").json()["log"]["today"]
     assert logged["local"] >= 3

@@ -393,7 +393,7 @@ async def test_a_wrong_field_is_named_as_it_was_sent(
 
 async def test_what_the_agent_refuses(client: httpx.AsyncClient, agent: ScriptedAgent) -> None:
     body = {"model": "edge", "input": "Hi", "unknown": None}
-    agent.refusal = ContextLengthExceeded("too long")
+    agent.refusal = ContextLengthExceeded(2048, 2500)
     error = (await client.post(URL, json=body)).json()["error"]
     assert (error["code"], error["param"]) == ("context_length_exceeded", "input")
     agent.refusal = BudgetExhausted("spent", limit="usd_per_day", retry_after_s=90)

@@ -14,9 +14,10 @@ import openai
 import pytest
 
 from edge_agent.config.settings import Settings
+from edge_agent.errors import QueueFull
 from edge_agent.records.query import Delta, Query
-from server import listen
 from server.app import create_app
+from server.doors import sse
 from tests.server.scripted_agent import ScriptedAgent
 from tests.server.serving import Serve, listening
 
@@ -164,6 +165,45 @@ async def test_a_refusal_is_counted_and_leaves_a_line(
     assert second.startswith("GET /no\\nwhere answered with 404")
 
 
+DOORS: dict[str, Any] = {
+    CHAT: {"messages": ASK["messages"]},
+    "/v1/completions": {"prompt": "Hi"},
+    "/v1/responses": {"input": "Hi"},
+    "/v1/messages": {"messages": ASK["messages"], "max_tokens": 9},
+    "/api/chat": {"messages": ASK["messages"]},
+    "/api/generate": {"prompt": "Hi"},
+}
+
+
+@pytest.mark.parametrize("path", DOORS)
+async def test_a_refusal_leaves_its_trace_at_every_door(
+    client: httpx.AsyncClient,
+    agent: ScriptedAgent,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def refuses(_query: Query) -> Any:
+        await asyncio.sleep(0.1)
+        raise QueueFull("full", retry_after_s=1)
+
+    agent.begin = refuses
+    monkeypatch.setattr(sse, "QUIET_S", 0.01)  # so the second is told in a stream that has begun
+    statuses = []
+    for stream in (False, True):
+        body = {"model": "edge", "stream": stream, **DOORS[path]}
+        answer = await client.post(path, json=body, headers={"X-Request-Id": f"mine-{stream}"})
+        assert answer.headers["x-request-id"] == f"mine-{stream}"
+        statuses.append(answer.status_code)
+    assert statuses == [429, 200]
+    counted = f'edge_agent_refused_requests_total{{path="{path}",status="429"}} 2.0'
+    assert counted in (await client.get("/metrics")).text
+    for stream in (False, True):
+        assert f"POST {path} answered with 429 (mine-{stream}): full" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("asked", "meant"),
     [
@@ -184,18 +224,6 @@ async def test_a_404_says_which_path_may_be_meant(
     assert answer.status_code == 404
     message = answer.json()["error"]["message"]
     assert message.partition("; did you mean ")[2] == (f"{meant}?" if meant else "")
-
-
-# Loading
-
-
-async def test_a_client_that_tries_again_while_the_model_loads_waits_long_enough() -> None:
-    app = create_app(Settings(), _no_agent)
-    async with listening(app) as url, httpx.AsyncClient(base_url=url) as client:
-        answer = await client.post(CHAT, json=ASK)
-    assert answer.status_code == 503
-    # Two more tries of OpenAI's SDK, which obeys what is not above a minute.
-    assert 5 <= int(answer.headers["retry-after"]) <= 60
 
 
 # Half-closed clients
@@ -241,20 +269,29 @@ async def test_a_client_that_closed_its_side_is_answered(
     assert b"Late" in answer
 
 
-async def test_one_that_waits_long_is_asked_whether_it_is_there(
-    client: httpx.AsyncClient, agent: ScriptedAgent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def slow(_query: Query) -> AsyncIterator[Delta]:
-        await asyncio.sleep(0.5)
-        yield Delta(text="Late", finish_reason="stop")
+async def test_requests_that_came_together_are_all_answered(client: httpx.AsyncClient) -> None:
+    answers = await _raw(_url(client), _post() + _post() + _post(stream=True), eof=True)
+    assert answers.count(b"HTTP/1.1 200 OK") == 3
+    assert answers.rstrip().endswith(b"0")  # the last chunk of the last one
 
-    monkeypatch.setattr(listen, "_HALF_CLOSED_S", 0.1)
-    monkeypatch.setattr(listen, "_ASK_AGAIN_S", 0.1)
-    agent.script = slow
-    first, *_, last = (await _raw(_url(client), _post(), eof=True)).split(b"HTTP/1.1 ")[1:]
-    assert first.startswith(b"100 Continue")
-    assert last.startswith(b"200")
-    assert b"Late" in last
+
+@pytest.mark.parametrize("request_", [_post("1.0"), _post("1.1"), _post("1.1", stream=True)])
+async def test_one_that_leaves_after_its_request_ends_its_answer(
+    client: httpx.AsyncClient, agent: ScriptedAgent, request_: bytes
+) -> None:
+    async def endless(_query: Query) -> AsyncIterator[Delta]:
+        yield Delta(text="Wait")
+        await asyncio.Event().wait()
+
+    agent.script = endless
+    host, _, port = _url(client).removeprefix("http://").partition(":")
+    _reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request_)
+    writer.write_eof()
+    await agent.begun.wait()
+    assert not agent.answers[0].closed.is_set()
+    writer.close()
+    await asyncio.wait_for(agent.answers[0].closed.wait(), 30)
 
 
 async def test_half_a_request_is_not_waited_for(client: httpx.AsyncClient) -> None:

@@ -5,6 +5,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.described import Document
 from tests.end_to_end.processes import Running, running
 from tests.tiny_gguf import write_tiny_gguf
 
@@ -56,6 +58,28 @@ LIMITS = {
 }
 """Path → the field that keeps its answers short."""
 COUNTS = ("/v1/responses/input_tokens", "/v1/messages/count_tokens")
+SAID: Any = [{"role": "user", "content": "x"}]
+PROMPTS: dict[str, Any] = {
+    "/v1/chat/completions": {"messages": SAID},
+    "/v1/completions": {"prompt": "x"},
+    "/v1/responses": {"input": "x"},
+    "/v1/responses/input_tokens": {"input": "x"},
+    "/v1/messages": {"messages": SAID},
+    "/v1/messages/count_tokens": {"messages": SAID},
+    "/v1/embeddings": {"input": "x"},
+    "/api/chat": {"messages": SAID},
+}
+"""Path → a prompt: whatever else is in the request is seldom reached without one."""
+STREAMED = dict.fromkeys(LIMITS, "text/event-stream") | {"/api/chat": "application/x-ndjson"}
+"""Path → the type of its streams."""
+STRUCTURED = (
+    *("tools", "tool_choice", "response_format", "text", "output_config", "grammar", "system"),
+    *("logit_bias", "stop", "suffix", "prompt_cache_options", "conversation", "prompt"),
+    *("previous_response_id", "moderation", "dimensions", "format", "include", "stop_sequences"),
+    *("stream_options", "chat_template_kwargs", "edge_agent", "best_of", "max_completion_tokens"),
+    *("top_logprobs", "temperature", "top_p", "top_k", "prediction"),
+)
+"""Fields of which most values are refused; half of the cases are without."""
 
 
 def judge(answer: Any, path: str) -> None:
@@ -94,22 +118,36 @@ def post(daemon: Running, path: str, body: Any) -> Any:
 
 def test_the_whole_schema(daemon: Running) -> None:
     schema = schemathesis.openapi.from_url(daemon.url + "/openapi.json")
-    tried = set()
+    schema.validate()
+    document = Document(daemon.get("/openapi.json"))
+    tried: set[str] = set()
+    seen: Counter[tuple[str, str]] = Counter()
     for result in schema.get_all_operations():
         operation = result.ok()
         tried.add(operation.label)
 
         @QUIET
-        @given(case=operation.as_strategy())
-        def attempt(case: Any) -> None:
+        @given(case=operation.as_strategy(), sane=st.booleans(), stream=st.booleans())
+        def attempt(case: Any, sane: bool, stream: bool) -> None:
+            if sane and case.path in PROMPTS and isinstance(case.body, dict):
+                kept = {k: v for k, v in case.body.items() if k not in STRUCTURED}
+                streamed = {"stream": stream} if case.path in STREAMED else {}
+                case.body = {**kept, **PROMPTS[case.path], **streamed}
             if case.path.startswith("/api/") and isinstance(case.body, dict):
                 case.body = ollama_body(case.body)
             elif isinstance(case.body, dict) and "model" in case.body:
                 limit = {LIMITS[case.path]: 2} if case.path in LIMITS else {}
                 case.body = {**case.body, "model": "edge-local", **limit}
-            judge(case.call(timeout=60), case.path)
+            answer = requests.request(**case.as_transport_kwargs(), timeout=60)
+            judge(answer, case.path)
+            document.check(answer)
+            seen[case.path, answer.headers["content-type"].partition(";")[0]] += answer.ok
 
         attempt()
+    for path in PROMPTS:
+        assert seen[path, "application/json"], path
+    for path in STREAMED:
+        assert seen[path, STREAMED[path]], path
     assert {"POST " + path for path in (*LIMITS, *COUNTS)} <= tried
     assert len(tried) >= 21
 

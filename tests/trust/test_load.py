@@ -5,6 +5,7 @@ Slots, queue, KV cells, files and connections to the one; threads to no more tha
 `make load` runs it with LOAD times as many clients.
 """
 
+import itertools
 import json
 import os
 import resource
@@ -12,7 +13,7 @@ import socket
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,16 @@ SLOTS, QUEUE = 4, 8
 CELLS = 1024
 """Few, so that the cache keeps one prefix only, the latest: cells are counted to the one."""
 CHAT = "/v1/chat/completions"
+MESSAGES: Any = [{"role": "user", "content": "x"}]
+DOORS: dict[str, Callable[[int], dict[str, Any]]] = {
+    CHAT: lambda most: {"messages": MESSAGES, "max_tokens": most, "ignore_eos": True},
+    "/v1/completions": lambda most: {"prompt": "x", "max_tokens": most, "ignore_eos": True},
+    "/v1/responses": lambda most: {"input": "x", "max_output_tokens": most},
+    "/v1/messages": lambda most: {"messages": MESSAGES, "max_tokens": most},
+    "/api/chat": lambda most: {"messages": MESSAGES, "options": {"num_predict": most}},
+    "/api/generate": lambda most: {"prompt": "x", "options": {"num_predict": most}},
+}
+"""Path → a request for so many tokens."""
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +62,13 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
 
-def body(**fields: Any) -> dict[str, Any]:
-    messages = [{"role": "user", "content": "x"}]
-    return {"model": "edge-local", "max_tokens": 8, "messages": messages, **fields}
+def body(path: str, most: int, **fields: Any) -> dict[str, Any]:
+    return {"model": "edge-local", "stream": False, **DOORS[path](most), **fields}
 
 
-def ask(daemon: Running, **fields: Any) -> int:
-    return requests.post(daemon.url + CHAT, json=body(**fields), timeout=60).status_code
+def ask(daemon: Running, path: str = CHAT, most: int = 8, **fields: Any) -> int:
+    asked = body(path, most, **fields)
+    return requests.post(daemon.url + path, json=asked, timeout=60).status_code
 
 
 def connect(daemon: Running) -> socket.socket:
@@ -65,10 +76,10 @@ def connect(daemon: Running) -> socket.socket:
     return socket.create_connection((address.hostname, address.port), 30)
 
 
-def stream(daemon: Running, **fields: Any) -> socket.socket:
-    """A client that asks for a long stream and reads nothing."""
-    content = json.dumps(body(stream=True, max_tokens=200, ignore_eos=True, **fields)).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+def begin(daemon: Running, path: str = CHAT, **fields: Any) -> socket.socket:
+    """A client that asks for a long answer, by default a stream, and reads nothing."""
+    content = json.dumps(body(path, 200, **{"stream": True, **fields})).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     client = connect(daemon)
     client.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
     return client
@@ -77,7 +88,7 @@ def stream(daemon: Running, **fields: Any) -> socket.socket:
 def counts(daemon: Running) -> dict[str, Any]:
     """What must not leak, after a request whose prefix is then the one that is cached."""
     process = psutil.Process(daemon.process.pid)
-    ask(daemon, temperature=0, ignore_eos=True)
+    ask(daemon, temperature=0)
     engine = daemon.get("/v1/status")["engine"]
     time.sleep(0.05)  # the daemon's end of these two connections closes after ours
     return {
@@ -103,8 +114,8 @@ def test_ten_times_too_many_get_429_and_nothing_stays(daemon: Running) -> None:
     before, rss = counts(daemon), psutil.Process(daemon.process.pid).memory_info().rss
     clients = 10 * (SLOTS + QUEUE)
     with ThreadPoolExecutor(clients) as pool:
-        long = {"max_tokens": 100, "ignore_eos": True}
-        found = Counter(pool.map(lambda _: ask(daemon, **long), range(clients * LOAD)))
+        doors = itertools.islice(itertools.cycle(DOORS), clients * LOAD)
+        found = Counter(pool.map(lambda path: ask(daemon, path, 100), doors))
     assert set(found) <= {200, 429}
     assert found[200] >= SLOTS + QUEUE
     assert found[429] > 0
@@ -116,9 +127,10 @@ def test_ten_times_too_many_get_429_and_nothing_stays(daemon: Running) -> None:
 def test_clients_that_leave_or_never_read_leave_nothing(daemon: Running) -> None:
     before = counts(daemon)
     for _ in range(5 * LOAD):
-        clients = [stream(daemon) for _ in range(SLOTS + QUEUE)]
+        doors = itertools.islice(itertools.cycle(DOORS), SLOTS + QUEUE)
+        clients = [begin(daemon, path, stream=number > 5) for number, path in enumerate(doors)]
         for number, client in enumerate(clients):
-            if number % 2:
+            if number > 5 and number % 2:
                 client.recv(20)
             client.close()
     returns_to(daemon, before)
@@ -127,7 +139,7 @@ def test_clients_that_leave_or_never_read_leave_nothing(daemon: Running) -> None
 
 def test_idle_connections_and_sleeping_readers_hold_up_nobody(daemon: Running) -> None:
     before = counts(daemon)
-    held = [connect(daemon) for _ in range(200 * LOAD)] + [stream(daemon) for _ in range(SLOTS)]
+    held = [connect(daemon) for _ in range(200 * LOAD)] + [begin(daemon) for _ in range(SLOTS)]
     assert [ask(daemon) for _ in range(5)] == [200] * 5
     assert counts(daemon)["connections"] == before["connections"] + len(held)
     for client in held:

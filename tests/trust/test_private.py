@@ -113,6 +113,7 @@ def send(daemon: Running, rng: random.Random, private: bool) -> None:
             ),
             ("v1/responses", {"input": text, "max_output_tokens": most, "instructions": word}),
             ("v1/messages", {**told, "system": word, "metadata": {"user_id": word}}),
+            ("v1/completions", {"prompt": text, "max_tokens": most, "user": word}),
         ]
     )
     body: dict[str, Any] = {
@@ -170,6 +171,7 @@ def test_no_byte_of_it_reaches_the_cloud(recorder: Recorder, tmp_path: Path) -> 
         told = {"messages": [{"role": "user", "content": SECRET}]}
         for path, asked in (
             ("/v1/chat/completions", told),
+            ("/v1/completions", {"prompt": SECRET}),
             ("/v1/responses", {"input": SECRET}),
             ("/v1/messages", {**told, "max_tokens": 9}),
             ("/api/chat", told),
@@ -180,7 +182,9 @@ def test_no_byte_of_it_reaches_the_cloud(recorder: Recorder, tmp_path: Path) -> 
                 post(daemon, path, forced)
         exported = daemon.get("/v1/status")["log"]["today"]
         doors = {row["door"] for row in logged(tmp_path)}
-    assert doors == {"chat/completions", "responses", "messages", "api/chat", "api/generate"}
+    assert doors == {
+        *("chat/completions", "completions", "responses", "messages", "api/chat", "api/generate"),
+    }
     assert exported["cloud"] > 0
     assert OPEN.encode() in recorder.received
     assert SECRET.encode() not in recorder.received

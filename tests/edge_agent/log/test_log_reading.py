@@ -168,3 +168,24 @@ def test_the_view_answers_plain_sql(store: Store, database: Path) -> None:
     with sqlite3.connect(database) as db:
         row = db.execute("SELECT time_utc, source, cost_usd, adapter FROM log").fetchone()
     assert row == ("1970-01-01 00:00:00", "cloud", 0.5, "base")
+
+
+def test_the_view_says_how_an_answer_ended(store: Store, database: Path) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    for id_, fields in (
+        ("whole", {}),
+        ("calls", {"text": "", "tool_calls": ((call,),), "finish_reasons": ("tool_calls",)}),
+        ("left", {"text": "", "finish_reasons": (None,), "disconnected": True}),
+        ("broke", {"text": "Fort", "finish_reasons": (None,), "error": "llama.cpp failed"}),
+    ):
+        store.save(a_query(id=id_), a_decision(), an_outcome(**fields)).result()
+    with sqlite3.connect(database) as db:
+        rows = {row[0]: row[1:] for row in db.execute("SELECT id, answer, ended FROM log")}
+    answer, ended = rows.pop("calls")
+    assert json.loads(answer) == [call]
+    assert ended == "tool_calls"
+    assert rows == {
+        "whole": ("Forty-two.", "stop"),
+        "left": ("", "cancelled"),
+        "broke": ("Fort", "failed"),
+    }

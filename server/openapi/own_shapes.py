@@ -1,0 +1,195 @@
+"""Answers of our own endpoints: feedback, decisions, training, status and health.
+
+Rows of the log and of training keep their columns' names; `edge_agent/log/schema.py` describes
+them. Times are Unix seconds, rates are in [0, 1], money is in USD.
+"""
+
+from typing import Any, Literal
+
+from edge_agent.budget.limits import LimitState
+from edge_agent.records.generation import EngineStats
+from edge_agent.records.query import After, Reason, Route, Source
+from server.openapi.shapes import OpenShape, Shape, absent
+
+
+class FeedbackTaken(Shape):
+    """What was kept."""
+
+    object: Literal["feedback"]
+    id: str
+    created: int
+    rating: float | None
+
+
+class LoggedQuery(OpenShape):
+    """A row of `query`."""
+
+    seq: int
+    id: str
+    at: float
+    kind: str
+    door: str | None
+    model: str
+    route: Route
+    private: bool
+    messages: list[dict[str, Any]] | None
+
+
+class LoggedDecision(OpenShape):
+    """A row of `decision`."""
+
+    route: Literal["local", "cloud"]
+    reason: Reason
+    p_offload: float | None
+    threshold: float | None
+    propensity: float
+    adapter: str
+
+
+class LoggedChoice(OpenShape):
+    """A row of `choice`."""
+
+    number: int
+    text: str
+    finish_reason: str | None
+    tool_calls: list[dict[str, Any]] | None
+
+
+class LoggedResponse(OpenShape):
+    """A row of `response`, with its choices."""
+
+    source: Source
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float | None
+    error: str | None
+    disconnected: bool
+    choices: list[LoggedChoice]
+
+
+class LoggedDecisionReport(Shape):
+    """Everything the log holds of one query."""
+
+    query: LoggedQuery
+    decision: LoggedDecision
+    response: LoggedResponse
+    feedback: list[dict[str, Any]]
+    audit: list[dict[str, Any]]
+    ledger: list[dict[str, Any]]
+
+
+class TrainingRound(OpenShape):
+    """A row of `training_round`."""
+
+    id: int
+    state: str
+    reason: str | None
+    settings: dict[str, Any] | None
+    gate: dict[str, Any] | None
+
+
+class RunningRound(TrainingRound):
+    """The round that runs, and its newest step."""
+
+    step: dict[str, Any] | None
+
+
+class TrainingReport(Shape):
+    """Rounds of training, newest last."""
+
+    object: Literal["training"]
+    waiting_for: str | None
+    running: RunningRound | None
+    rounds: list[TrainingRound]
+
+
+class Health(Shape):
+    """That the daemon is ready."""
+
+    status: Literal["ok"]
+
+
+class ServedModel(Shape):
+    """The small model."""
+
+    name: str
+    path: str
+    offload_token: str | None
+    context_limit: int
+
+
+class ServedAdapter(Shape):
+    """The adapter that serves."""
+
+    version: str
+    trained: bool
+    dual: float | None
+
+
+class Policy(Shape):
+    """How routes are decided now."""
+
+    policy: Literal["threshold", "cold_start"]
+    note: str | None
+    window: int
+    min_gain: float
+    after: After = absent("Once an adapter is trained, as `price`")
+    threshold: float | None
+    price: float | None = absent()
+    rate_target: float | None
+
+
+class CloudState(Shape):
+    """The cloud, and what its refusals taught."""
+
+    url: str
+    model: str | None
+    state: str
+    last_failure: str | None
+    mended: list[str]
+
+
+class CountsToday(Shape):
+    """Logged queries since local midnight, and by who answered."""
+
+    queries: int
+    local: int
+    cloud: int
+    fallback: int
+
+
+class LogState(Shape):
+    """The log."""
+
+    enabled: bool | None
+    path: str
+    today: CountsToday | None
+    on_failure: str
+    failing: str | None
+    failing_since: float | None
+    unlogged: int
+
+
+class TrainingState(OpenShape):
+    """What of training runs, and how the last round ended."""
+
+    round: int | None
+    phase: str | None
+    waiting_for: str | None
+    last: dict[str, Any] | None
+
+
+class Status(Shape):
+    """What `edge-agent status` shows; null: the database cannot be read."""
+
+    version: str
+    started_at: float
+    uptime_s: float
+    model: ServedModel
+    adapter: ServedAdapter
+    engine: EngineStats
+    decision: Policy
+    budget: dict[str, LimitState] | None
+    cloud: CloudState | None
+    training: TrainingState | None
+    log: LogState
