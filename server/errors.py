@@ -42,6 +42,8 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
 }
 """HTTP status → type; any other is an api_error."""
+NO_THREADS = "thread_unsupported_request"
+"""Code of the refusal upon which Anthropic's SDKs send the whole conversation instead."""
 
 
 _OPENAI_SCHEMA = {
@@ -119,7 +121,12 @@ def error_object(error: EdgeAgentError, path: str = "") -> dict[str, Any]:
         message = error.message
         if isinstance(error, ContextLengthExceeded):
             message = f"prompt is too long: {message}"  # the words that clients look for
-        said = {"type": _ANTHROPIC_TYPES.get(error.status, "api_error"), "message": message}
+        said: dict[str, Any] = {
+            "type": _ANTHROPIC_TYPES.get(error.status, "api_error"),
+            "message": message,
+        }
+        if error.code == NO_THREADS:
+            said["details"] = {"error_code": NO_THREADS, "unsupported": []}
         return {"type": "error", "error": said, "request_id": f"req_{ULID()}"}
     code: str | int | None = error.code
     if code is None and isinstance(error, Unavailable):
