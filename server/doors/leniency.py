@@ -1,11 +1,12 @@
 """What SDKs and apps send along that asks for nothing, in OpenAI's chat and plain completions.
 
 Fields that an earlier answer carried come back with the history; a limit of -1 is none; a sampler
-may be sent with the value that turns it off. `asked` leaves all of it out. Whatever is left out of
-the history without being null, empty or a default is named, for `edge_agent.ignored`.
+may be sent with the value that turns it off; how much a model may think is a hint. `asked` leaves
+all of it out, and `left_out` names what of it was more than null, empty or a default.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,9 +24,12 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
     "dynatemp_range": (0,),
     "dry_multiplier": (0,),
     "mirostat": (0,),
-    "stop": ("", [""]),
+    "stop": ("",),
 }
 """Field → the values with which llama-server, vLLM and LM Studio turn it off."""
+_THINKING = ("thinking", "enable_thinking", "think", "reasoning", "include_reasoning")
+"""Hints on how much to think, and whether to show it, in other vendors' words. They stay here: a
+reservation holds for what `reasoning_effort` may cost."""
 _SAME = {"repetition_penalty": "repeat_penalty"}
 """vLLM's name → llama-server's."""
 
@@ -62,16 +66,19 @@ def asked(body: Mapping[str, Any]) -> dict[str, Any]:
         del found["top_logprobs"]
     if isinstance(found.get("model"), str):
         found["model"] = found["model"].removesuffix(":latest")  # as Ollama lists it
+    for field in _THINKING:
+        found.pop(field, None)
     if isinstance(found.get("messages"), list):
         found["messages"] = [_message(message) for message in found["messages"]]
     _choose(found)
+    _name_schema(found)
     return found
 
 
-def left_out(messages: list[Any]) -> tuple[str, ...]:
-    """Where `asked` leaves something out of `messages`: each field once, at its first place."""
-    found: dict[str, str] = {}
-    for index, message in enumerate(messages):
+def left_out(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where `asked` leaves something out of `body`: each field once, at its first place."""
+    found = {field: field for field in _THINKING if body.get(field) is not None}
+    for index, message in enumerate(body["messages"]):
         for where, field, value in _extras(message):
             if value not in (None, "", [], {}) and (where or field != "reasoning"):
                 found.setdefault(field, f"messages[{index}]{where}.{field}")
@@ -91,11 +98,23 @@ def _choose(body: dict[str, Any]) -> None:
     if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
         return
     allowed = choice.get("allowed_tools")
-    listed = allowed.get("tools") if isinstance(allowed, dict) else None
+    if not isinstance(allowed, dict):
+        return
+    listed = allowed.get("tools")
     if isinstance(listed, list) and isinstance(body.get("tools"), list):
         names = [_name(tool) for tool in listed]
         body["tools"] = [tool for tool in body["tools"] if _name(tool) in names]
         body["tool_choice"] = allowed.get("mode", "auto")
+
+
+def _name_schema(body: dict[str, Any]) -> None:
+    """The name of a schema is a label: SDKs take it from a class, e.g. "Page[int]"."""
+    shape = body.get("response_format")
+    schema = shape.get("json_schema") if isinstance(shape, dict) else None
+    name = schema.get("name") if isinstance(schema, dict) else None
+    if isinstance(shape, dict) and isinstance(schema, dict) and isinstance(name, str):
+        label = re.sub(r"[^a-zA-Z0-9_-]+", "_", name)[:64] or "answer"
+        body["response_format"] = {**shape, "json_schema": {**schema, "name": label}}
 
 
 def _name(tool: Any) -> Any:
@@ -113,8 +132,8 @@ def _message(message: Any) -> Any:
     content = found.get("content")
     if isinstance(content, list):
         found["content"] = [_part(part, said) for part in content if not _thought(part, said)]
-    if not found.get("content") and message.get("role") in ("assistant", "tool"):
-        found["content"] = "" if message["role"] == "tool" else None
+    if found.get("content") == [] or (found.get("content") is None and found.get("role") == "tool"):
+        found["content"] = ""
     if said and isinstance(message.get("tool_calls"), list):
         found["tool_calls"] = [_call(call) for call in message["tool_calls"]]
     return found

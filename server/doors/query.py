@@ -79,7 +79,7 @@ def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", cli
     """The query of a chat completion. Raises InvalidRequest or NotFound, naming the field."""
     route = _route(request)
     check_encodable(body)
-    ignored = leniency.left_out(body["messages"])
+    ignored = leniency.left_out(body)
     body = leniency.asked(body)
     schemas.check(request.messages)
     if request.top_logprobs is not None and not request.logprobs:
