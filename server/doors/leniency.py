@@ -78,7 +78,7 @@ def asked(body: Mapping[str, Any]) -> dict[str, Any]:
 def left_out(body: Mapping[str, Any]) -> tuple[str, ...]:
     """Where `asked` leaves something out of `body`: each field once, at its first place."""
     found = {field: field for field in _THINKING if body.get(field) is not None}
-    for index, message in enumerate(body["messages"]):
+    for index, message in enumerate(body.get("messages", ())):
         for where, field, value in _extras(message):
             if value not in (None, "", [], {}) and (where or field != "reasoning"):
                 found.setdefault(field, f"messages[{index}]{where}.{field}")

@@ -121,6 +121,7 @@ def from_completion(
     """The query of a plain completion. Raises InvalidRequest or NotFound, naming the field."""
     route = _route(request)
     check_encodable(body)
+    ignored = leniency.left_out(body)
     body = leniency.asked(body)
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise InvalidRequest("best_of is only supported as the same number as n", param="best_of")
@@ -130,6 +131,7 @@ def from_completion(
         prompt_ids=ids,
         prompt=text,
         door="completions",
+        ignored=ignored,
         body=_as_sent({**body, "prompt": text}),
         sampling=_sampling(
             request,

@@ -115,6 +115,17 @@ async def test_the_history_may_carry_more_than_the_model_reads(
     assert not [place for place in named or () if place.rpartition(".")[2] in kept]
 
 
+@pytest.mark.parametrize("depth", [200, 700, 900, 980, 5000])
+async def test_arguments_nested_too_deeply_are_no_fault_of_the_server(
+    client: httpx.AsyncClient, depth: int
+) -> None:
+    call = {**CALL, "function": {"name": "f", "arguments": {"x": 0}}}
+    body = json.dumps({"model": "edge", "messages": [USER, {**ASKED, "tool_calls": [call]}]})
+    nested = body.replace('{"x": 0}', '{"x": ' * depth + "0" + "}" * depth)
+    answer = await client.post(CHAT, content=nested, headers={"Content-Type": "application/json"})
+    assert answer.status_code in (200, 400)
+
+
 @pytest.mark.parametrize("field", ["prefix", "partial", "function_call", "audio"])
 async def test_what_a_message_asks_for_is_not_passed_over(
     client: httpx.AsyncClient, field: str
@@ -181,6 +192,8 @@ async def test_how_much_to_think_is_a_hint_that_the_answer_names(
 ) -> None:
     assert (await ask(client, **hint))["ignored"] == list(hint)
     assert not set(hint) & set(agent.answers[0].query.body)
+    raw = await client.post("/v1/completions", json={"model": "edge", "prompt": "Hi", **hint})
+    assert raw.json()["edge_agent"]["ignored"] == list(hint)
 
 
 async def test_usage_in_a_stream_may_be_left_open(client: httpx.AsyncClient) -> None:
