@@ -41,6 +41,8 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
 }
 """HTTP status → type; any other is an api_error."""
+NO_THREADS = "thread_unsupported_request"
+"""Code of the refusal upon which Anthropic's SDKs send the whole conversation instead."""
 
 
 def shape_of(path: str) -> type[OpenAiError | AnthropicError | OllamaError]:
@@ -77,7 +79,12 @@ def error_object(error: EdgeAgentError, path: str = "") -> dict[str, Any]:
         if isinstance(error, ContextLengthExceeded):
             # Anthropic's sentence, which Claude Code and LangChain look for.
             message = f"prompt is too long: {error.tokens} tokens > {error.limit - 1} maximum"
-        said = {"type": _ANTHROPIC_TYPES.get(error.status, "api_error"), "message": message}
+        said: dict[str, Any] = {
+            "type": _ANTHROPIC_TYPES.get(error.status, "api_error"),
+            "message": message,
+        }
+        if error.code == NO_THREADS:
+            said["details"] = {"error_code": NO_THREADS, "unsupported": []}
         return {"type": "error", "error": said, "request_id": f"req_{ULID()}"}
     code: str | int | None = error.code
     if code is None and isinstance(error, Unavailable):

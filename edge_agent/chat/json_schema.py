@@ -61,6 +61,7 @@ def read_schema(document: Any, *, strict: bool = False) -> Schema:
     Raises SchemaError for what is unsupported, no schema, too large, or contradicts itself.
     """
     try:
+        document = _without_nulls(document)
         check_size(document)
         reader = _Reader(document, strict=strict)
         return reader.schema()
@@ -70,6 +71,23 @@ def read_schema(document: Any, *, strict: bool = False) -> Schema:
         raise
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise SchemaError(f"the schema is malformed: {error}", "#") from error
+
+
+def _without_nulls(schema: Any) -> Any:
+    """Generators write a keyword that they leave open as null, e.g. Go an empty "required"."""
+    if not isinstance(schema, dict):
+        return schema
+    found: dict[str, Any] = {}
+    for key, value in schema.items():
+        if value is None and key not in ("const", "default"):
+            continue
+        if key in _MAPS and isinstance(value, dict):
+            found[key] = {name: _without_nulls(inner) for name, inner in value.items()}
+        elif key in _LISTS | _SINGLE and isinstance(value, list):
+            found[key] = [_without_nulls(inner) for inner in value]
+        else:
+            found[key] = _without_nulls(value) if key in _SINGLE else value
+    return found
 
 
 class _Reader:

@@ -32,7 +32,8 @@ def from_response_format(response_format: Mapping[str, Any]) -> Schema | None:
     if kind == "text":
         return None
     if kind == "json_object":
-        schema = response_format.get("schema", {"type": "object"})  # llama-server's extension
+        schema = response_format.get("schema")  # llama-server's extension
+        schema = {"type": "object"} if schema is None else schema
         return _read(schema, "response_format.schema", strict=False)
     if kind == "json_schema":
         outer = response_format.get("json_schema")

@@ -24,6 +24,7 @@ from server.doors.query import check_encodable
 from server.doors.render import Shape
 from server.doors.schemas import DoorRequest, Extension
 from server.doors.translation import Translation, parts_of, refuse, require_kind, string, text_of
+from server.errors import NO_THREADS
 from server.openapi.anthropic_shapes import AnthropicMessage, CountedTokens, MessageStreamEvent
 from server.openapi.shapes import answers
 
@@ -97,6 +98,7 @@ class MessagesRequest(CountRequest):
     inference_geo: str | None = Field(None, description="A hint")
     diagnostics: dict[str, Any] | None = Field(None, description="A hint")
     user_profile_id: str | None = Field(None, description="A hint")
+    thread: dict[str, Any] | None = Field(None, description="Refused: nothing is stored")
     mcp_servers: list[dict[str, Any]] | None = Field(
         None, description="Not called; named in edge_agent.ignored"
     )
@@ -140,6 +142,9 @@ async def count_tokens(
 
 def translate(request: CountRequest) -> Translation:
     """The chat completion of a request. Raises InvalidRequest, naming the field."""
+    if isinstance(request, MessagesRequest) and request.thread is not None:
+        why = "thread is not supported: nothing is stored here; send the whole conversation"
+        raise InvalidRequest(why, param="thread", code=NO_THREADS)
     found = Translation("messages", {"model": request.model}, dict(_PLACES))
     system = _system(request.system)
     if system:

@@ -22,7 +22,7 @@ _STOP_REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "content_filt
 _TEXTS = {"text": "text", "thinking": "thinking"}
 """Type of a block → the field that holds its text."""
 _EMPTY: Mapping[str, Mapping[str, Any]] = {
-    "text": {"text": "", "citations": None},
+    "text": {"text": ""},
     "thinking": {"thinking": "", "signature": ""},
 }
 PING = 'event: ping\ndata: {"type":"ping"}\n\n'

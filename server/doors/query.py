@@ -25,7 +25,7 @@ from edge_agent.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from edge_agent.log import grader_spec
 from edge_agent.records.generation import Grammar, SamplingParams
 from edge_agent.records.query import Query, Route
-from server.doors import schemas
+from server.doors import leniency, schemas
 from server.doors.schemas import ChatRequest, CompletionRequest
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", cli
     """The query of a chat completion. Raises InvalidRequest or NotFound, naming the field."""
     route = _route(request)
     check_encodable(body)
+    ignored = leniency.left_out(body)
+    body = leniency.asked(body)
     schemas.check(request.messages)
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
@@ -105,6 +107,7 @@ def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", cli
         sampling=sampling,
         tools=tools,
         tool_format=tool_format,
+        ignored=ignored,
         unfollowed=_unfollowed(shape, tool_format),
     )
 
@@ -115,6 +118,8 @@ def from_completion(
     """The query of a plain completion. Raises InvalidRequest or NotFound, naming the field."""
     route = _route(request)
     check_encodable(body)
+    ignored = leniency.left_out(body)
+    body = leniency.asked(body)
     if request.best_of is not None and request.best_of != (request.n or 1):
         raise InvalidRequest("best_of is only supported as the same number as n", param="best_of")
     text, ids = _completion_prompt(request, agent, elsewhere=_elsewhere(request, route, agent))
@@ -123,6 +128,7 @@ def from_completion(
         prompt_ids=ids,
         prompt=text,
         door="completions",
+        ignored=ignored,
         body=_as_sent({**body, "prompt": text}),
         sampling=_sampling(
             request,

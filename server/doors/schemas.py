@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge_agent.errors import InvalidRequest
+from server.doors import leniency
 
 _SEED = 2**63 - 1
 
@@ -86,8 +87,6 @@ class Message(_Strict):
     tool_call_id: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
-    # SDKs send a whole answer back as a message, with these present and empty.
-    annotations: list[Any] | None = Field(None, max_length=0)
     cache_control: dict[str, Any] | None = None
 
 
@@ -125,8 +124,9 @@ class NamedTool(_Strict):
 class StreamOptions(_Strict):
     """Options of a streamed answer."""
 
-    include_usage: bool = False
-    include_obfuscation: Literal[False] = False
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+    continuous_usage_stats: Literal[False] | None = Field(None, description="vLLM")
 
 
 class _Generation(_Strict):
@@ -169,6 +169,11 @@ class _Generation(_Strict):
     cache_control: dict[str, Any] | None = Field(None, description="A hint, for the cloud")
     prompt_cache_key: str | None = Field(None, description="A hint, for the cloud")
     prompt_cache_retention: str | None = Field(None, description="A hint, for the cloud")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_asks_for_nothing(cls, data: Any) -> Any:
+        return leniency.asked(data) if isinstance(data, dict) else data
 
 
 class ChatRequest(_Generation):

@@ -79,6 +79,7 @@ class AnthropicErrorDetail(Shape):
         "api_error",
     ]
     message: str
+    details: dict[str, Any] = absent("Of a refusal that SDKs know how to go on from")
 
 
 class AnthropicError(Shape):

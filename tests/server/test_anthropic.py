@@ -45,9 +45,7 @@ async def test_a_message_is_answered(
         },
     )
     answer = await raw.parse()
-    assert [block.to_dict() for block in answer.content] == [
-        {"type": "text", "text": "Hello", "citations": None}
-    ]
+    assert [block.to_dict() for block in answer.content] == [{"type": "text", "text": "Hello"}]
     assert (answer.role, answer.stop_reason, answer.stop_sequence) == (
         "assistant",
         "end_turn",
