@@ -10,30 +10,30 @@ Beside a `response_format` the output is a call in the same form, or JSON of tha
 import dataclasses
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from edge_agent.chat.guidance import TEXT, lark_grammar
 from edge_agent.chat.json_schema import Schema
 from edge_agent.chat.template import ChatTemplate
-from edge_agent.chat.tools import (
+from edge_agent.chat.tool_calls import (
     BareParser,
     Call,
     GenericParser,
     Parser,
     TaggedParser,
-    Tool,
+    Tools,
+    UntaggedParser,
     WrappedParser,
-    parse_choice,
-    parse_tools,
 )
+from edge_agent.chat.tools import Tool, parse_choice, parse_tools
 from edge_agent.records.generation import Grammar, TokenEvent
 from edge_agent.records.query import Delta
 
 Style = Literal["tagged", "bare", "generic"]
 
-_PARSERS: dict[Style, type[TaggedParser | BareParser | GenericParser]] = {
+_PARSERS: dict[Style, Callable[[Tools], Parser]] = {
     "tagged": TaggedParser,
     "bare": BareParser,
     "generic": GenericParser,
@@ -132,8 +132,11 @@ class ToolParser:
         self._format = tool_format
         self._tools = {tool.name: tool.parameters for tool in tool_format.tools}
         style: Style = tool_format.style
-        wrapped = style == "generic" and tool_format.answer is not None
-        self._kind = WrappedParser if wrapped else _PARSERS[style]
+        self._kind: Callable[[Tools], Parser] = _PARSERS[style]
+        if style == "generic" and tool_format.answer is not None:
+            self._kind = WrappedParser
+        elif style == "tagged" and tool_format.grammar is None:
+            self._kind = UntaggedParser
         self._parsers: dict[int, Parser] = {}
         self._calls: dict[int, int] = {}
 

@@ -77,6 +77,8 @@ CALL_2 = '<tool_call>{"name": "look_up", "arguments": {"key": "é"}}</tool_call>
 XML = "<tool_call>\n<function=add>\n<parameter=a>\n3\n</parameter>\n</function>\n</tool_call>"
 XML_2 = "<tool_call><function=look_up><parameter=key>12</parameter></function></tool_call>"
 BARE = '{"name": "add", "parameters": {"a": 3}}'
+FENCED = f"```json\n{BARE}\n```"
+FENCED_2 = '```json\n{"name": "look_up", "arguments": {"key": "é"}}\n```'
 GENERIC = '{"tool_call": {"name": "add", "arguments": {"a": 3}}}'
 GENERIC_2 = json.dumps(
     {
@@ -104,6 +106,20 @@ A, B = ("add", {"a": 3}), ("look_up", {"key": "é"})
         ("qwen", '<tool_call>{"name": "rm"', '<tool_call>{"name": "rm"', []),
         ("qwen", CALL.replace("add", "rm"), CALL.replace("add", "rm"), []),
         ("qwen", "trailing \n", "trailing \n", []),
+        ("qwen", FENCED, "", [A]),
+        ("qwen", f"{FENCED}\n{FENCED_2}\n", "", [A, B]),
+        ("qwen", f"[{BARE}]", "", [A]),
+        ("qwen", f"```\n{BARE}\n```", "", [A]),
+        ("qwen", f" {BARE}\n", "", [A]),
+        ("qwen", FENCED.replace("add", "rm"), FENCED.replace("add", "rm"), []),
+        ("qwen", f"{FENCED}\nThis adds.", f"{FENCED}\nThis adds.", []),
+        ("qwen", f"Like so:\n{FENCED}", f"Like so:\n{FENCED}", []),
+        ("qwen", '{"name": "Ada"}', '{"name": "Ada"}', []),
+        ("qwen", '```json\n{"a": 1}\n```\n', '```json\n{"a": 1}\n```\n', []),
+        ("qwen", "```python\nadd(3)\n```", "```python\nadd(3)\n```", []),
+        ("qwen", f"``` {CALL}", "```", [A]),
+        ("qwen", '{"name": "add", "arg', '{"name": "add", "arg', []),
+        ("llama", FENCED, "", [A]),
         ("llama", BARE, "", [A]),
         ("llama", f'{{"type": "function", {BARE[1:]}', "", [A]),
         ("llama", f'{BARE}; {{"name":"look_up","parameters":{{"key":"é"}}}}', "", [A]),
@@ -136,6 +152,12 @@ def test_text_streams_as_it_comes(qwen: ChatTemplate, plain: ChatTemplate) -> No
     assert _read(_format(qwen), ["Let", " me", " <to", "ast"])[0] == ["Let", " me", " <toast"]
     pieces = ['{"response": "', "Hel", "lo\\", "nyou", '"}']
     assert _read(_format(plain), pieces)[0] == ["Hel", "lo", "\nyou"]
+
+
+def test_no_answer_that_keeps_to_its_schema_is_taken_for_a_call(qwen: ChatTemplate) -> None:
+    schema = {"type": "object", "properties": {"name": {"enum": ["add"]}}}
+    text, calls, _ = _read(_format(qwen, answer=schema), ['{"name": "add"}'])
+    assert (text, calls) == (['{"name": "add"}'], [])
 
 
 def test_choices_do_not_mix(qwen: ChatTemplate) -> None:
