@@ -17,7 +17,6 @@ class TextBlock(Shape):
 
     type: Literal["text"]
     text: str
-    citations: None
 
 
 class ThinkingBlock(Shape):
