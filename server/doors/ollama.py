@@ -138,9 +138,7 @@ def _raw_query(body: GenerateBody, name: str, agent: Agent, client: str) -> Quer
     queries.check_encodable(sent)
     text, vocabulary = sent["prompt"], agent.engine.vocabulary
     queries.require_possible(text, agent.engine, "prompt")
-    ids = vocabulary.encode(text, special=True, bos=True)
-    if vocabulary.bos is not None and ids[:2] == [vocabulary.bos] * 2:
-        del ids[0]
+    ids = queries.encode_with_controls(text, vocabulary)
     request = validated(CompletionRequest, {**sent, "prompt": ids})
     query = queries.from_completion(request, sent, agent, client)
     query = dataclasses.replace(query, prompt=text, body={**query.body, "prompt": text})

@@ -31,6 +31,7 @@ from server.doors.schemas import ChatRequest, CompletionRequest
 if TYPE_CHECKING:
     from edge_agent.agent.agent import Agent
     from edge_agent.engine.engine import Engine
+    from models.llama.vocabulary import Vocabulary
 
 
 def require_possible(prompt: Any, engine: "Engine", param: str) -> None:
@@ -56,7 +57,7 @@ MODELS: Mapping[str, Route] = {
     "edge-local": Route.LOCAL,
     "edge-cloud": Route.CLOUD,
 }
-_LOCAL_ONLY = ("grammar", "logit_bias", "ignore_eos", "chat_template_kwargs")
+_LOCAL_ONLY = ("grammar", "logit_bias", "ignore_eos", "chat_template_kwargs", "parse_special")
 _MAX_STOPS = 16
 
 
@@ -359,13 +360,22 @@ def _completion_prompt(
             if elsewhere:
                 return text, ()
             raise
-        ids = tuple(vocabulary.encode(prompt, bos=True))
+        if request.parse_special:
+            ids = tuple(encode_with_controls(prompt, vocabulary))
+        else:
+            ids = tuple(vocabulary.encode(prompt, bos=True))
     else:
         check_token_ids(prompt, vocabulary.size, "prompt")
         ids, text = tuple(prompt), vocabulary.decode(prompt)
     if not ids:
         raise InvalidRequest("prompt is empty", param="prompt")
     return text, () if elsewhere and len(ids) >= agent.engine.context_limit else ids
+
+
+def encode_with_controls(text: str, vocabulary: "Vocabulary") -> list[int]:
+    """Token ids of a prompt that spells its control tokens out, BOS perhaps among them."""
+    ids = vocabulary.encode(text, special=True, bos=True)
+    return ids[1:] if vocabulary.bos is not None and ids[:2] == [vocabulary.bos] * 2 else ids
 
 
 def check_token_ids(ids: list[int], n_vocab: int, param: str) -> None:

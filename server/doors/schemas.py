@@ -204,6 +204,11 @@ class CompletionRequest(_Generation):
     )
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     best_of: Annotated[int, Field(ge=1, le=8)] | None = Field(None, description="Only as n")
+    parse_special: bool | None = Field(
+        None,
+        description="llama.cpp's word: control tokens that the prompt spells out, of a chat "
+        "template or of fill-in-the-middle, are tokens: answered locally",
+    )
     echo: Literal[False] | None = None
     suffix: Literal[""] | None = None
 

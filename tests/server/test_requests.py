@@ -52,6 +52,27 @@ async def test_every_sampling_field_reaches_the_engine(
     )
 
 
+async def test_a_raw_prompt_says_whether_it_holds_control_tokens(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
+    prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    for fields in ({}, {"parse_special": True}):
+        body = {"model": "edge", "prompt": prompt, **fields}
+        answer = await client.post("/v1/completions", json=body)
+        assert answer.status_code == 200, answer.text
+    plain, special = (answer.query for answer in agent.answers)
+    encode = agent.engine.vocabulary.encode
+    assert plain.prompt_ids == tuple(encode(prompt))
+    assert special.prompt_ids == tuple(encode(prompt, special=True))
+    assert len(special.prompt_ids) < len(plain.prompt_ids)
+    # No cloud knows the local model's template.
+    assert (plain.route, special.route) == (Route.AUTO, Route.LOCAL)
+    body = {"model": "edge-cloud", "prompt": prompt, "parse_special": True}
+    refused = await client.post("/v1/completions", json=body)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "parse_special"
+
+
 async def test_the_prompt_is_rendered_and_the_body_kept_as_sent(
     client: httpx.AsyncClient, agent: ScriptedAgent
 ) -> None:

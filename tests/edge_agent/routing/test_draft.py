@@ -146,7 +146,8 @@ async def test_the_log_probability_is_the_models_own_of_every_token(open_agent: 
         # The offload token has next to no mass in this model, masked or not.
         assert answer.decision.draft_logprob == pytest.approx(sum(shown), abs=1e-3)
         cold = dataclasses.replace(sampling, temperature=0.01)
-        again, _, _ = await answered(agent, sampling=cold)
+        again, deltas, _ = await answered(agent, sampling=cold)
+        shown = [entry.logprob for delta in deltas for entry in delta.logprobs]
         assert again.decision.draft_logprob == pytest.approx(sum(shown), abs=1e-3)
         whole = SamplingParams(temperature=0.0, max_tokens=300, top_logprobs=0)
         answer, deltas, _ = await answered(agent, sampling=whole)
