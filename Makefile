@@ -1,6 +1,6 @@
 # Everything from nothing: a virtual environment in .venv, pinned by constraints.txt.
 #   make run    set up what is missing and start the daemon
-#   make test   set up what is missing and run the tests
+#   make test   set up what is missing and run the tests, TEST_JOBS files at a time
 #   make soak-train   kill a short round of training KILLS times, and resume it each time
 #   make soak-daemon  kill a loaded daemon DAEMON_KILLS times, and look at what it left
 #   make soak-hour    SOAK_MINUTES of modest use, with training and swaps: nothing grows
@@ -15,6 +15,7 @@ BIN := $(VENV)/bin
 SERVE_FLAGS ?=
 DAEMON_KILLS ?= 300
 KILLS ?= 1000
+TEST_JOBS ?= 2
 SOAK_MINUTES ?= 60
 FUZZ_EXAMPLES ?= 2000
 FUZZED := tests/trust/test_api_fuzz.py tests/edge_agent/chat/test_hostile_templates.py \
@@ -37,7 +38,7 @@ run: $(VENV)/.serve
 	$(BIN)/edge-agent serve --reference-cloud $(SERVE_FLAGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" --numprocesses $(TEST_JOBS) --dist loadfile
 
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest -m long
