@@ -255,14 +255,24 @@ def _unwrapped(value: Any) -> list[Any]:
 
 
 def _call(value: Any, tools: Tools) -> Call | None:
+    """A call of a known tool, whose arguments are an object, or none at all."""
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
     if not isinstance(value, dict) or value.get("name") not in tools:
         return None
-    arguments = value.get("arguments", value.get("parameters", {}))
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    return value["name"], arguments
+    arguments = value.get("arguments", value.get("parameters"))
+    if isinstance(arguments, str):
+        return (value["name"], arguments) if _is_object(arguments) else None
+    if arguments is not None and not isinstance(arguments, dict):
+        return None
+    return value["name"], json.dumps(arguments or {}, ensure_ascii=False)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 _BETWEEN = re.compile(r"\A(?:[;\s]|```(?:json\b)?)*")
