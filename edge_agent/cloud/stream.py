@@ -97,6 +97,7 @@ class AnswerReader:
         """Length of all text so far."""
         self._n = n
         self._counted: Usage | None = None
+        self._tier: str | None = None
         self._said = self._uncounted = False
         self._sse = SseDecoder() if streamed else None
         self._body = bytearray()
@@ -113,8 +114,10 @@ class AnswerReader:
     def usage(self) -> Usage | None:
         """As it was reported; None so far, or without. Partial where the answer went on after
         the count, or was counted as nothing: it is billed all the same."""
-        counted = self._counted
-        if counted is None or not self._said:
+        if self._counted is None:
+            return None
+        counted = replace(self._counted, service_tier=self._tier)
+        if not self._said:
             return counted
         partial = self._uncounted or not counted.completion_tokens
         return replace(counted, partial=partial or counted.partial)
@@ -169,6 +172,8 @@ class AnswerReader:
         counted = read_usage(usage_of(chunk))
         self._counted = larger(self._counted, counted)
         self._uncounted = self._uncounted and counted is None
+        if isinstance(chunk.get("service_tier"), str):
+            self._tier = chunk["service_tier"]
         if isinstance(chunk.get("model"), str) and chunk["model"]:
             self.model = chunk["model"]
         choices = chunk.get("choices") or []

@@ -7,7 +7,7 @@ Hours of the day as a setting: "22-6" is from 22:00 to 6:00, across midnight.
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -107,6 +107,14 @@ class Price(_Section):
         None, ge=0, description="Where keeping it for five minutes costs less; None: as cache_write"
     )
     output: float = Field(ge=0)
+    tiers: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="What a service tier that the cloud reports costs, as a multiple of these"
+    )
+
+    def times(self, factor: float) -> "Price":
+        """All of it, so many times as dear."""
+        amounts = self.model_dump(exclude={"tiers"}, exclude_none=True)
+        return self.model_copy(update={name: factor * usd for name, usd in amounts.items()})
 
 
 CloudKind = Literal[
@@ -170,7 +178,8 @@ class CloudSettings(_Section):
     prices: dict[str, Price] = Field(
         default_factory=dict,
         description="USD per million tokens by cloud model: input, cached_input, cache_write, "
-        "cache_write_5m, output; known models need none (`edge-agent budget prices`)",
+        "cache_write_5m, output, and tiers such as { flex = 0.5 } as multiples of these; known "
+        "models need none (`edge-agent budget prices`)",
     )
 
     @model_validator(mode="after")

@@ -205,6 +205,8 @@ class Usage:
     """What a cloud itself says that it charges; None: it does not say."""
     partial: bool = False
     """Not everything was counted: the truth may be more."""
+    service_tier: str | None = None
+    """At which the cloud says that it answered; None: it does not say."""
 
     @property
     def total_tokens(self) -> int:

@@ -160,7 +160,9 @@ async def test_a_form_is_told_to_be_json(client: httpx.AsyncClient) -> None:
     assert "application/json" in error_of(answer)["message"]
 
 
-async def test_unknown_routes_methods_and_models(client: httpx.AsyncClient) -> None:
+async def test_unknown_routes_methods_and_models(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
     nowhere = await client.get("/v1/nowhere")
     assert (nowhere.status_code, error_of(nowhere)["type"]) == (404, "not_found_error")
     wrong = await client.get(CHAT)
@@ -173,7 +175,10 @@ async def test_unknown_routes_methods_and_models(client: httpx.AsyncClient) -> N
         assert answer.status_code == 404
         error = error_of(answer)
         assert error["code"] == "model_not_found"
-        assert "edge-local" in error["message"]
+        assert error["message"].endswith("there are edge, edge-local")
+    agent.cloud = object()
+    there = await client.post(CHAT, json={"model": "gpt-4o", "messages": [USER]})
+    assert error_of(there)["message"].endswith("there are edge, edge-local, edge-cloud")
 
 
 @pytest.mark.parametrize("stream", [False, True])
