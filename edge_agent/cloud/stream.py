@@ -6,6 +6,7 @@ Server-sent events from bytes (WHATWG HTML, "Server-sent events", §9.2.6).
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import Any
 
 from edge_agent.cloud.objects import (
     CallReader,
@@ -93,6 +94,8 @@ class AnswerReader:
         self.model: str | None = None
         self.done = False
         """`[DONE]` has arrived, or the answer came as one object."""
+        self.beside: dict[str, dict[str, Any]] = {}
+        """What was said beside tool calls and is kept, by the ids of these."""
         self.seen_chars = 0
         """Length of all text so far."""
         self._n = n
@@ -189,7 +192,7 @@ class AnswerReader:
                 noted = self._note(delta, counted=counted is not None)
                 self._turn[delta.index].hear(message_of(choice, self._part), noted.tool_calls)
                 if noted.finish_reason is not None and self._turns is not None:
-                    self._turns.keep(self._turn.pop(delta.index))
+                    self.beside |= self._turns.keep(self._turn.pop(delta.index))
                 yield noted
 
     def _note(self, delta: Delta, *, counted: bool = True) -> Delta:

@@ -269,6 +269,8 @@ class Outcome:
     disconnected: bool = False
     draft: str | None = None
     """What the local model had written where another text was served instead."""
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the cloud said beside its tool calls and wants to hear again, by the ids of these."""
 
 
 @dataclass(frozen=True, slots=True)

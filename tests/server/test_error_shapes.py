@@ -11,7 +11,14 @@ import httpx
 import pytest
 
 from edge_agent.config.settings import Settings
-from edge_agent.errors import BudgetExhausted, ContextLengthExceeded, QueueFull
+from edge_agent.errors import (
+    BudgetExhausted,
+    CloudDown,
+    CloudRefused,
+    CloudTimeout,
+    ContextLengthExceeded,
+    QueueFull,
+)
 from server import service
 from server.app import create_app
 from tests.server.scripted_agent import ScriptedAgent
@@ -206,6 +213,26 @@ async def test_what_the_agent_refuses(
     assert (answer.status_code, code, answer.headers.get("retry-after")) == expected
     # OpenAI's SDK repeats a 429 by itself; an empty budget will not be full in a second.
     assert ("x-should-retry" in answer.headers) == (code == "budget_exhausted")
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+@pytest.mark.parametrize(
+    ("refusal", "again"),
+    [
+        (CloudRefused("no tools here", sent=True), False),
+        (CloudDown("failed 5 times in a row", sent=False), False),
+        (CloudTimeout("no first byte", sent=True), True),
+    ],
+)
+async def test_what_the_cloud_refuses_is_not_asked_again_at_once(
+    client: httpx.AsyncClient, agent: ScriptedAgent, path: str, refusal: Exception, again: bool
+) -> None:
+    """The SDKs repeat a 502 twice, Claude Code ten times in some minutes, without a word."""
+    agent.refusal = refusal
+    body = {"model": "edge", "messages": [USER], "max_tokens": 9}
+    answer = await client.post(path, json=body)
+    assert answer.status_code == 502
+    assert answer.headers.get("x-should-retry") == (None if again else "false")
 
 
 async def test_a_bug_shows_the_client_no_traceback(

@@ -1,14 +1,20 @@
 """Prices that ship, and those of the configuration."""
 
+import json
 from datetime import date
 
 import pytest
 
 from edge_agent.budget.limits import cost_nano
 from edge_agent.cloud.prices import known_price, known_prices, shipped
+from edge_agent.cloud.stream import AnswerReader
 from edge_agent.config.settings import CloudSettings, Price
 from edge_agent.records.query import Usage
 
+CHUNK = {
+    "choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 1000, "completion_tokens": 1000, "total_tokens": 2000},
+}
 OPENAI = "https://api.openai.com/v1"
 
 
@@ -73,5 +79,9 @@ def test_no_price_that_ships_books_less_than_a_vendor_bills():
 def test_the_tier_that_a_cloud_reports_has_its_own_price(tier, nano_usd):
     price = known_price(cloud(), "gpt-5-mini").price
     assert cost_nano(Usage(1000, 1000, service_tier=tier), price) == nano_usd
+    reader = AnswerReader()
+    chunk = {**CHUNK, **({"service_tier": tier} if tier else {})}
+    assert list(reader.feed(f"data: {json.dumps(chunk)}\n\n".encode()))
+    assert reader.usage.service_tier == tier
     dear = Usage(1000, 1000, service_tier=tier, cost_usd=0.01)
     assert cost_nano(dear, price) == 10_000_000
