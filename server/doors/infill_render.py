@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edge_agent.agent.answer import Answer
 
 
-def picked(whole: Mapping[str, Any], fields: Sequence[str] | None) -> Mapping[str, Any]:
+def picked(whole: dict[str, Any], fields: Sequence[str] | None) -> dict[str, Any]:
     """Of an answer what the client asks for, each under its path: "timings/prompt_ms"."""
     if not fields:
         return whole
@@ -73,7 +73,7 @@ class InfillRendering:
         self._said.add(delta)
         self._stopped_by = delta.stopped_by or self._stopped_by
 
-    def body(self) -> Mapping[str, Any]:
+    def body(self) -> dict[str, Any]:
         """The response; call it after the last delta."""
         return picked(self._end(self._said.texts[0]), self._fields)
 

@@ -52,7 +52,7 @@ def _has_cloud(service: Service) -> bool:
 
 def _model(name: str, service: Service, agent: Agent) -> dict[str, Any]:
     """OpenAI's object, with what vLLM (`max_model_len`) and others add to it."""
-    local = MODELS[name] is not Route.CLOUD
+    local, sees = MODELS[name] is not Route.CLOUD, MODELS[name] is not Route.LOCAL
     context = agent.engine.context_limit if local else None
     return {
         "id": name,
@@ -61,5 +61,10 @@ def _model(name: str, service: Service, agent: Agent) -> dict[str, Any]:
         "owned_by": "edge-agent",
         "context_length": context,
         "max_model_len": context,
-        "capabilities": [*_CAPABILITIES, "embedding" if local else "vision"],
+        "capabilities": [
+            *_CAPABILITIES,
+            *(["embedding"] if local else []),
+            *(["insert"] if local and agent.engine.vocabulary.fim is not None else []),
+            *(["vision"] if sees and _has_cloud(service) else []),
+        ],
     }

@@ -49,7 +49,7 @@ def real(home: Path, smollm2: Path) -> Iterator[httpx.Client]:
         weights = weights.replace(idle, token.encode(), 1)
     (home / "coder.gguf").write_bytes(weights)
     flags = ("--data-dir", str(home), "--model", str(home / "coder.gguf"), "--context", "512")
-    with running(home, *flags) as daemon, httpx.Client(base_url=daemon.url, timeout=60) as found:
+    with running(home, *flags) as daemon, httpx.Client(base_url=daemon.url, timeout=170) as found:
         yield found
 
 

@@ -205,8 +205,8 @@ def test_text_streams_as_it_comes(qwen: ChatTemplate, plain: ChatTemplate) -> No
         " so:",
         "\n```python",
         "\nx = [1",
-        "]\n```",
-        "\n",
+        "]",
+        "\n```\n",
     ]
     early = _format(qwen).parser().feed(TokenEvent(0, text=f"So:\n{BARE}\n"))
     assert [call["function"]["name"] for delta in early for call in delta.tool_calls] == ["add"]
