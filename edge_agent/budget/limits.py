@@ -120,7 +120,7 @@ def cost_nano(usage: Usage, price: Price | None) -> int | None:
     said = None if usage.cost_usd is None else Decimal(repr(usage.cost_usd)) * _NANO
     if price is None:
         return None if said is None else _ceiling(said)
-    tier = _decimal(price.tiers.get(usage.service_tier or "", 1.0))
+    tier = _decimal((price.tiers or {}).get(usage.service_tier or "", 1.0))
     cached = min(usage.cached_tokens, usage.prompt_tokens)
     written = min(usage.cache_write_tokens, usage.prompt_tokens - cached)
     short = min(usage.short_write_tokens, written)

@@ -107,8 +107,8 @@ class Price(_Section):
         None, ge=0, description="Where keeping it for five minutes costs less; None: as cache_write"
     )
     output: float = Field(ge=0)
-    tiers: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        {}, description="What a service tier that the cloud reports costs, as a multiple of these"
+    tiers: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="What service tiers that the cloud reports cost, as multiples of these"
     )
 
     def times(self, factor: float) -> "Price":
@@ -178,8 +178,7 @@ class CloudSettings(_Section):
     prices: dict[str, Price] = Field(
         default_factory=dict,
         description="USD per million tokens by cloud model: input, cached_input, cache_write, "
-        "cache_write_5m, output, and tiers such as { flex = 0.5 } as multiples of these; known "
-        "models need none (`edge-agent budget prices`)",
+        "cache_write_5m, output; known models need none (`edge-agent budget prices`)",
     )
 
     @model_validator(mode="after")
