@@ -18,6 +18,7 @@ from server.doors import (
     docs,
     embeddings,
     feedback,
+    infill,
     models,
     ollama,
     ollama_models,
@@ -82,8 +83,8 @@ def create_app(
     app.state.service = service
     app.state.metrics = metrics
     errors.install(app)
-    doors = (chat, completions, responses, anthropic, models, embeddings, ollama, ollama_models)
-    for routes in (*doors, feedback, training, admin, docs):
+    doors = (chat, completions, infill, responses, anthropic, models, embeddings)
+    for routes in (*doors, ollama, ollama_models, feedback, training, admin, docs):
         app.include_router(routes.router)
     app.add_middleware(Admission, service=service)
     limit = int(settings.server.max_body_mb * 1_000_000)

@@ -17,6 +17,8 @@ from ulid import ULID
 
 from edge_agent.errors import (
     BudgetExhausted,
+    CloudDown,
+    CloudRefused,
     ContextLengthExceeded,
     EdgeAgentError,
     InvalidRequest,
@@ -108,8 +110,9 @@ def error_response(error: EdgeAgentError, path: str = "") -> JSONResponse:
     retry_after_s = getattr(error, "retry_after_s", 1 if isinstance(error, Unavailable) else None)
     if retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
-    if isinstance(error, BudgetExhausted):
-        headers["x-should-retry"] = "false"  # else OpenAI's SDK tries again within seconds
+    if isinstance(error, BudgetExhausted | CloudRefused | CloudDown):
+        # Else the SDKs try again within seconds, and Claude Code ten times, without a word.
+        headers["x-should-retry"] = "false"
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     body = error_object(error, path)

@@ -32,7 +32,7 @@ def write_tiny_gguf(
     context: int = 256,
     tied: bool = True,
     seed: int = 0,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str | int] | None = None,
 ) -> Path:
     """Write a random model with a byte-level vocabulary of some 270 tokens (weights F32).
 
@@ -67,7 +67,7 @@ def write_tiny_gguf(
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     for key, value in (metadata or {}).items():
-        writer.add_string(key, value)
+        (writer.add_uint32 if isinstance(value, int) else writer.add_string)(key, value)
 
     def random(*shape: int) -> np.ndarray:
         return rng.normal(0, 0.05, shape).astype(np.float32)

@@ -396,4 +396,5 @@ class Answer:
             error=error,
             disconnected=gone,
             draft=self._draft.text if self._draft and not self._draft.released else None,
+            beside=call.beside if call else {},
         )

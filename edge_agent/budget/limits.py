@@ -114,11 +114,13 @@ def window_calls(rate: float, window: int) -> int:
 def cost_nano(usage: Usage, price: Price | None) -> int | None:
     """What `usage` costs, rounded up: by `price` or as the cloud says, whichever is more.
 
-    Prompt tokens that a cache gave or took have their own prices. None if nobody knows a price.
+    Prompt tokens that a cache gave or took have their own prices, and so have service tiers. None
+    if nobody knows a price.
     """
     said = None if usage.cost_usd is None else Decimal(repr(usage.cost_usd)) * _NANO
     if price is None:
         return None if said is None else _ceiling(said)
+    tier = _decimal((price.tiers or {}).get(usage.service_tier or "", 1.0))
     cached = min(usage.cached_tokens, usage.prompt_tokens)
     written = min(usage.cache_write_tokens, usage.prompt_tokens - cached)
     short = min(usage.short_write_tokens, written)
@@ -132,7 +134,7 @@ def cost_nano(usage: Usage, price: Price | None) -> int | None:
         + short * _decimal(short_price)
         + usage.completion_tokens * _decimal(price.output)
     )
-    return _ceiling(max(usd_million * _NANO_PER_TOKEN, said or Decimal(0)))
+    return _ceiling(max(tier * usd_million * _NANO_PER_TOKEN, said or Decimal(0)))
 
 
 def worst_cost_nano(prompt_tokens: int, max_tokens: int, price: Price) -> int:

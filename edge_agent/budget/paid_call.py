@@ -53,7 +53,8 @@ class Assistance:
         if query.private:
             raise Forbidden("a private query never leaves this machine")
         wanted = query.sampling.max_tokens or self.max_tokens
-        body = self.cloud.recalled({k: v for k, v in query.body.items() if k not in _LOCAL_FIELDS})
+        asked = {k: v for k, v in query.body.items() if k not in _LOCAL_FIELDS}
+        body = await asyncio.to_thread(self.cloud.recalled, asked)
         prompt_tokens = prompt_token_bound(body)
         reservation = await asyncio.to_thread(
             self.ledger.reserve,
@@ -91,6 +92,11 @@ class PaidCall:
     def usage(self) -> Usage | None:
         """As the cloud reported it; None until the end, or if it never did."""
         return self.answer.usage if self.answer else None
+
+    @property
+    def beside(self) -> Mapping[str, Mapping[str, Any]]:
+        """What was said beside tool calls, as `Outcome.beside`."""
+        return self.answer.beside if self.answer else {}
 
     @property
     def model(self) -> str:

@@ -6,7 +6,7 @@ tag, an open call) it holds back; nothing is lost: what turns out to be no call 
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Protocol
 
 Call = tuple[str, str]
@@ -55,7 +55,7 @@ class TaggedParser:
                 yield before.rstrip()
             self._inside = not self._inside
         if not self._inside:
-            yield from self._release(len(self._held) - _undecided(self._held, self._OPEN))
+            yield from self._release(len(self._held) - undecided(self._held, self._OPEN))
 
     def close(self) -> Iterator[str | Call]:
         held, self._held = self._held, ""
@@ -70,7 +70,7 @@ class TaggedParser:
             yield text
 
     def _call(self, body: str, raw: str) -> Iterator[str | Call]:
-        calls = _calls(body, self._tools) or _xml_calls(body, self._tools)
+        calls = calls_in(body, self._tools) or xml_calls(body, self._tools)
         self._called = self._called or bool(calls)
         yield from calls
         if not calls:
@@ -78,13 +78,8 @@ class TaggedParser:
 
 
 class BareParser:
-    """Llama 3: the whole output is `{"name": …, "parameters": {…}}`, or several with ";".
+    """The whole output is `{"name": …, "parameters": {…}}`, or no call: where a grammar holds."""
 
-    A list of calls, and calls in a code fence, are read as well.
-    """
-
-    _PREFIXES: ClassVar[tuple[str, ...]] = ("<|python_tag|>", "```json", "```", "[")
-    """What may stand before a call."""
     _KEYS: ClassVar[tuple[str, ...]] = ("name", "type", "function")
     """With one of these a call begins."""
 
@@ -98,44 +93,15 @@ class BareParser:
             yield text
             return
         self._held += text
-        if not self._may_be_call():
+        if not may_begin(self._held, self._KEYS):
             self._is_text = True
             held, self._held = self._held, ""
             yield held
 
-    def _may_be_call(self) -> bool:
-        squeezed = "".join(self._held.split())
-        for prefix in self._PREFIXES:
-            if prefix.startswith(squeezed):
-                return True
-            squeezed = squeezed.removeprefix(prefix)
-        calls = [f'{{"{key}"' for key in self._KEYS]
-        return any(b.startswith(squeezed) or squeezed.startswith(b) for b in calls)
-
     def close(self) -> Iterator[str | Call]:
         held, self._held = self._held, ""
         if held:
-            yield from _calls_or_text(held.replace("<|python_tag|>", ""), held, self._tools)
-
-
-class UntaggedParser(BareParser):
-    """Tagged, or bare from the first character to the last: Qwen2.5-Coder forgets the tags.
-
-    For output that no grammar holds to its form.
-    """
-
-    def __init__(self, tools: Tools) -> None:
-        super().__init__(tools)
-        self._tagged = TaggedParser(tools)
-
-    def feed(self, text: str) -> Iterator[str | Call]:
-        for found in super().feed(text):
-            yield from self._tagged.feed(found) if isinstance(found, str) else (found,)
-
-    def close(self) -> Iterator[str | Call]:
-        for found in super().close():
-            yield from self._tagged.feed(found) if isinstance(found, str) else (found,)
-        yield from self._tagged.close()
+            yield from _calls_or_text(held, self._tools)
 
 
 class WrappedParser(BareParser):
@@ -178,7 +144,7 @@ class GenericParser:
     def close(self) -> Iterator[str | Call]:
         held, self._held = self._held, ""
         if self._state == "start" and held:
-            yield from _calls_or_text(held, held, self._tools)
+            yield from _calls_or_text(held, self._tools)
 
     def _unescape(self) -> Iterator[str]:
         while match := self._UNIT.match(self._held):
@@ -193,7 +159,14 @@ class GenericParser:
                 yield match["text"] or self._ESCAPES.get(match["escape"], match["escape"])
 
 
-def _undecided(text: str, tag: str) -> int:
+def may_begin(text: str, keys: Iterable[str]) -> bool:
+    """Whether an object whose first key is one of `keys` may begin with `text`."""
+    squeezed = "".join(text.split())
+    begins = [f'{{"{key}"' for key in keys]
+    return any(b.startswith(squeezed) or squeezed.startswith(b) for b in begins)
+
+
+def undecided(text: str, tag: str) -> int:
     """Length of the tail that may belong to a call: spaces, and a beginning of `tag`."""
     for k in range(min(len(tag) - 1, len(text)), -1, -1):
         if text.endswith(tag[:k]):
@@ -201,14 +174,14 @@ def _undecided(text: str, tag: str) -> int:
     return 0
 
 
-def _calls_or_text(body: str, raw: str, tools: Tools) -> Iterator[str | Call]:
-    calls = _calls(body, tools) or _whole_calls(body, tools)
+def _calls_or_text(text: str, tools: Tools) -> Iterator[str | Call]:
+    calls = calls_in(text, tools) or whole_calls(text, tools)
     yield from calls
     if not calls:
-        yield raw
+        yield text
 
 
-def _calls(text: str, tools: Tools) -> list[Call]:
+def calls_in(text: str, tools: Tools) -> list[Call]:
     """Calls in JSON text: one object, a list, or objects with ";" or the ends of code fences
     between. [] if it is not all calls of known tools."""
     found: list[Call] = []
@@ -220,14 +193,20 @@ def _calls(text: str, tools: Tools) -> list[Call]:
         except (ValueError, RecursionError):
             return []
         text = _BETWEEN.sub("", text[end:], count=1)
-        calls = [_call(item, tools) for item in _unwrapped(value)]
-        if not calls or None in calls:
+        calls = calls_of(value, tools)
+        if not calls:
             return []
-        found += [call for call in calls if call is not None]
+        found += calls
     return found
 
 
-def _whole_calls(text: str, tools: Tools) -> list[Call]:
+def calls_of(value: Any, tools: Tools) -> list[Call]:
+    """The calls that a JSON value is: one, or a list. [] if it is not all calls of known tools."""
+    calls = [_call(item, tools) for item in _unwrapped(value)]
+    return [] if None in calls else [call for call in calls if call is not None]
+
+
+def whole_calls(text: str, tools: Tools) -> list[Call]:
     """The calls that are whole in a list of our own form that was cut, by max_tokens say."""
     found: list[Call] = []
     match = _LIST.match(text)
@@ -261,6 +240,8 @@ def _call(value: Any, tools: Tools) -> Call | None:
     if not isinstance(value, dict) or value.get("name") not in tools:
         return None
     arguments = value.get("arguments", value.get("parameters"))
+    if arguments is None and not value.keys() <= _WITHOUT_ARGUMENTS:
+        return None
     if isinstance(arguments, str):
         return (value["name"], arguments) if _is_object(arguments) else None
     if arguments is not None and not isinstance(arguments, dict):
@@ -275,13 +256,16 @@ def _is_object(text: str) -> bool:
         return False
 
 
+_WITHOUT_ARGUMENTS = frozenset({"name", "type", "id", "index", "arguments", "parameters"})
+"""Keys of a call that has none; with others it is some object that has a name."""
 _BETWEEN = re.compile(r"\A(?:[;\s]|```(?:json\b)?)*")
 _LIST = re.compile(r'\s*\{\s*"tool_calls"\s*:\s*\[\s*')
 _FUNCTION = re.compile(r"\s*<function=([^>\s]+)>(.*?)(?:</function>)?\s*", re.DOTALL)
 _PARAMETER = re.compile(r"\s*<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>\s*", re.DOTALL)
 
 
-def _xml_calls(text: str, tools: Tools) -> list[Call]:
+def xml_calls(text: str, tools: Tools) -> list[Call]:
+    """The call in Qwen's newer form, or []."""
     match = _FUNCTION.fullmatch(text)
     if not match or match[1] not in tools:
         return []

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from edge_agent.chat.free_calls import FreeParser
 from edge_agent.chat.guidance import TEXT, lark_grammar
 from edge_agent.chat.json_schema import Schema
 from edge_agent.chat.template import ChatTemplate
@@ -24,7 +25,6 @@ from edge_agent.chat.tool_calls import (
     Parser,
     TaggedParser,
     Tools,
-    UntaggedParser,
     WrappedParser,
 )
 from edge_agent.chat.tools import Tool, parse_choice, parse_tools
@@ -135,8 +135,8 @@ class ToolParser:
         self._kind: Callable[[Tools], Parser] = _PARSERS[style]
         if style == "generic" and tool_format.answer is not None:
             self._kind = WrappedParser
-        elif style == "tagged" and tool_format.grammar is None:
-            self._kind = UntaggedParser
+        elif tool_format.grammar is None:
+            self._kind = FreeParser
         self._parsers: dict[int, Parser] = {}
         self._calls: dict[int, int] = {}
 

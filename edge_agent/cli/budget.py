@@ -204,7 +204,7 @@ def _print_prices(rows: "Sequence[KnownPrice]", used: "KnownPrice | None") -> No
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     numbers = ("input", "cached", "written", "output")
-    for title in ("model", *numbers, "at", "from"):
+    for title in ("model", *numbers, "at"):
         number = title in numbers
         table.add_column(title, justify="right" if number else "left", no_wrap=True)
     for row in rows:
@@ -214,11 +214,14 @@ def _print_prices(rows: "Sequence[KnownPrice]", used: "KnownPrice | None") -> No
         table.add_row(
             row.model,
             *map(_usd, amounts),
-            row.host or "",
-            str(row.as_of or "config"),
+            # Of the host what tells the vendor: a terminal has 80 columns.
+            ".".join(row.host.split(".")[-2:]) if row.host else "config",
             style="bold" if row == used else None,
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    read = max(row.as_of for row in rows if row.as_of)
+    console.print(f"Those that ship are as of {read}; --json names the pages to compare with.")
 
 
 def _usd(amount: float | list[float] | None) -> str:

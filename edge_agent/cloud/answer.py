@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Self
+from typing import Any, Self
 
 from edge_agent.cloud.objects import has_content
 from edge_agent.cloud.retry import CircuitBreaker
@@ -87,6 +87,11 @@ class CloudAnswer:
     def least_usage(self) -> Usage | None:
         """What it has reported at least, which may be partial."""
         return self._reader.usage
+
+    @property
+    def beside(self) -> dict[str, dict[str, Any]]:
+        """What was said beside tool calls and is kept, as `Outcome.beside`."""
+        return self._reader.beside
 
     @property
     def seen_chars(self) -> int:

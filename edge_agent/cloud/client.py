@@ -176,7 +176,7 @@ class CloudClient:
             settings.breaker_failures, settings.breaker_reset_s, clock=clock
         )
         self.lessons = Lessons(settings.url, settings.model, database)
-        self._turns = ToolTurns()
+        self._turns = ToolTurns(database)
 
     @property
     def state(self) -> BreakerState:
@@ -202,10 +202,13 @@ class CloudClient:
         return self._settings.max_hidden_tokens
 
     def recalled(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """`body` with what this cloud said beside the tool calls in it: it is billed for too."""
+        """`body` with what this cloud said beside the tool calls in it: it is billed for too.
+
+        Blocking: the database may know.
+        """
         if "messages" not in body:
             return dict(body)
-        return {**body, "messages": [self._turns.restore(m) for m in body["messages"]]}
+        return {**body, "messages": self._turns.restore(body["messages"])}
 
     async def open(
         self,

@@ -87,7 +87,8 @@ KINDS: Mapping[CloudKind, Kind] = {
         dialect=Dialect("/v1", "messages", messages_request, chat_stream, chat_error_body),
         models="models?limit=1000",
     ),
-    # https://openrouter.ai/docs: it then says what it charged.
+    # https://openrouter.ai/docs/use-cases/usage-accounting: it says what it charged, by now without
+    # being asked. Should it refuse `usage` one day, the field is left out as any other is.
     "openrouter": Kind(
         ("openrouter.ai",),
         headers={"X-Title": "edge-agent"},

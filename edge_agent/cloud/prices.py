@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 from edge_agent.config.settings import CloudSettings, Price
 
 _FILE = Path(__file__).with_name("prices.toml")
-_LONG_PROMPT = 200_000
-"""Tokens up to which every model of the table has its standard price."""
+_LONG_PROMPT, _LONG_FACTOR = 200_000, 2.0
+"""Tokens up to which a model of the table has its standard price, and how much dearer it is then;
+where the table says nothing else."""
+_LONG = frozenset({"long_from", "long_factor"})
 _SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|latest)$")
 """The end of a dated name: it costs what the undated model costs."""
 
@@ -30,17 +32,19 @@ class KnownPrice:
     """When the source was read; None for the configuration."""
     host: str | None = None
     """Whose price it is; None: of whatever cloud is configured."""
+    long_from: int = _LONG_PROMPT
+    """Tokens of a prompt beyond which each token costs `long_factor` as much."""
+    long_factor: float = _LONG_FACTOR
 
     def for_prompt(self, tokens: int) -> Price:
         """The price of a call whose prompt has at most `tokens`.
 
-        Vendors bill long prompts up to twice as dear, each model from a length of its own: a price
-        that ships counts double from the shortest of them on.
+        Vendors bill long prompts dearer, mostly up to twice, each model from a length of its own:
+        unless the table says otherwise, a price that ships counts double from the shortest on.
         """
-        if self.as_of is None or tokens <= _LONG_PROMPT:
+        if self.as_of is None or tokens <= self.long_from:
             return self.price
-        doubled = {name: 2 * usd for name, usd in self.price.model_dump(exclude_none=True).items()}
-        return Price(**doubled)
+        return self.price.times(self.long_factor)
 
 
 def known_price(cloud: CloudSettings, model: str) -> KnownPrice | None:
@@ -72,7 +76,11 @@ def shipped() -> tuple[KnownPrice, ...]:
     """The table in the package."""
     table: dict[str, Any] = tomllib.loads(_FILE.read_text(encoding="utf-8"))
     return tuple(
-        KnownPrice(name, Price(**values), vendor["source"], table["as_of"], vendor["host"])
+        KnownPrice(
+            *(name, Price(**amounts), vendor["source"], table["as_of"], vendor["host"]),
+            **{key: values[key] for key in _LONG & values.keys()},
+        )
         for vendor in table["vendor"]
         for name, values in vendor["models"].items()
+        for amounts in [{key: values[key] for key in values.keys() - _LONG}]
     )

@@ -6,6 +6,7 @@ Server-sent events from bytes (WHATWG HTML, "Server-sent events", §9.2.6).
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from typing import Any
 
 from edge_agent.cloud.objects import (
     CallReader,
@@ -93,10 +94,13 @@ class AnswerReader:
         self.model: str | None = None
         self.done = False
         """`[DONE]` has arrived, or the answer came as one object."""
+        self.beside: dict[str, dict[str, Any]] = {}
+        """What was said beside tool calls and is kept, by the ids of these."""
         self.seen_chars = 0
         """Length of all text so far."""
         self._n = n
         self._counted: Usage | None = None
+        self._tier: str | None = None
         self._said = self._uncounted = False
         self._sse = SseDecoder() if streamed else None
         self._body = bytearray()
@@ -113,8 +117,10 @@ class AnswerReader:
     def usage(self) -> Usage | None:
         """As it was reported; None so far, or without. Partial where the answer went on after
         the count, or was counted as nothing: it is billed all the same."""
-        counted = self._counted
-        if counted is None or not self._said:
+        if self._counted is None:
+            return None
+        counted = replace(self._counted, service_tier=self._tier)
+        if not self._said:
             return counted
         partial = self._uncounted or not counted.completion_tokens
         return replace(counted, partial=partial or counted.partial)
@@ -169,6 +175,8 @@ class AnswerReader:
         counted = read_usage(usage_of(chunk))
         self._counted = larger(self._counted, counted)
         self._uncounted = self._uncounted and counted is None
+        if isinstance(chunk.get("service_tier"), str):
+            self._tier = chunk["service_tier"]
         if isinstance(chunk.get("model"), str) and chunk["model"]:
             self.model = chunk["model"]
         choices = chunk.get("choices") or []
@@ -184,7 +192,7 @@ class AnswerReader:
                 noted = self._note(delta, counted=counted is not None)
                 self._turn[delta.index].hear(message_of(choice, self._part), noted.tool_calls)
                 if noted.finish_reason is not None and self._turns is not None:
-                    self._turns.keep(self._turn.pop(delta.index))
+                    self.beside |= self._turns.keep(self._turn.pop(delta.index))
                 yield noted
 
     def _note(self, delta: Delta, *, counted: bool = True) -> Delta:

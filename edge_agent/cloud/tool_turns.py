@@ -4,14 +4,23 @@ Thinking models take a tool's result only with the thinking that led to the call
 blocks with their signatures, OpenRouter `reasoning_details`, DeepSeek and Moonshot
 `reasoning_content`, Gemini a `thought_signature` in the call's `extra_content`. Clients of other
 APIs have no place for these, so they are kept here, by the ids of the calls, as they were given.
-They are kept in memory alone: after a restart a turn goes up as the client sends it.
+The latest are kept in memory, and with a query that is logged its turns, until it is forgotten.
 """
 
+import json
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from edge_agent.errors import StoreError
+from edge_agent.log.database import boundary, open_database, read_setting
+from edge_agent.log.forget import FORGOTTEN
+
+_log = logging.getLogger(__name__)
 _MOST_TURNS = 512
 _AS_GIVEN = ("reasoning_content",)
 _TEXTS = ("text", "summary", "data", "signature")
@@ -55,34 +64,75 @@ class ToolTurn:
 
 
 class ToolTurns:
-    """The latest turns of one cloud that called tools."""
+    """The latest turns that called tools: in memory, and where they were logged in `database`."""
 
-    def __init__(self) -> None:
+    def __init__(self, database: Path | None = None) -> None:
+        self._database = database
         self._turns: OrderedDict[str, ToolTurn] = OrderedDict()
         """By the id of each call."""
+        self._forgotten: str | None = None
+        self._forgotten, _ = self._read([])
 
-    def keep(self, turn: ToolTurn) -> None:
-        """A turn that is whole; of none that says nothing beside its calls."""
+    def keep(self, turn: ToolTurn) -> dict[str, dict[str, Any]]:
+        """A turn that is whole; of none that says nothing beside its calls.
+
+        What is kept, JSON-ready, by the ids of the calls: for the log.
+        """
         if not (turn.texts or turn.details or any(turn.extras.values())):
-            return
+            return {}
         for call_id in turn.extras:
             self._turns[call_id] = turn
             self._turns.move_to_end(call_id)
         while len(self._turns) > _MOST_TURNS:
             self._turns.popitem(last=False)
+        return dict.fromkeys(turn.extras, asdict(turn))
 
-    def restore(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`message` with what its vendor said beside its calls; what the client sends wins."""
-        calls = message.get("tool_calls") or ()
-        found = [self._turns.get(call.get("id") or "") for call in calls]
-        turn = next((turn for turn in found if turn is not None), None)
-        if turn is None:
-            return message
-        beside: dict[str, Any] = dict(turn.texts)
-        if turn.details:
-            beside["reasoning_details"] = turn.details
-        restored = [_with_extra(call, turn.extras.get(call.get("id") or "")) for call in calls]
-        return {**beside, **message, "tool_calls": restored}
+    def restore(self, messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """`messages` with what their vendor said beside their calls; what the client sends wins.
+
+        Blocking. After `logs forget` nothing is known that was said before it.
+        """
+        ids = [call.get("id") or "" for m in messages for call in m.get("tool_calls") or ()]
+        if not ids:
+            return list(messages)
+        forgotten, stored = self._read(ids)
+        if forgotten != self._forgotten:
+            self._turns.clear()
+            self._forgotten = forgotten
+        known = {**stored, **self._turns}
+        return [_restored(message, known) for message in messages]
+
+    def _read(self, ids: Sequence[str]) -> tuple[str | None, dict[str, ToolTurn]]:
+        """When was last forgotten, and the turns of the calls `ids`, as the database has it."""
+        if self._database is None:
+            return None, {}
+        sql = (
+            "SELECT call_id, said FROM tool_turn WHERE call_id IN (SELECT value FROM json_each(?))"
+        )
+        try:
+            with (
+                boundary(self._database),
+                closing(open_database(self._database, read_only=True)) as db,
+            ):
+                forgotten = read_setting(db.conn, FORGOTTEN)
+                rows = db.conn.execute(sql, [json.dumps(ids)]).fetchall()
+        except StoreError as error:
+            _log.warning("what was said beside tool calls is not known: %s", error.message)
+            return self._forgotten, {}
+        return forgotten, {call_id: ToolTurn(**json.loads(said)) for call_id, said in rows}
+
+
+def _restored(message: Mapping[str, Any], known: Mapping[str, ToolTurn]) -> Mapping[str, Any]:
+    calls = message.get("tool_calls") or ()
+    found = [known.get(call.get("id") or "") for call in calls]
+    turn = next((turn for turn in found if turn is not None), None)
+    if turn is None:
+        return message
+    beside: dict[str, Any] = dict(turn.texts)
+    if turn.details:
+        beside["reasoning_details"] = turn.details
+    restored = [_with_extra(call, turn.extras.get(call.get("id") or "")) for call in calls]
+    return {**beside, **message, "tool_calls": restored}
 
 
 def _with_extra(call: Mapping[str, Any], extra: Any) -> Mapping[str, Any]:

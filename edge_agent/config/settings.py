@@ -7,7 +7,7 @@ Hours of the day as a setting: "22-6" is from 22:00 to 6:00, across midnight.
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -107,6 +107,14 @@ class Price(_Section):
         None, ge=0, description="Where keeping it for five minutes costs less; None: as cache_write"
     )
     output: float = Field(ge=0)
+    tiers: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="What service tiers that the cloud reports cost, as multiples of these"
+    )
+
+    def times(self, factor: float) -> "Price":
+        """All of it, so many times as dear."""
+        amounts = self.model_dump(exclude={"tiers"}, exclude_none=True)
+        return self.model_copy(update={name: factor * usd for name, usd in amounts.items()})
 
 
 CloudKind = Literal[

@@ -41,6 +41,7 @@ DELETE FROM query WHERE seq NOT IN (SELECT seq FROM decision)
 DELETE FROM decision WHERE seq NOT IN (SELECT seq FROM query);
 DELETE FROM response WHERE seq NOT IN (SELECT seq FROM query);
 DELETE FROM choice WHERE seq NOT IN (SELECT seq FROM query);
+DELETE FROM tool_turn WHERE seq NOT IN (SELECT seq FROM query);
 DELETE FROM feedback WHERE query_id NOT IN (SELECT id FROM query);
 DELETE FROM training_step WHERE round NOT IN (SELECT id FROM training_round);
 """

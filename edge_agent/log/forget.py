@@ -8,6 +8,7 @@ Which rounds of training have read a part of the log, and which adapters come of
 
 import json
 import math
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent.errors import NotFound
 from edge_agent.log import erase
-from edge_agent.log.database import boundary, open_database
+from edge_agent.log.database import boundary, immediate, open_database, write_setting
 from edge_agent.log.reader import bare_id
 from edge_agent.log.rows import USABLE
 
@@ -75,6 +76,8 @@ def _first(db: "Database", sql: str, arguments: Mapping[str, Any]) -> int:
     return _NEVER if found is None else int(found)
 
 
+FORGOTTEN = "forgotten"
+"""Setting that is another after every `forget`."""
 EXAMPLE_PREFIX = "example-"
 """Before the number of an imported example, where a query's id stands otherwise."""
 _EXAMPLES = """
@@ -133,6 +136,9 @@ def forget(
             "UPDATE training_round SET last_example = "
             "min(last_example, (SELECT coalesce(max(id), 0) FROM example))"
         )
+        with immediate(db):
+            # The daemon then drops what it keeps in memory of tool calls.
+            write_setting(db.conn, FORGOTTEN, secrets.token_hex(8))
         erase.scrub(db)
     return Forgotten(deleted, removed, found.trained, found.copies)
 

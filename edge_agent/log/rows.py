@@ -164,6 +164,14 @@ def choice_rows(outcome: Outcome, seq: int) -> list[Row]:
     return rows
 
 
+def tool_turn_rows(outcome: Outcome, seq: int) -> list[Row]:
+    """Rows of table `tool_turn`, one per call."""
+    return [
+        {"call_id": call_id, "said": _json(said), "seq": seq}
+        for call_id, said in outcome.beside.items()
+    ]
+
+
 def feedback_row(feedback: Feedback) -> Row:
     """Row of table `feedback`."""
     return dataclasses.asdict(feedback)

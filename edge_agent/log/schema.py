@@ -11,6 +11,7 @@ budget_limit, setting ── what `edge-agent budget set` and `logs off` keep
 example ── prompts with their right answers from `edge-agent logs import`, to train on
 training_round ─ training_step    what each round of training did
 refused_field, overrun ── what each cloud model taught: fields it refuses, bills beyond the reserve
+tool_turn ─ what a cloud said beside a tool call, for the turn that brings its result; by `seq`
 
 Tables that full-text search indexes have an explicit INTEGER PRIMARY KEY: VACUUM renumbers
 implicit rowids, and the index points at rowids.
@@ -84,6 +85,16 @@ def m008_doors(db: "Database") -> None:
 def m009_endings(db: "Database") -> None:
     """The view says how an answer ended, and shows its tool calls where it has no text."""
     db.executescript(_view_with_doors().replace(_ANSWER, _ANSWER_AND_END))
+
+
+@migrations()
+def m010_tool_turns(db: "Database") -> None:
+    """What a cloud said beside its tool calls (JSON, `cloud.tool_turns`), by the ids of these."""
+    db.executescript(
+        "CREATE TABLE tool_turn (call_id TEXT PRIMARY KEY, said TEXT NOT NULL,"
+        " seq INTEGER NOT NULL REFERENCES query (seq) ON DELETE CASCADE);"
+        "CREATE INDEX tool_turn_of ON tool_turn (seq);"
+    )
 
 
 def _view_with_doors() -> str:

@@ -169,6 +169,10 @@ class Store:
         _insert(db, "response", rows.response_row(outcome, seq))
         for row in rows.choice_rows(outcome, seq):
             _insert(db, "choice", row)
+        for row in rows.tool_turn_rows(outcome, seq):
+            # Some vendors give ids that come again: the latest call is meant.
+            db.execute("DELETE FROM tool_turn WHERE call_id = ?", [row["call_id"]])
+            _insert(db, "tool_turn", row)
 
     def _write_audit(self, db: "Database", audit: Audit) -> None:
         found = db.execute("SELECT logged FROM arrival WHERE query_id = ?", [audit.query_id])

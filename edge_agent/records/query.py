@@ -205,6 +205,8 @@ class Usage:
     """What a cloud itself says that it charges; None: it does not say."""
     partial: bool = False
     """Not everything was counted: the truth may be more."""
+    service_tier: str | None = None
+    """At which the cloud says that it answered; None: it does not say."""
 
     @property
     def total_tokens(self) -> int:
@@ -267,6 +269,8 @@ class Outcome:
     disconnected: bool = False
     draft: str | None = None
     """What the local model had written where another text was served instead."""
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the cloud said beside its tool calls and wants to hear again, by the ids of these."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,11 @@ API: `llama_tokenize`, `llama_token_to_piece` of `llama.h`. Works with `vocab_on
 import ctypes
 import weakref
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import llama_cpp
 
@@ -17,6 +19,19 @@ from models.llama.model import LlamaModel
 _CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 _USER_DEFINED = llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
 _MARKER = "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class FimTokens:
+    """Ids of the tokens around what a model fills in. None: the model has no such token."""
+
+    prefix: int
+    suffix: int
+    middle: int
+    repository: int | None
+    """Before a repository's name."""
+    file: int | None
+    """Before a file's name."""
 
 
 class Vocabulary:
@@ -35,6 +50,8 @@ class Vocabulary:
         self.eos: int | None = _id(llama_cpp.llama_vocab_eos(self.handle))
         self.adds_bos: bool = bool(llama_cpp.llama_vocab_get_add_bos(self.handle))
         """True if the model was trained with BOS before every text."""
+        self.fim: FimTokens | None = _fim(self.handle)
+        """None: the GGUF declares no fill-in-the-middle."""
         attributes = [llama_cpp.llama_vocab_get_attr(self.handle, i) for i in range(self.size)]
         self._control_ids = frozenset(i for i, a in enumerate(attributes) if a & _CONTROL)
         self.special_tokens: Mapping[str, int] = MappingProxyType(
@@ -139,6 +156,18 @@ def lasting_vocabulary(gguf: Path) -> Vocabulary:
     vocabulary = Vocabulary(model)
     weakref.finalize(vocabulary, model.close)
     return vocabulary
+
+
+def _fim(handle: Any) -> FimTokens | None:
+    prefix, suffix = (
+        _id(llama_cpp.llama_vocab_fim_pre(handle)),
+        _id(llama_cpp.llama_vocab_fim_suf(handle)),
+    )
+    middle = _id(llama_cpp.llama_vocab_fim_mid(handle))
+    if prefix is None or suffix is None or middle is None:
+        return None
+    repository, file = llama_cpp.llama_vocab_fim_rep(handle), llama_cpp.llama_vocab_fim_sep(handle)
+    return FimTokens(prefix, suffix, middle, _id(repository), _id(file))
 
 
 def _id(token_id: int) -> int | None:

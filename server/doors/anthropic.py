@@ -23,7 +23,20 @@ from server.doors.common import LoadedAgentDep, answer, client_of, raw_body
 from server.doors.query import check_encodable
 from server.doors.render import Shape
 from server.doors.schemas import DoorRequest, Extension
-from server.doors.translation import Translation, parts_of, refuse, require_kind, string, text_of
+from server.doors.translation import (
+    Part,
+    Translation,
+    chat_parts,
+    document,
+    parts_of,
+    picture,
+    refuse,
+    require_kind,
+    split_media,
+    string,
+    text_of,
+    text_part,
+)
 from server.errors import NO_THREADS
 from server.openapi.anthropic_shapes import AnthropicMessage, CountedTokens, MessageStreamEvent
 from server.openapi.shapes import answers
@@ -36,6 +49,7 @@ router = APIRouter(tags=["Anthropic"])
 _ROLES = ("user", "assistant", "system")
 _TEXT = {"text": "text"}
 _BLOCKS = {"user": {**_TEXT, "tool_result": ""}, "assistant": {**_TEXT, "tool_use": ""}}
+_MEDIA = {"user": ("image", "document"), "assistant": ()}
 _THINKING = frozenset({"thinking", "redacted_thinking"})
 _SERVER_BLOCKS = ("server_tool_use", "_tool_result", "container_upload")
 """How the types of blocks end that tools wrote which Anthropic runs."""
@@ -179,37 +193,87 @@ def _message(message: Mapping[str, Any], place: str, found: Translation) -> None
     if role not in _ROLES:
         raise refuse(f"{place}.role", f"must be one of {', '.join(_ROLES)}, not {role!r}")
     if isinstance(content, str) or role == "system":
-        _say(role, text_of(content, f"{place}.content", _TEXT), place, found)
+        _say(role, chat_parts(content, f"{place}.content", _TEXT, {}), place, found)
         return
-    said: list[str] = []
+    said: list[Part] = []
+    shown: list[Part] = []
     for block, kind, here in parts_of(content, f"{place}.content"):
         if kind in _THINKING:
             continue
         if kind != "tool_result" and kind.endswith(_SERVER_BLOCKS):
             found.ignore(here, kind, block.get("name"))
+        elif kind in _MEDIA[role]:
+            said.append((_MEDIA_PARTS[kind](block, here), here))
         elif require_kind(kind, _BLOCKS[role], here) and kind == "text":
-            said.append(string(block, "text", here))
+            said.append((text_part(string(block, "text", here)), here))
         else:
             _flush(role, said, place, found)
-            (_tool_use if kind == "tool_use" else _tool_result)(block, here, found)
-    _flush(role, said, place, found)
+            if kind == "tool_use":
+                _tool_use(block, here, found)
+            else:
+                shown += _tool_result(block, here, found)
+    _flush(role, shown + said, place, found)
     if not found.messages or not content:
         found.say(role, "", place)
 
 
-def _flush(role: str, said: list[str], place: str, found: Translation) -> None:
+def _flush(role: str, said: list[Part], place: str, found: Translation) -> None:
     if said:
-        _say(role, "\n".join(said), place, found)
+        _say(role, list(said), place, found)
         said.clear()
 
 
-def _say(role: str, text: str, place: str, found: Translation) -> None:
+def _say(role: str, said: list[Part], place: str, found: Translation) -> None:
     """Turns of one role that follow each other are one turn, as the API has it."""
     last = found.messages[-1] if found.messages else None
     if role != "system" and last and last["role"] == role and "tool_calls" not in last:
-        last["content"] = f"{last['content']}\n{text}" if last["content"] else text
+        earlier = found.messages.pop()["content"]
+        parts = [text_part(earlier)] if isinstance(earlier, str) and earlier else earlier or []
+        number = len(found.messages)
+        before = found.places.get(f"messages[{number}]", place)
+        kept = [
+            (part, found.places.get(f"messages[{number}].content[{index}]", before))
+            for index, part in enumerate(parts)
+        ]
+        found.say(role, kept + said, before)
     else:
-        found.say(role, text, place)
+        found.say(role, said, place)
+
+
+def _image(block: Mapping[str, Any], place: str) -> dict[str, Any]:
+    source, kind, here = _source(block, place)
+    if kind == "url":
+        return picture(string(source, "url", here))
+    if kind != "base64":
+        raise refuse(f"{here}.type", f"must be base64 or url, not {kind!r}: nothing is stored here")
+    return picture(_inline(source, here))
+
+
+def _document(block: Mapping[str, Any], place: str) -> dict[str, Any]:
+    source, kind, here = _source(block, place)
+    if kind == "text":
+        return text_part(string(source, "data", here))
+    if kind == "content":
+        return text_part(text_of(source.get("content"), f"{here}.content", _TEXT))
+    if kind != "base64":
+        raise refuse(f"{here}.type", f"must be base64, text or content, not {kind!r}")
+    title = block.get("title")
+    return document(_inline(source, here), title if isinstance(title, str) else "document.pdf")
+
+
+_MEDIA_PARTS = {"image": _image, "document": _document}
+
+
+def _source(block: Mapping[str, Any], place: str) -> tuple[Mapping[str, Any], str, str]:
+    source, here = block.get("source"), f"{place}.source"
+    if not isinstance(source, Mapping):
+        raise refuse(here, "must be an object")
+    return source, string(source, "type", here), here
+
+
+def _inline(source: Mapping[str, Any], place: str) -> str:
+    """A URL that holds the data (RFC 2397)."""
+    return f"data:{string(source, 'media_type', place)};base64,{string(source, 'data', place)}"
 
 
 def _tool_use(block: Mapping[str, Any], place: str, found: Translation) -> None:
@@ -220,10 +284,13 @@ def _tool_use(block: Mapping[str, Any], place: str, found: Translation) -> None:
     found.call(string(block, "id", place), string(block, "name", place), text, place)
 
 
-def _tool_result(block: Mapping[str, Any], place: str, found: Translation) -> None:
+def _tool_result(block: Mapping[str, Any], place: str, found: Translation) -> list[Part]:
+    """Add what a tool gave back; its pictures, which the user shows afterwards."""
     content = block.get("content")
-    text = "" if content is None else text_of(content, f"{place}.content", _TEXT)
+    parts = [] if content is None else chat_parts(content, f"{place}.content", _TEXT, _MEDIA_PARTS)
+    text, media = split_media(parts)
     found.answer(string(block, "tool_use_id", place), text, place)
+    return media
 
 
 def _tools(request: CountRequest, found: Translation) -> None:

@@ -16,7 +16,12 @@ from server.doors.sse import EventStream
 from server.metrics import Metrics, Timing
 from server.service import Service
 
-_PROMPTS = {"completions": "prompt", "api/generate": "prompt", "responses": "input"}
+_PROMPTS = {
+    "completions": "prompt",
+    "infill": "input_prefix",
+    "api/generate": "prompt",
+    "responses": "input",
+}
 """Door → the field that its prompt stands in, where that is not `messages`."""
 
 # Coroutines although they wait for nothing: FastAPI sends plain functions through a thread.

@@ -29,7 +29,7 @@ async def embeddings(
     body: EmbeddingRequest, request: Request, agent: LoadedAgentDep, service: ServiceDep
 ) -> dict[str, Any]:
     """As OpenAI's; the vectors come from the small model, so `edge-cloud` is refused."""
-    if model_route(body.model) is Route.CLOUD:
+    if model_route(body.model, cloud=agent.cloud is not None) is Route.CLOUD:
         raise InvalidRequest("embeddings come from the local model only", param="model")
     width = agent.engine.model.n_embd
     if body.dimensions not in (None, width):

@@ -1,6 +1,5 @@
 """GET /v1/models and /v1/models/{id}."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,7 +9,7 @@ from edge_agent.agent.answer import NO_CLOUD
 from edge_agent.errors import NotFound
 from edge_agent.records.query import Route
 from server.doors.common import AgentDep, ServiceDep
-from server.doors.query import MODELS, model_route
+from server.doors.query import MODELS, model_route, names
 from server.openapi.openai_shapes import Model, ModelList
 from server.openapi.shapes import answers
 from server.service import Service
@@ -36,21 +35,24 @@ async def list_models(service: ServiceDep, agent: AgentDep) -> dict[str, Any]:
 )
 async def get_model(model: str, service: ServiceDep, agent: AgentDep) -> dict[str, Any]:
     """404 names the valid ones."""
-    model_route(model)
+    model_route(model, cloud=_has_cloud(service))
     if model not in served(service):
         raise NotFound(NO_CLOUD, param="model", code="model_not_found")
     return _model(model, service, agent)
 
 
-def served(service: Service) -> Iterator[str]:
-    """The names that can be asked for here: `edge-cloud` only where there is a cloud."""
-    cloud = service.settings.cloud.url is not None
-    return (name for name, route in MODELS.items() if cloud or route is not Route.CLOUD)
+def served(service: Service) -> tuple[str, ...]:
+    """The names that can be asked for here."""
+    return names(cloud=_has_cloud(service))
+
+
+def _has_cloud(service: Service) -> bool:
+    return service.settings.cloud.url is not None
 
 
 def _model(name: str, service: Service, agent: Agent) -> dict[str, Any]:
     """OpenAI's object, with what vLLM (`max_model_len`) and others add to it."""
-    local = MODELS[name] is not Route.CLOUD
+    local, sees = MODELS[name] is not Route.CLOUD, MODELS[name] is not Route.LOCAL
     context = agent.engine.context_limit if local else None
     return {
         "id": name,
@@ -59,5 +61,10 @@ def _model(name: str, service: Service, agent: Agent) -> dict[str, Any]:
         "owned_by": "edge-agent",
         "context_length": context,
         "max_model_len": context,
-        "capabilities": [*_CAPABILITIES, "embedding" if local else "vision"],
+        "capabilities": [
+            *_CAPABILITIES,
+            *(["embedding"] if local else []),
+            *(["insert"] if local and agent.engine.vocabulary.fim is not None else []),
+            *(["vision"] if sees and _has_cloud(service) else []),
+        ],
     }

@@ -7,6 +7,7 @@ hints about hardware and memory are taken.
 
 import asyncio
 import dataclasses
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -42,6 +43,7 @@ from server.openapi.shapes import LINES, answers
 from server.validation import validated
 
 router = APIRouter(tags=["Ollama"], prefix="/api")
+_PICTURE = re.compile(r"messages\[(\d+)\]\.content\[\d+\]\.type")
 
 
 @router.post(
@@ -52,7 +54,7 @@ router = APIRouter(tags=["Ollama"], prefix="/api")
 async def chat(body: ChatBody, request: Request, agent: LoadedAgentDep) -> Response:
     """As Ollama's; `edge_agent` in the request steers it, in the last object explains it."""
     name = plain_name(body.model)
-    queries.model_route(name)
+    queries.model_route(name, cloud=agent.cloud is not None)
     if not body.messages:
         empty = {"message": {"role": "assistant", "content": ""}}
         return _nothing_asked(body, empty)
@@ -68,10 +70,10 @@ async def chat(body: ChatBody, request: Request, agent: LoadedAgentDep) -> Respo
 async def generate(body: GenerateBody, request: Request, agent: LoadedAgentDep) -> Response:
     """As Ollama's. With `raw` the prompt is taken as it is, control tokens included."""
     name = plain_name(body.model)
-    queries.model_route(name)
+    queries.model_route(name, cloud=agent.cloud is not None)
     if not body.prompt:
         return _nothing_asked(body, {"response": ""})
-    make = _raw_query if body.raw else _chat_query
+    make = _raw_query if body.raw else _gap_query if body.suffix else _chat_query
     query = await asyncio.to_thread(make, body, name, agent, client_of(request))
     return await _answer(request, query, body, chat=False)
 
@@ -126,12 +128,30 @@ def _nothing_asked(body: ChatBody | GenerateBody, empty: Mapping[str, Any]) -> R
 def _chat_query(body: ChatBody | GenerateBody, name: str, agent: Agent, client: str) -> Query:
     sent = as_openai(body, name)
     request = validated(ChatRequest, sent)
-    return _finished(queries.from_chat(request, sent, agent, client), body)
+    try:
+        return _finished(queries.from_chat(request, sent, agent, client), body)
+    except InvalidRequest as error:
+        picture = _PICTURE.fullmatch(error.param or "")
+        if picture is None:
+            raise
+        param = f"messages[{picture[1]}].images" if isinstance(body, ChatBody) else "images"
+        message = error.message.replace(picture[0], param)
+        raise InvalidRequest(message, param=param) from error
+
+
+def _gap_query(body: GenerateBody, name: str, agent: Agent, client: str) -> Query:
+    """A prompt and what follows the answer: fill-in-the-middle."""
+    for field in ("system", "think", "format"):
+        if getattr(body, field):
+            raise InvalidRequest(f"{field} cannot be combined with suffix", param=field)
+    sent = as_openai(body, name)
+    request = validated(CompletionRequest, sent)
+    return _finished(queries.from_completion(request, sent, agent, client), body)
 
 
 def _raw_query(body: GenerateBody, name: str, agent: Agent, client: str) -> Query:
     """The prompt holds the control tokens of its template, as text."""
-    for field in ("system", "think"):
+    for field in ("system", "think", "suffix"):
         if getattr(body, field):
             raise InvalidRequest(f"{field} cannot be combined with raw", param=field)
     sent = as_openai(body, name)
@@ -170,7 +190,7 @@ async def _answer(
 
 def _prompts(texts: list[str], model: str, agent: Agent, truncate: bool) -> list[list[int]]:
     """Token ids. Raises NotFound, InvalidRequest or ContextLengthExceeded, naming the field."""
-    if queries.model_route(plain_name(model)) is Route.CLOUD:
+    if queries.model_route(plain_name(model), cloud=agent.cloud is not None) is Route.CLOUD:
         raise InvalidRequest("embeddings come from the local model only", param="model")
     queries.check_encodable({"input": texts})
     engine = agent.engine

@@ -237,6 +237,9 @@ def _shown(name: str, agent: Agent, data_dir: Path) -> dict[str, Any]:
         raise NotFound(f"{name} is not on this machine: pull it first", param="model")
     info = inspect(path)
     context = {f"{info.architecture}.context_length": agent.engine.context_limit} if ours else {}
+    more = ["insert"] if ours and agent.engine.vocabulary.fim is not None else []
+    if MODELS.get(name) is Route.AUTO and agent.cloud is not None:
+        more.append("vision")
     return {
         "license": entry.licence,
         "modelfile": f"# {entry.title}\nFROM {entry.name}\n",
@@ -244,7 +247,7 @@ def _shown(name: str, agent: Agent, data_dir: Path) -> dict[str, Any]:
         "template": entry.chat_template or info.chat_template or "",
         "details": _details(info),
         "model_info": {**_facts(info), **context},
-        "capabilities": ["completion", "tools", "embedding"],
+        "capabilities": ["completion", "tools", "embedding", *more],
         "modified_at": stamp(path.stat().st_mtime),
     }
 

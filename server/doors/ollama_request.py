@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge_agent.errors import InvalidRequest
 from server.doors.schemas import Extension
+from server.doors.translation import picture, text_part
 
 _HINTS = (
     *("numa", "num_ctx", "num_batch", "num_gpu", "main_gpu", "low_vram", "f16_kv", "logits_all"),
@@ -19,6 +20,8 @@ _HINTS = (
     *("repeat_last_n", "penalize_newline", "tfs_z", "typical_p", "mirostat_tau", "mirostat_eta"),
 )
 """Options that are taken and change nothing here: hardware, memory, samplers long out of use."""
+_PICTURES = {"iVBORw0KGgo": "png", "/9j/": "jpeg", "R0lGOD": "gif", "UklGR": "webp"}
+"""How base64 of a picture begins → its type."""
 _SAME = ("temperature", "top_p", "top_k", "min_p", "seed", "stop", "repeat_penalty")
 _OPENAI = (*_SAME, "presence_penalty", "frequency_penalty")
 
@@ -73,7 +76,7 @@ class OllamaMessage(_Body):
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = ""
     thinking: str | None = None
-    images: list[Any] | None = Field(None, description="Refused: the local model reads text only")
+    images: list[str] | None = Field(None, description="As base64; read by a cloud only")
     tool_calls: list[OllamaToolCall] | None = None
     tool_name: str | None = Field(None, description="Of a tool's answer: which tool")
     tool_call_id: str | None = None
@@ -109,8 +112,10 @@ class GenerateBody(_Asked):
     prompt: str | None = ""
     system: str | None = None
     raw: bool | None = Field(None, description="The prompt is templated already")
-    images: list[Any] | None = Field(None, description="Refused: the local model reads text only")
-    suffix: Literal[""] | None = Field(None, description="Not supported")
+    images: list[str] | None = Field(None, description="As base64; read by a cloud only")
+    suffix: str | None = Field(
+        None, description="What follows the answer: the local model fills the gap"
+    )
     template: Literal[""] | None = Field(None, description="Not supported")
     context: list[int] | None = Field(None, max_length=0, description="Not supported")
 
@@ -153,13 +158,16 @@ def as_openai(body: ChatBody | GenerateBody, name: str) -> dict[str, Any]:
     if isinstance(body.think, str):
         asked["reasoning_effort"] = body.think
     if isinstance(body, GenerateBody):
-        _refuse_images(body.images, "images")
-        if body.raw:
+        if body.raw or body.suffix:
+            if body.images:
+                raise InvalidRequest("images cannot be combined with raw or suffix", param="images")
             asked["prompt"] = body.prompt
+            asked["suffix"] = body.suffix
             asked["logprobs"] = (body.top_logprobs or 0) if body.logprobs else None
             return _without_null(asked)
         system = [{"role": "system", "content": body.system}] if body.system else []
-        asked["messages"] = [*system, {"role": "user", "content": body.prompt}]
+        said = _content(body.prompt or "", body.images, "images")
+        asked["messages"] = [*system, {"role": "user", "content": said}]
     else:
         asked["messages"] = _messages(body.messages)
         if body.tools:
@@ -179,9 +187,18 @@ def _response_format(wanted: str | Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "format", "schema": wanted}}
 
 
-def _refuse_images(images: list[Any] | None, param: str) -> None:
-    if images:
-        raise InvalidRequest(f"{param}: only text is read here", param=param)
+def _content(text: str, images: list[str] | None, param: str) -> str | list[dict[str, Any]]:
+    """A text with pictures, whose types their first bytes tell. Raises InvalidRequest."""
+    if not images:
+        return text
+    parts = [text_part(text)] if text else []
+    for index, data in enumerate(images):
+        kind = next((kind for start, kind in _PICTURES.items() if data.startswith(start)), None)
+        if kind is None:
+            where = f"{param}[{index}]"
+            raise InvalidRequest(f"{where} must be base64 of a PNG, JPEG, GIF or WebP", param=where)
+        parts.append(picture(f"data:image/{kind};base64,{data}"))
+    return parts
 
 
 def _messages(messages: list[OllamaMessage]) -> list[dict[str, Any]]:
@@ -190,8 +207,8 @@ def _messages(messages: list[OllamaMessage]) -> list[dict[str, Any]]:
     waiting: list[tuple[str, str]] = []
     """Id and name of the calls that have no answer yet."""
     for index, message in enumerate(messages):
-        _refuse_images(message.images, f"messages[{index}].images")
-        one: dict[str, Any] = {"role": message.role, "content": message.content or ""}
+        said = _content(message.content or "", message.images, f"messages[{index}].images")
+        one: dict[str, Any] = {"role": message.role, "content": said}
         if message.name is not None:
             one["name"] = message.name
         if message.role == "assistant":

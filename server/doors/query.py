@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ulid import ULID
 
-from edge_agent.chat import guidance, response_format
+from edge_agent.chat import guidance, infill, response_format
 from edge_agent.chat.json_schema import Schema
 from edge_agent.chat.template import unsupported_part
 from edge_agent.chat.tool_format import ToolFormat
@@ -58,15 +58,21 @@ MODELS: Mapping[str, Route] = {
     "edge-cloud": Route.CLOUD,
 }
 _LOCAL_ONLY = ("grammar", "logit_bias", "ignore_eos", "chat_template_kwargs", "parse_special")
+_LOCAL_ONLY += ("suffix",)
 _MAX_STOPS = 16
 
 
-def model_route(model: str) -> Route:
-    """The route a model name stands for. Raises NotFound naming the valid ones."""
+def names(*, cloud: bool) -> tuple[str, ...]:
+    """The names that can be asked for: `edge-cloud` only where there is a cloud."""
+    return tuple(name for name, route in MODELS.items() if cloud or route is not Route.CLOUD)
+
+
+def model_route(model: str, *, cloud: bool) -> Route:
+    """The route a model name stands for. Raises NotFound naming those that can be asked for."""
     route = MODELS.get(model)
     if route is None:
         raise NotFound(
-            f"the model {model!r} does not exist; there are {', '.join(MODELS)}",
+            f"the model {model!r} does not exist; there are {', '.join(names(cloud=cloud))}",
             param="model",
             code="model_not_found",
         )
@@ -75,7 +81,7 @@ def model_route(model: str) -> Route:
 
 def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", client: str) -> Query:
     """The query of a chat completion. Raises InvalidRequest or NotFound, naming the field."""
-    route = _route(request)
+    route = _route(request, agent)
     check_encodable(body)
     ignored = leniency.left_out(body)
     body = leniency.asked(body)
@@ -117,7 +123,7 @@ def from_completion(
     request: CompletionRequest, body: Mapping[str, Any], agent: "Agent", client: str
 ) -> Query:
     """The query of a plain completion. Raises InvalidRequest or NotFound, naming the field."""
-    route = _route(request)
+    route = _route(request, agent)
     check_encodable(body)
     ignored = leniency.left_out(body)
     body = leniency.asked(body)
@@ -169,9 +175,9 @@ def _as_sent(body: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in body.items() if key != "edge_agent"}
 
 
-def _route(request: ChatRequest | CompletionRequest) -> Route:
+def _route(request: ChatRequest | CompletionRequest, agent: "Agent") -> Route:
     """Who may answer, from the model's name, the extension and what only llama.cpp can do."""
-    named, ours = model_route(request.model), request.edge_agent
+    named, ours = model_route(request.model, cloud=agent.cloud is not None), request.edge_agent
     route = Route(ours.route) if ours.route is not None else named
     if named is not Route.AUTO and route is not named:
         raise InvalidRequest(
@@ -355,15 +361,20 @@ def _completion_prompt(
     if isinstance(prompt, str):
         text = prompt
         try:
-            require_possible(prompt, agent.engine, "prompt")
+            require_possible([prompt, request.suffix or ""], agent.engine, "prompt")
         except ContextLengthExceeded:
             if elsewhere:
                 return text, ()
             raise
-        if request.parse_special:
+        if request.suffix:
+            ids = infill.encode(prompt, request.suffix, vocabulary, param="suffix").ids
+            text = vocabulary.decode(ids, special=True)
+        elif request.parse_special:
             ids = tuple(encode_with_controls(prompt, vocabulary))
         else:
             ids = tuple(vocabulary.encode(prompt, bos=True))
+    elif request.suffix:
+        raise InvalidRequest("suffix needs a prompt that is text", param="suffix")
     else:
         check_token_ids(prompt, vocabulary.size, "prompt")
         ids, text = tuple(prompt), vocabulary.decode(prompt)

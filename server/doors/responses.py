@@ -20,7 +20,17 @@ from server.doors.query import check_encodable
 from server.doors.render import Shape
 from server.doors.responses_render import ResponseRendering, error_event
 from server.doors.schemas import DoorRequest, Extension
-from server.doors.translation import Translation, parts_of, refuse, string, text_of
+from server.doors.translation import (
+    Part,
+    Translation,
+    chat_parts,
+    document,
+    parts_of,
+    picture,
+    refuse,
+    split_media,
+    string,
+)
 from server.openapi.openai_shapes import InputTokens
 from server.openapi.responses_shapes import ResponseObject, ResponseStreamEvent
 from server.openapi.shapes import answers
@@ -32,6 +42,7 @@ router = APIRouter(tags=["OpenAI"])
 
 _ROLES = ("user", "assistant", "system", "developer")
 _TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
+_NOT_STORED = "is not supported: nothing is stored here; send the data itself"
 _ASIDE = ("_call", "_call_output", "_call_result", "_list_tools", "_request", "_response")
 """How the types of items end that belong to tools which are not run here."""
 _DROPPED = frozenset({"compaction", "compaction_summary", "additional_tools", "tool_search_output"})
@@ -154,8 +165,15 @@ def translate(request: InputTokensRequest) -> Translation:
         found.say("system", request.instructions, "instructions")
     if isinstance(request.input, str):
         found.say("user", request.input, "input")
+    shown: list[Part] = []
     for index, item in enumerate(request.input if isinstance(request.input, list) else ()):
-        _item(item, f"input[{index}]", found)
+        place = f"input[{index}]"
+        if shown and item.get("type") != "function_call_output":
+            found.say("user", shown, shown[0][1])
+            shown = []
+        shown += _item(item, place, found)
+    if shown:
+        found.say("user", shown, shown[0][1])
     if not found.messages:
         raise InvalidRequest("input is required", param="input")
     _tools(request, found)
@@ -166,26 +184,51 @@ def translate(request: InputTokensRequest) -> Translation:
     return found
 
 
-def _item(item: Mapping[str, Any], place: str, found: Translation) -> None:
-    """Add one item. Its id, status and the like are an earlier answer's and say nothing here."""
+def _item(item: Mapping[str, Any], place: str, found: Translation) -> list[Part]:
+    """Add one item. Its id, status and the like are an earlier answer's and say nothing here.
+
+    The pictures that a tool gave back are returned: the user shows them once all have answered.
+    """
     kind = item.get("type") or "message"
     if kind == "message":
         role = item.get("role")
         if role not in _ROLES:
             raise refuse(f"{place}.role", f"must be one of {', '.join(_ROLES)}, not {role!r}")
-        found.say(role, text_of(item.get("content"), f"{place}.content", _TEXTS), place)
+        media = _MEDIA if role == "user" else {}
+        said = chat_parts(item.get("content"), f"{place}.content", _TEXTS, media)
+        found.say(role, said, place)
     elif kind == "function_call":
         call_id, name = string(item, "call_id", place), string(item, "name", place)
         found.call(call_id, name, string(item, "arguments", place), place)
     elif kind == "function_call_output":
-        output = text_of(item.get("output"), f"{place}.output", _TEXTS)
+        parts = chat_parts(item.get("output"), f"{place}.output", _TEXTS, _MEDIA)
+        output, media_shown = split_media(parts)
         found.answer(string(item, "call_id", place), output, place)
+        return media_shown
     elif kind == "reasoning":
         pass
     elif isinstance(kind, str) and (kind.endswith(_ASIDE) or kind in _DROPPED):
         found.ignore(place, kind, item.get("name"))
     else:
         raise refuse(f"{place}.type", f"{kind!r} is not supported")
+    return []
+
+
+def _image(part: Mapping[str, Any], place: str) -> dict[str, Any]:
+    if part.get("file_id") is not None:
+        raise refuse(f"{place}.file_id", _NOT_STORED)
+    detail = {"detail": part["detail"]} if part.get("detail") else {}
+    return picture(string(part, "image_url", place), **detail)
+
+
+def _file(part: Mapping[str, Any], place: str) -> dict[str, Any]:
+    for name in ("file_id", "file_url"):
+        if part.get(name) is not None:
+            raise refuse(f"{place}.{name}", _NOT_STORED)
+    return document(string(part, "file_data", place), part.get("filename") or "file")
+
+
+_MEDIA = {"input_image": _image, "input_file": _file}
 
 
 def _tools(request: InputTokensRequest, found: Translation) -> None:

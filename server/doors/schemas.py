@@ -22,7 +22,9 @@ from server.doors import leniency
 _SEED = 2**63 - 1
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """An object whose every field is known."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -34,7 +36,7 @@ class _Strict(BaseModel):
         return {k: v for k, v in data.items() if v is not None or k in cls.model_fields}
 
 
-class DoorRequest(_Strict):
+class DoorRequest(Strict):
     """Body of a request that is translated into a chat completion (`translation`)."""
 
     @model_validator(mode="before")
@@ -44,7 +46,7 @@ class DoorRequest(_Strict):
         return {k: v for k, v in body.items() if v is not None} if isinstance(body, dict) else body
 
 
-class Extension(_Strict):
+class Extension(Strict):
     """`edge_agent` in a request: how this query may be answered, graded and logged."""
 
     route: Literal["auto", "local", "cloud"] | None = Field(
@@ -61,14 +63,14 @@ class Extension(_Strict):
     log: bool = Field(True, description="False: this query is not written to the log")
 
 
-class FunctionCall(_Strict):
+class FunctionCall(Strict):
     """The function of a tool call in an earlier answer."""
 
     name: str
     arguments: str
 
 
-class ToolCall(_Strict):
+class ToolCall(Strict):
     """A tool call in an earlier answer."""
 
     id: str
@@ -77,7 +79,7 @@ class ToolCall(_Strict):
     index: int | None = None
 
 
-class Message(_Strict):
+class Message(Strict):
     """One message. Which fields a role takes is checked in `messages`."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -90,7 +92,7 @@ class Message(_Strict):
     cache_control: dict[str, Any] | None = None
 
 
-class Function(_Strict):
+class Function(Strict):
     """A function the model may call; `parameters` is a JSON schema."""
 
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
@@ -100,7 +102,7 @@ class Function(_Strict):
     cache_control: dict[str, Any] | None = Field(None, exclude=True)
 
 
-class Tool(_Strict):
+class Tool(Strict):
     """A tool the model may call."""
 
     type: Literal["function"]
@@ -108,20 +110,20 @@ class Tool(_Strict):
     cache_control: dict[str, Any] | None = Field(None, exclude=True)
 
 
-class FunctionName(_Strict):
+class FunctionName(Strict):
     """The name in a named tool choice."""
 
     name: str
 
 
-class NamedTool(_Strict):
+class NamedTool(Strict):
     """`tool_choice` that names one function."""
 
     type: Literal["function"]
     function: FunctionName
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """Options of a streamed answer."""
 
     include_usage: bool | None = None
@@ -129,8 +131,8 @@ class StreamOptions(_Strict):
     continuous_usage_stats: Literal[False] | None = Field(None, description="vLLM")
 
 
-class _Generation(_Strict):
-    """What chat and plain completions share."""
+class Generation(Strict):
+    """What chat, plain completions and fill-in-the-middle share."""
 
     model: str = Field(min_length=1, description="edge (auto), edge-local or edge-cloud")
     edge_agent: Extension = Extension()
@@ -176,7 +178,7 @@ class _Generation(_Strict):
         return leniency.asked(data) if isinstance(data, dict) else data
 
 
-class ChatRequest(_Generation):
+class ChatRequest(Generation):
     """Body of POST /v1/chat/completions."""
 
     messages: list[Message] = Field(min_length=1)
@@ -196,7 +198,7 @@ class ChatRequest(_Generation):
     )
 
 
-class CompletionRequest(_Generation):
+class CompletionRequest(Generation):
     """Body of POST /v1/completions."""
 
     prompt: str | list[str] | list[int] | list[list[int]] = Field(
@@ -210,10 +212,14 @@ class CompletionRequest(_Generation):
         "template or of fill-in-the-middle, are tokens: answered locally",
     )
     echo: Literal[False] | None = None
-    suffix: Literal[""] | None = None
+    suffix: str | None = Field(
+        None,
+        description="What follows the answer: the gap is filled by the local model, if it is one "
+        "that has tokens for it",
+    )
 
 
-class EmbeddingRequest(_Strict):
+class EmbeddingRequest(Strict):
     """Body of POST /v1/embeddings."""
 
     model: str = Field(min_length=1, description="edge or edge-local")
@@ -225,7 +231,7 @@ class EmbeddingRequest(_Strict):
     user: str | None = None
 
 
-class FeedbackRequest(_Strict):
+class FeedbackRequest(Strict):
     """Body of POST /v1/feedback: what you think of a response."""
 
     id: str = Field(min_length=1, description='Id of the response, with or without "chatcmpl-"')

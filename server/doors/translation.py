@@ -7,7 +7,7 @@ error names the field as the client sent it: each part of the translation knows 
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from edge_agent.agent.agent import Agent
 
 
+Part = tuple[dict[str, Any], str]
+"""A part of a chat's content, and its place in the request."""
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 """A tool's name in these APIs; in a chat completion it has 64 characters at most."""
 _LONGEST, _DIGEST = 64, 8
@@ -42,9 +44,20 @@ class Translation:
     long_names: dict[str, str] = field(default_factory=dict)
     """Name of a tool in the chat → the client's own, where that is too long for one."""
 
-    def say(self, role: str, text: str, place: str) -> None:
-        """Add a message with a text."""
-        self._add({"role": role, "content": text}, place)
+    def say(self, role: str, content: str | list[Part], place: str) -> None:
+        """Add a message; texts alone become one text, as the local model gets them."""
+        if isinstance(content, str):
+            self._add({"role": role, "content": content}, place)
+            return
+        parts = [part for part, _ in content]
+        if all(part["type"] == "text" for part in parts):
+            texts = [part["text"] for part in parts]
+            self._add({"role": role, "content": "\n".join(texts)}, place)
+            return
+        number = len(self.messages)
+        for index, (_, here) in enumerate(content):
+            self.places[f"messages[{number}].content[{index}]"] = here
+        self._add({"role": role, "content": parts}, place)
 
     def answer(self, call_id: str, text: str, place: str) -> None:
         """Add what a tool gave back."""
@@ -95,7 +108,7 @@ class Translation:
     def count(self, agent: "Agent") -> int:
         """How many tokens of the local model the prompt has. Raises as `query` does."""
         try:
-            queries.model_route(self.chat["model"])
+            queries.model_route(self.chat["model"], cloud=agent.cloud is not None)
             own = {"model": "edge-local", "edge_agent": {}}
             return len(self._query({**self.chat, **own}, agent, "").prompt_ids)
         except EdgeAgentError as error:
@@ -128,13 +141,53 @@ def text_of(content: Any, place: str, kinds: Mapping[str, str]) -> str:
 
     Raises InvalidRequest naming the part that is none.
     """
+    return "\n".join(part["text"] for part, _ in chat_parts(content, place, kinds, {}))
+
+
+def chat_parts(
+    content: Any,
+    place: str,
+    kinds: Mapping[str, str],
+    media: Mapping[str, Callable[[Mapping[str, Any], str], dict[str, Any]]],
+) -> list[Part]:
+    """A content as a chat's parts: texts as in `text_of`, and what a cloud may know how to read.
+
+    media: type → that part as a chat has it, of the part and its place. Raises InvalidRequest.
+    """
     if isinstance(content, str):
-        return content
-    return "\n".join(
-        string(part, kinds[kind], here)
+        return [(text_part(content), place)]
+    return [
+        (
+            media[kind](part, here)
+            if kind in media
+            else text_part(string(part, kinds[kind], here)),
+            here,
+        )
         for part, kind, here in parts_of(content, place)
-        if require_kind(kind, kinds, here)
-    )
+        if kind in media or require_kind(kind, kinds, here)
+    ]
+
+
+def split_media(parts: list[Part]) -> tuple[str, list[Part]]:
+    """The text of what a tool gave back, and its pictures: a chat's tool can only say a text."""
+    text = "\n".join(part["text"] for part, _ in parts if part["type"] == "text")
+    media = [(part, place) for part, place in parts if part["type"] != "text"]
+    return text or ("See the next message." if media else ""), media
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """A text as a chat's part."""
+    return {"type": "text", "text": text}
+
+
+def picture(url: str, **more: Any) -> dict[str, Any]:
+    """A picture as a chat's part; `url` may hold the data."""
+    return {"type": "image_url", "image_url": {"url": url, **more}}
+
+
+def document(data: str, name: str) -> dict[str, Any]:
+    """A file as a chat's part; `data` is a URL that holds it."""
+    return {"type": "file", "file": {"filename": name, "file_data": data}}
 
 
 def parts_of(content: Any, place: str) -> list[tuple[Mapping[str, Any], str, str]]:

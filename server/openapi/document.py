@@ -46,7 +46,7 @@ _ERRORS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "5XX": ("The daemon, or the cloud that was asked for by name, failed", {}),
 }
 """Status → what it means, and its headers."""
-_LOCAL_ONLY = ("/v1/embeddings", "/api/embed", "/api/embeddings")
+_LOCAL_ONLY = ("/v1/embeddings", "/api/embed", "/api/embeddings", "/infill")
 
 
 def describe(app: FastAPI, *, cloud: bool, keys: bool) -> None:

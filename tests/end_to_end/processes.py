@@ -48,11 +48,13 @@ def running(*arguments: str, data_dir: Path, **environ: str) -> Iterator[Running
         },
     )
     assert process.stdout is not None
+    reader: threading.Thread | None = None
     try:
         first = process.stdout.readline()
         assert first, f"{arguments} ended with {process.wait()} before it said its URL"
         lines = [first]
-        threading.Thread(target=lines.extend, args=(process.stdout,), daemon=True).start()
+        reader = threading.Thread(target=lines.extend, args=(process.stdout,), daemon=True)
+        reader.start()
         found = Running(process, json.loads(first)["url"].removesuffix("/v1"), lines)
         _wait_until_ready(found)
         yield found
@@ -63,6 +65,9 @@ def running(*arguments: str, data_dir: Path, **environ: str) -> Iterator[Running
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if reader is not None:
+            reader.join(20)  # to the end of what it said
+        process.stdout.close()
 
 
 def _wait_until_ready(found: Running) -> None:

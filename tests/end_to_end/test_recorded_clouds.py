@@ -18,6 +18,7 @@ import pytest
 
 from edge_agent.agent.agent import Agent
 from edge_agent.cloud.kinds import KINDS
+from edge_agent.cloud.tool_turns import ToolTurns
 from edge_agent.config.settings import Settings
 from server.app import create_app
 from tests.edge_agent.cloud.scripted_server import ScriptedServer, head
@@ -142,6 +143,9 @@ async def test_tool_calls_and_what_goes_back_with_their_results(conversation: Co
     sent = conversation.upstream.requests[-1]["messages"]
     back = conversation.recorded["tool"].get("back")
     assert sent[1] == (said if back is None else json.loads(back))
+    # After a restart the database knows.
+    restarted = ToolTurns(conversation.database)
+    assert (restarted.restore([said]) == [said]) is (back is None)
 
 
 async def test_a_refused_field_is_left_out_from_then_on(conversation: Conversation) -> None:

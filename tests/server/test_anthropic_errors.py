@@ -45,7 +45,7 @@ async def test_tokens_are_counted_as_the_prompt_is_rendered(
 
 
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
-DOCUMENT = {"type": "document", "source": {"type": "text", "data": "x"}}
+DOCUMENT = {"type": "search_result", "source": "x"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,14 @@ import httpx
 import pytest
 
 from edge_agent.config.settings import Settings
-from edge_agent.errors import BudgetExhausted, ContextLengthExceeded, QueueFull
+from edge_agent.errors import (
+    BudgetExhausted,
+    CloudDown,
+    CloudRefused,
+    CloudTimeout,
+    ContextLengthExceeded,
+    QueueFull,
+)
 from server import service
 from server.app import create_app
 from tests.server.scripted_agent import ScriptedAgent
@@ -160,7 +167,9 @@ async def test_a_form_is_told_to_be_json(client: httpx.AsyncClient) -> None:
     assert "application/json" in error_of(answer)["message"]
 
 
-async def test_unknown_routes_methods_and_models(client: httpx.AsyncClient) -> None:
+async def test_unknown_routes_methods_and_models(
+    client: httpx.AsyncClient, agent: ScriptedAgent
+) -> None:
     nowhere = await client.get("/v1/nowhere")
     assert (nowhere.status_code, error_of(nowhere)["type"]) == (404, "not_found_error")
     wrong = await client.get(CHAT)
@@ -173,7 +182,10 @@ async def test_unknown_routes_methods_and_models(client: httpx.AsyncClient) -> N
         assert answer.status_code == 404
         error = error_of(answer)
         assert error["code"] == "model_not_found"
-        assert "edge-local" in error["message"]
+        assert error["message"].endswith("there are edge, edge-local")
+    agent.cloud = object()
+    there = await client.post(CHAT, json={"model": "gpt-4o", "messages": [USER]})
+    assert error_of(there)["message"].endswith("there are edge, edge-local, edge-cloud")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -201,6 +213,26 @@ async def test_what_the_agent_refuses(
     assert (answer.status_code, code, answer.headers.get("retry-after")) == expected
     # OpenAI's SDK repeats a 429 by itself; an empty budget will not be full in a second.
     assert ("x-should-retry" in answer.headers) == (code == "budget_exhausted")
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages"])
+@pytest.mark.parametrize(
+    ("refusal", "again"),
+    [
+        (CloudRefused("no tools here", sent=True), False),
+        (CloudDown("failed 5 times in a row", sent=False), False),
+        (CloudTimeout("no first byte", sent=True), True),
+    ],
+)
+async def test_what_the_cloud_refuses_is_not_asked_again_at_once(
+    client: httpx.AsyncClient, agent: ScriptedAgent, path: str, refusal: Exception, again: bool
+) -> None:
+    """The SDKs repeat a 502 twice, Claude Code ten times in some minutes, without a word."""
+    agent.refusal = refusal
+    body = {"model": "edge", "messages": [USER], "max_tokens": 9}
+    answer = await client.post(path, json=body)
+    assert answer.status_code == 502
+    assert answer.headers.get("x-should-retry") == (None if again else "false")
 
 
 async def test_a_bug_shows_the_client_no_traceback(

@@ -194,7 +194,7 @@ async def test_without_a_prompt_the_model_is_there(sdk: ollama.AsyncClient) -> N
         ("generate", {"prompt": "\ud800"}, 400, "lone surrogate"),
         ("generate", {"prompt": "\ud800", "raw": True}, 400, "lone surrogate"),
         ("generate", {"prompt": "x", "images": ["AAAA"]}, 400, "images"),
-        ("generate", {"prompt": "x", "suffix": "y"}, 400, "suffix"),
+        ("generate", {"prompt": "x", "suffix": "y", "system": "z"}, 400, "system"),
         ("generate", {"prompt": "x", "context": [1]}, 400, "context"),
         ("generate", {"prompt": "x", "template": "y"}, 400, "template"),
         ("generate", {"prompt": "x", "raw": True, "system": "y"}, 400, "system"),

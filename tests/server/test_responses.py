@@ -356,7 +356,7 @@ NO_TOOL = {"type": "function", "name": "x"}
         ({"input": [{"role": "user", "content": [IMAGE]}]}, "input[0].content[0].type"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]},
-            "input[0].content[0].type",
+            "input[0].content[0].file_id",
         ),
         ({"input": [EMPTY]}, "input[0].content[0].text"),
         ({"input": [{"type": "item_reference", "id": "i"}]}, "input[0].type"),

@@ -42,15 +42,18 @@ NASTY = st.one_of(
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The daemon on a tiny random model."""
+    """The daemon on a tiny random model, which knows gaps."""
     folder: Path = tmp_path_factory.mktemp("fuzz")
-    model = write_tiny_gguf(folder / "tiny.gguf")
+    gaps = {f"tokenizer.ggml.fim_{name}_token_id": 6 + i for i, name in enumerate(FIM)}
+    model = write_tiny_gguf(folder / "tiny.gguf", metadata=gaps)
     arguments = ("serve", "--port", "0", "--threads", "1", "--model", str(model))
     with running(*arguments, data_dir=folder, EDGE_AGENT_TRAIN_ENABLED="false") as found:
         yield found
 
 
+FIM = ("pre", "suf", "mid")
 LIMITS = {
+    "/infill": "n_predict",
     "/v1/chat/completions": "max_tokens",
     "/v1/completions": "max_tokens",
     "/v1/responses": "max_output_tokens",
@@ -60,6 +63,7 @@ LIMITS = {
 COUNTS = ("/v1/responses/input_tokens", "/v1/messages/count_tokens")
 SAID: Any = [{"role": "user", "content": "x"}]
 PROMPTS: dict[str, Any] = {
+    "/infill": {"input_prefix": "x"},
     "/v1/chat/completions": {"messages": SAID},
     "/v1/completions": {"prompt": "x"},
     "/v1/responses": {"input": "x"},
@@ -74,7 +78,15 @@ STREAMED = dict.fromkeys(LIMITS, "text/event-stream") | {"/api/chat": "applicati
 """Path → the type of its streams."""
 STRUCTURED = (
     *("tools", "tool_choice", "response_format", "text", "output_config", "grammar", "system"),
-    *("logit_bias", "stop", "suffix", "prompt_cache_options", "conversation", "prompt"),
+    *(
+        "logit_bias",
+        "stop",
+        "suffix",
+        "response_fields",
+        "prompt_cache_options",
+        "conversation",
+        "prompt",
+    ),
     *("previous_response_id", "moderation", "dimensions", "format", "include", "stop_sequences"),
     *("stream_options", "chat_template_kwargs", "edge_agent", "best_of", "max_completion_tokens"),
     *("top_logprobs", "temperature", "top_p", "top_k", "prediction"),

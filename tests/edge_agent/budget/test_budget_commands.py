@@ -112,8 +112,10 @@ def test_a_clock_in_the_future(database: Path) -> None:
 def test_prices_are_listed_with_their_date_and_no_model_is_used_without_a_cloud() -> None:
     listed = json.loads(budget("prices", "--json"))
     mini = next(row for row in listed if row["model"] == "gpt-5-mini")
-    assert (mini["output"], mini["as_of"]) == (2.0, "2026-07-24")
+    assert (mini["output"], mini["as_of"]) == (2.0, "2026-11-29")
     assert not any(row["used"] for row in listed)
     lines = budget("prices").splitlines()
     assert all(len(line) <= 80 for line in lines)
+    assert "…" not in "".join(lines)
+    assert "2026-11-29" in lines[-1]
     assert next(line for line in lines if line.startswith("gpt-5-mini ")).split()[1] == "0.25"

@@ -3,10 +3,14 @@
 import itertools
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from edge_agent.chat.free_calls import FreeParser
 from edge_agent.chat.json_schema import read_schema
 from edge_agent.chat.template import ChatTemplate
 from edge_agent.chat.tool_format import ToolFormat
@@ -88,6 +92,9 @@ GENERIC_2 = json.dumps(
         ]
     }
 )
+MISTRAL = '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 3}, "id": "x12345678"}]'
+MISTRAL_2 = '[TOOL_CALLS]add[ARGS]{"a": 3}\n[TOOL_CALLS]look_up[CALL_ID]x1[ARGS]{"key": "é"}'
+LISTED = '{"name": "add", "description": "Adds."}'
 A, B = ("add", {"a": 3}), ("look_up", {"key": "é"})
 
 
@@ -112,8 +119,22 @@ A, B = ("add", {"a": 3}), ("look_up", {"key": "é"})
         ("qwen", f"```\n{BARE}\n```", "", [A]),
         ("qwen", f" {BARE}\n", "", [A]),
         ("qwen", FENCED.replace("add", "rm"), FENCED.replace("add", "rm"), []),
-        ("qwen", f"{FENCED}\nThis adds.", f"{FENCED}\nThis adds.", []),
-        ("qwen", f"Like so:\n{FENCED}", f"Like so:\n{FENCED}", []),
+        ("qwen", f"{FENCED}\nThis adds.", "\nThis adds.", [A]),
+        ("qwen", f"Like so:\n{FENCED}", "Like so:", [A]),
+        ("qwen", f"I add.\n\n  {BARE}\n\nDone.\n", "I add.\n\nDone.\n", [A]),
+        ("qwen", f"{BARE} I added it.", " I added it.", [A]),
+        ("qwen", f"Two:\n{FENCED[:-4]}\n{FENCED_2[8:]}\nso", "Two:\nso", [A, B]),
+        ("qwen", f"{XML} then\n{FENCED}\nend\n\n", " then\nend\n\n", [A, A]),
+        ("qwen", MISTRAL, "", [A]),
+        ("qwen", f"Sure.{MISTRAL_2} ok", "Sure. ok", [A, B]),
+        ("qwen", MISTRAL_2.replace("look_up", "rm"), MISTRAL_2[29:].replace("look_up", "rm"), [A]),
+        ("qwen", '[TOOL_CALLS]rm[ARGS]{"a": 3}', '[TOOL_CALLS]rm[ARGS]{"a": 3}', []),
+        ("qwen", "[TOOL_CALLS]add[ARGS]3", "[TOOL_CALLS]add[ARGS]3", []),
+        ("qwen", f"Say {BARE} to add.", f"Say {BARE} to add.", []),
+        ("qwen", f"a\n\n {BARE[:-1]}", f"a\n\n {BARE[:-1]}", []),
+        ("qwen", f"{LISTED}\n{LISTED}\n", f"{LISTED}\n{LISTED}\n", []),
+        ("qwen", "[docs](x) [1]\n- [ ] a\n{b}; `c`\n", "[docs](x) [1]\n- [ ] a\n{b}; `c`\n", []),
+        ("qwen", f"```json\n{BARE}\nor so\n```", "\nor so\n```", [A]),
         ("qwen", '{"name": "add", "arguments": 3}', '{"name": "add", "arguments": 3}', []),
         ("qwen", '{"name": "add", "arguments": "3"}', '{"name": "add", "arguments": "3"}', []),
         ("qwen", '{"name": "add", "arguments": "{\\"a\\": 3}"}', "", [A]),
@@ -125,6 +146,8 @@ A, B = ("add", {"a": 3}), ("look_up", {"key": "é"})
         ("qwen", '{"name": "add", "arg', '{"name": "add", "arg', []),
         ("llama", FENCED, "", [A]),
         ("llama", BARE, "", [A]),
+        ("llama", f"Let me see.\n<|python_tag|>{BARE}", "Let me see.", [A]),
+        ("llama", CALL, "", [A]),
         ("llama", f'{{"type": "function", {BARE[1:]}', "", [A]),
         ("llama", f'{BARE}; {{"name":"look_up","parameters":{{"key":"é"}}}}', "", [A]),
         ("llama", '{"answer": 3}', '{"answer": 3}', []),
@@ -152,8 +175,41 @@ def test_calls_are_found_however_the_text_is_cut(
     assert reason == ("tool_calls" if calls else "stop")
 
 
+@given(
+    pieces=st.lists(
+        st.sampled_from(
+            [
+                *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "rm"),
+                *("```json", "```", "\n", " ", ";", "[", "]", "{", "}", '{"name"', '"', ":", "é"),
+                *('{"name": "rm", "arguments": {}}', "<function=rm>", "text", "[1, 2]"),
+            ]
+        ),
+        max_size=20,
+    ),
+    cuts=st.lists(st.integers(0, 200)),
+)
+@settings(max_examples=300, deadline=None)
+def test_what_is_no_call_comes_through_byte_for_byte(pieces: list[str], cuts: list[int]) -> None:
+    output = "".join(pieces)
+    places = sorted({cut for cut in cuts if cut < len(output)} | {0, len(output)})
+    parser = FreeParser({"add": {}})
+    found = [item for a, b in pairwise(places) for item in parser.feed(output[a:b])]
+    assert "".join([*found, *parser.close()]) == output
+
+
 def test_text_streams_as_it_comes(qwen: ChatTemplate, plain: ChatTemplate) -> None:
     assert _read(_format(qwen), ["Let", " me", " <to", "ast"])[0] == ["Let", " me", " <toast"]
+    code = ["Like", " so:\n", "```", "python\n", "x = [1", "]\n```\n"]
+    assert _read(_format(qwen), code)[0] == [
+        "Like",
+        " so:",
+        "\n```python",
+        "\nx = [1",
+        "]",
+        "\n```\n",
+    ]
+    early = _format(qwen).parser().feed(TokenEvent(0, text=f"So:\n{BARE}\n"))
+    assert [call["function"]["name"] for delta in early for call in delta.tool_calls] == ["add"]
     pieces = ['{"response": "', "Hel", "lo\\", "nyou", '"}']
     assert _read(_format(plain), pieces)[0] == ["Hel", "lo", "\nyou"]
 
