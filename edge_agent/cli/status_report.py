@@ -241,6 +241,8 @@ def _today(today: Mapping[str, Any], rate: float | None) -> str:
 
 
 def _engine(engine: Mapping[str, Any], tokens_per_s: float | None) -> str:
+    if engine.get("loaded") is False:
+        return "weights and KV memory are given back until the next request"
     text = (
         f"{engine.get('running', 0)} of {engine.get('slots', '?')} slots busy, "
         f"{engine.get('waiting', 0)} waiting"

@@ -93,6 +93,12 @@ class EngineSettings(_Section):
     batch: int = Field(512, ge=32, description="Tokens in one prefill batch")
     queue: int = Field(64, ge=0, description="Requests that may wait for a slot")
     gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU; -1: all that fit")
+    keep_alive_s: float = Field(
+        300,
+        ge=0,
+        description="Seconds without a request after which weights and KV memory are given back "
+        "until the next one; 0: never",
+    )
 
 
 class Price(_Section):

@@ -165,6 +165,10 @@ class EngineStats:
     prefix_cache_hits_total: int
     decode_batches_total: int
     version: str
+    loaded: bool = True
+    """False while weights and KV are given back; the next request brings them back."""
+    unloads_at: float | None = None
+    """Unix time at which they will be given back if nobody asks; None: never, or they are."""
 
 
 class Counters:

@@ -49,9 +49,10 @@ def served(service: Service) -> Iterator[str]:
 
 
 def _model(name: str, service: Service, agent: Agent) -> dict[str, Any]:
-    """OpenAI's object, with what vLLM (`max_model_len`) and others add to it."""
+    """OpenAI's object, with what vLLM (`max_model_len`), llama-server (`status`) and others add."""
     local = MODELS[name] is not Route.CLOUD
     context = agent.engine.context_limit if local else None
+    loaded = "loaded" if agent.engine.stats().loaded else "unloaded"
     return {
         "id": name,
         "object": "model",
@@ -60,4 +61,5 @@ def _model(name: str, service: Service, agent: Agent) -> dict[str, Any]:
         "context_length": context,
         "max_model_len": context,
         "capabilities": [*_CAPABILITIES, "embedding" if local else "vision"],
+        **({"status": {"value": loaded}} if local else {}),
     }

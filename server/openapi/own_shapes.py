@@ -6,6 +6,8 @@ them. Times are Unix seconds, rates are in [0, 1], money is in USD.
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from edge_agent.budget.limits import LimitState
 from edge_agent.records.generation import EngineStats
 from edge_agent.records.query import After, Reason, Route, Source
@@ -107,6 +109,7 @@ class Health(Shape):
     """That the daemon is ready."""
 
     status: Literal["ok"]
+    model_loaded: bool = Field(description="false: its memory is given back until it is asked")
 
 
 class ServedModel(Shape):
