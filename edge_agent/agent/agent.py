@@ -18,10 +18,11 @@ from edge_agent import __version__
 from edge_agent.agent.answer import Answer, Services, begin
 from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.paid_call import Assistance
-from edge_agent.chat.template import ChatTemplate
+from edge_agent.chat.template import ChatTemplate, template_digest
 from edge_agent.cloud.client import CloudClient, find_api_key
 from edge_agent.config.settings import Settings
 from edge_agent.engine.engine import Engine
+from edge_agent.engine.runner import PrefixStore
 from edge_agent.errors import BudgetExhausted, CloudError, NotFound, StoreError, Unavailable
 from edge_agent.learning import machine
 from edge_agent.learning.background import BackgroundTraining
@@ -39,6 +40,7 @@ from models import catalog, offload_token
 from models.adapters.registry import AdapterRegistry
 from models.adapters.version import AdapterVersion
 from models.errors import EdgeAgentError, ModelError
+from models.prefix_files import prefix_dir
 from models.storage import private_dir
 
 _log = logging.getLogger(__name__)
@@ -115,6 +117,18 @@ class Agent:
             self.settings.engine,
             offload_token=self.offload_token_id,
             busy=self.activity.set,
+            prefixes=self._prefixes(),
+        )
+
+    def _prefixes(self) -> PrefixStore | None:
+        """A file of the model holds its own template; only the catalog's may change beside it."""
+        settings = self.settings
+        if not (settings.log.enabled and settings.engine.prefix_disk_mb):
+            return None
+        return PrefixStore(
+            prefix_dir(settings.data_dir),
+            settings.engine.prefix_disk_mb,
+            template_digest(self.model.entry.chat_template),
         )
 
     def _remember(self, version: AdapterVersion | None) -> None:

@@ -99,6 +99,12 @@ class EngineSettings(_Section):
         description="Seconds without a request after which weights and KV memory are given back "
         "until the next one; 0: never",
     )
+    prefix_disk_mb: float = Field(
+        256,
+        ge=0,
+        description="Disk for the KV of prompts, in MB, so that restarts and swaps need not "
+        "compute them again; private and unlogged ones never get there; 0: none",
+    )
 
 
 class Price(_Section):

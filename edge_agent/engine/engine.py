@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine import stream
@@ -23,6 +24,7 @@ from edge_agent.engine.queues import CommandQueue
 from edge_agent.engine.request import Job, check_prompt, check_request
 from edge_agent.engine.runner import (
     KeepAlive,
+    PrefixStore,
     Runner,
     Weights,
     file_identity,
@@ -57,12 +59,14 @@ class Engine:
         *,
         offload_token: int | None,
         busy: Callable[[bool], None] = lambda _busy: None,
+        prefixes: PrefixStore | None = None,
     ) -> None:
         """Load `served`. Raises GgufError, ModelError or AdapterError.
 
         `busy` is told, in the engine thread, when there begins to be something to compute and
-        when there is nothing left.
+        when there is nothing left. prefixes: where cached ones outlive this process.
         """
+        self._prefixes = prefixes
         self._settings = settings
         self._offload_token = offload_token
         self._busy = busy
@@ -83,11 +87,15 @@ class Engine:
         weights = Weights(served.gguf, settings, offload_token, self.grammars)
         try:
             adapter = load_adapter(weights, served.lora) if served.lora else None
-            self._runner = Runner(served, weights, adapter, settings, self._counters)
+            self._runner = self._make_runner(served, weights, adapter)
         except BaseException:
             weights.close()  # and with it the adapter
             raise
         self._runners = [self._runner]
+
+    def _make_runner(self, served: ServedModel, weights: Weights, adapter: Any) -> Runner:
+        args = (served, weights, adapter, self._settings, self._counters)
+        return Runner(*args, prefixes=self._prefixes)
 
     @property
     def version(self) -> str:
@@ -260,7 +268,7 @@ class Engine:
         if served.lora is not None:
             adapter = self._commands.call(partial(load_adapter, weights, served.lora)).result()
         try:
-            runner = Runner(served, weights, adapter, self._settings, self._counters)
+            runner = self._make_runner(served, weights, adapter)
         except BaseException:
             if adapter is not None:
                 self._commands.call(partial(free_adapter, adapter)).result()

@@ -157,7 +157,8 @@ class Choice:
     def __init__(self, job: "Job", index: int) -> None:
         self.job = job
         self.index = index
-        self.sequence = Sequence(list(job.prompt), lasting=not job.rollout)
+        born = time.time() if job.request.kept else None
+        self.sequence = Sequence(list(job.prompt), lasting=not job.rollout, born=born)
         self.generated = 0
         self.finished = False
         self.held: list[TokenEvent] = []

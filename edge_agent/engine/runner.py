@@ -7,6 +7,7 @@ version has its runner, and runners of one GGUF share its weights.
 import math
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import psutil
 
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.grammar import Grammars
+from edge_agent.engine.kv_cache import Reservations
 from edge_agent.engine.request import DecodingRules
 from edge_agent.engine.scheduler import Scheduler
 from edge_agent.errors import EngineError
@@ -23,9 +25,12 @@ from edge_agent.records.generation import Counters, ServedModel
 from models.adapters.lora_file import check_lora
 from models.errors import AdapterError, ModelError
 from models.gguf import inspect
+from models.llama.cells import KvCache
 from models.llama.context import LlamaContext
 from models.llama.memory import drop_mapped_pages
 from models.llama.model import LlamaModel
+from models.prefix_files import PrefixFiles
+from models.tuned import llama_cpp_version
 
 _EMBEDDING_BATCH = 128
 
@@ -83,6 +88,20 @@ class Weights:
 
 def _shape(model: LlamaModel) -> tuple[int, ...]:
     return model.n_vocab, model.n_embd, model.n_ctx_train
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixStore:
+    """Where cached prefixes outlive their context: on disk."""
+
+    folder: Path
+    limit_mb: float
+    template: str
+    """Digest of the chat template that prompts are made with."""
+
+    def files(self, runner: "Runner") -> PrefixFiles:
+        """Those that `runner` can use."""
+        return PrefixFiles(self.folder, [self.template, *runner.key], limit_mb=self.limit_mb)
 
 
 class KeepAlive:
@@ -152,8 +171,14 @@ class Runner:
         adapter: Any,
         settings: EngineSettings,
         counters: Counters,
+        *,
+        prefixes: PrefixStore | None = None,
     ) -> None:
-        """Allocate the context. `adapter` is from `load_adapter`, or None. Raises ModelError."""
+        """Allocate the context. `adapter` is from `load_adapter`, or None. Raises ModelError.
+
+        prefixes: where cached ones outlive the context.
+        """
+        self._prefixes = prefixes
         self.version = served.version
         self.weights = weights
         self._lora = served.lora
@@ -176,8 +201,10 @@ class Runner:
             threads=self._threads,
             adapter=self._adapter,
         )
+        files = None if self._prefixes is None else self._prefixes.files(self)
         scheduler = Scheduler(
             context,
+            Reservations(KvCache(context), files),
             self.weights.rules,
             slots=settings.slots,
             batch=settings.batch,
@@ -193,6 +220,14 @@ class Runner:
             ),
         )
         return context, scheduler
+
+    @property
+    def key(self) -> list[object]:
+        """All that a token's KV depends on, beside the tokens before it."""
+        params = llama_cpp.llama_context_default_params()
+        lora = None if self._lora is None else (self._lora, *file_identity(self._lora)[2:])
+        base = (self.weights.model.path, *self.weights.identity[2:])
+        return [base, lora, self.version, params.type_k, params.type_v, llama_cpp_version()]
 
     def rest(self) -> None:
         """Free the contexts and cached prefixes; no job may be left. Idempotent."""

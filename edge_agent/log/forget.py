@@ -19,6 +19,7 @@ from edge_agent.log import erase
 from edge_agent.log.database import boundary, open_database
 from edge_agent.log.reader import bare_id
 from edge_agent.log.rows import USABLE
+from models import prefix_files
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -134,6 +135,7 @@ def forget(
             "min(last_example, (SELECT coalesce(max(id), 0) FROM example))"
         )
         erase.scrub(db)
+        prefix_files.erase(path.parent)
     return Forgotten(deleted, removed, found.trained, found.copies)
 
 

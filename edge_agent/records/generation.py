@@ -86,6 +86,8 @@ class GenerationRequest:
     """Decision window w in answer positions; 1 = decide from the prompt's logits alone."""
     client: str = ""
     """Who asks, for fairness between clients; "" = anonymous."""
+    kept: bool = False
+    """Its KV may be written to disk, for others that begin alike."""
     confidence: bool = False
     """Report `TokenEvent.confidence`; takes one pass over the logits a token."""
 
