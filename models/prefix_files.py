@@ -117,10 +117,10 @@ class PrefixFiles:
         erased, or where the disk does not let us.
         """
         packed = _pack(tokens)
-        head = {"key": self._key, "tokens": len(tokens), "first": first, "born": born}
-        head["state"] = memoryview(state).nbytes
-        text = json.dumps(head).encode()
-        size = len(MAGIC) + _LENGTH.size + len(text) + len(packed) + head["state"] + _DIGEST_BYTES
+        n_state = memoryview(state).nbytes
+        head = {"key": self._key, "tokens": len(tokens), "state": n_state}
+        text = json.dumps({**head, "first": first, "born": born}).encode()
+        size = len(MAGIC) + _LENGTH.size + len(text) + len(packed) + n_state + _DIGEST_BYTES
         path = self._folder / f"{self._key}-{_digest(packed)}{_SUFFIX}"
         try:
             private_dir(self._folder)

@@ -99,6 +99,12 @@ class EngineSettings(_Section):
         description="Seconds without a request after which weights and KV memory are given back "
         "until the next one; 0: never",
     )
+    tune_idle_s: float = Field(
+        60,
+        ge=0,
+        description="Seconds without a request after which the forms of the model's file are "
+        "measured, once on a machine; the fastest that is as exact serves from then on; 0: never",
+    )
     prefix_disk_mb: float = Field(
         256,
         ge=0,

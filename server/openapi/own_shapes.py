@@ -119,6 +119,9 @@ class ServedModel(Shape):
     path: str
     offload_token: str | None
     context_limit: int
+    form: str | None = Field(description="The weight type that was chosen; null: as shipped")
+    proposed: str | None = Field(description="What `models tune` would offer at some loss")
+    tuning_waits_for: str | None = Field(description="Why no form is measured; null: one is")
 
 
 class ServedAdapter(Shape):
