@@ -49,12 +49,11 @@ def erase(data_dir: Path) -> None:
 
     Raises OSError.
     """
-    folder = prefix_dir(data_dir)
-    if not folder.is_dir():
-        return
+    folder = private_dir(prefix_dir(data_dir))
     with locked(folder / _LOCK):
         (folder / _FORGOTTEN).touch(mode=0o600)
-        os.utime(folder / _FORGOTTEN)
+        now = time.time()  # not the file system's clock, which may lag behind
+        os.utime(folder / _FORGOTTEN, (now, now))
         for path in folder.glob(f"*{_SUFFIX}*"):
             path.unlink(missing_ok=True)
 

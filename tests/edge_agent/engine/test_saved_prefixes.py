@@ -153,6 +153,14 @@ async def test_what_may_not_be_kept_is_never_written(data: Data) -> None:
     assert (await after_restart(data, [*LONG, *prompt_of(5, 70)]))[0] <= len(LONG)
 
 
+async def test_forgetting_reaches_what_was_never_on_disk(data: Data) -> None:
+    engine = data.engine()
+    await ask(engine, LONG)
+    erase(data.path)
+    await engine.stop(0)
+    assert data.files == []
+
+
 async def test_forgetting_takes_the_files_and_what_is_still_in_memory(data: Data) -> None:
     await saved(data)
     engine = data.engine()
