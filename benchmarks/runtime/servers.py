@@ -129,6 +129,7 @@ def own_environment(settings: Settings) -> dict[str, str]:
     return chosen | {
         "EDGE_AGENT_SERVER_PORT": "0",
         "EDGE_AGENT_TRAIN_ENABLED": "false",
+        "EDGE_AGENT_ENGINE_TUNE_IDLE_S": "0",
         "EDGE_AGENT_BUDGET_RATE": "none",
     }
 

@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 
 from edge_agent import __version__
 from edge_agent.agent.answer import Answer, Services, begin
+from edge_agent.agent.tuning import IdleTuning
 from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.paid_call import Assistance
-from edge_agent.chat.template import ChatTemplate
+from edge_agent.chat.template import ChatTemplate, template_digest
 from edge_agent.cloud.client import CloudClient, find_api_key
 from edge_agent.config.settings import Settings
 from edge_agent.engine.engine import Engine
+from edge_agent.engine.runner import PrefixStore
 from edge_agent.errors import BudgetExhausted, CloudError, NotFound, StoreError, Unavailable
 from edge_agent.learning import machine
 from edge_agent.learning.background import BackgroundTraining
@@ -39,7 +41,9 @@ from models import catalog, offload_token
 from models.adapters.registry import AdapterRegistry
 from models.adapters.version import AdapterVersion
 from models.errors import EdgeAgentError, ModelError
+from models.prefix_files import prefix_dir
 from models.storage import private_dir
+from models.tuned import Tuned
 
 _log = logging.getLogger(__name__)
 _ADAPTER_POLL_S = 1.0
@@ -92,6 +96,7 @@ class Agent:
         self.watchdog = Watchdog(
             self.registry, settings.database, tolerance=settings.train.tolerance
         )
+        self.tuning = IdleTuning(settings, self.engine, self._serve_choice)
         self._background: set[asyncio.Task[None]] = set()
         self.started_at = time.time()
         self._closing = False
@@ -115,6 +120,18 @@ class Agent:
             self.settings.engine,
             offload_token=self.offload_token_id,
             busy=self.activity.set,
+            prefixes=self._prefixes(),
+        )
+
+    def _prefixes(self) -> PrefixStore | None:
+        """A file of the model holds its own template; only the catalog's may change beside it."""
+        settings = self.settings
+        if not (settings.log.enabled and settings.engine.prefix_disk_mb):
+            return None
+        return PrefixStore(
+            prefix_dir(settings.data_dir),
+            settings.engine.prefix_disk_mb,
+            template_digest(self.model.entry.chat_template),
         )
 
     def _remember(self, version: AdapterVersion | None) -> None:
@@ -170,6 +187,7 @@ class Agent:
         self._spawn(self._watch_adapters())
         self._spawn(self.training.run())
         self._spawn(self._guard())
+        self._spawn(self._tune())
 
     async def begin(self, query: Query) -> Answer:
         """Decide on `query` and start answering it; see `answer.begin`."""
@@ -202,6 +220,7 @@ class Agent:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.training.stop()
+        await self.tuning.stop()
         if self.cloud is not None:
             await self.cloud.aclose()
         self.ledger.close()
@@ -218,6 +237,9 @@ class Agent:
         refused: str | None = None
         while True:
             await asyncio.sleep(_ADAPTER_POLL_S)
+            if not self.model.path.exists():  # `models tune` has chosen another form of it
+                with contextlib.suppress(EdgeAgentError):  # requests say that the file is gone
+                    await self._serve_choice()
             active = await asyncio.to_thread(self.registry.active)
             version = active.version if active else "base"
             if version in (self.engine.version, refused):
@@ -231,6 +253,27 @@ class Agent:
             else:
                 refused = None
                 _log.info("serving adapter %s", version)
+
+    async def _tune(self) -> None:
+        try:
+            await self.tuning.run()
+        except (EdgeAgentError, OSError) as error:
+            _log.warning("the forms of the model are not measured: %s", error)
+
+    async def _serve_choice(self) -> None:
+        """Serve the form of the model's file that was chosen; what runs ends on the old one."""
+        settings, before = self.settings, self.model
+        self.model = await asyncio.to_thread(catalog.resolve, settings.model, settings.data_dir)
+        active = await asyncio.to_thread(self.registry.active)
+        served = served_model(self.model.path, active)
+        if served == served_model(before.path, active):
+            return
+        try:
+            await self.engine.activate(served)
+        except EdgeAgentError:
+            self.model = before
+            raise
+        _log.warning("serving %s from %s", self.model.entry.name, self.model.path.name)
 
     async def _guard(self) -> None:
         """Go back to the parent of an adapter that does worse in use."""
@@ -285,6 +328,7 @@ def status(agent: "Agent") -> dict[str, Any]:
             "path": str(agent.model.path),
             "offload_token": agent.model.entry.offload_token,
             "context_limit": agent.engine.context_limit,
+            **_tuned(agent),
         },
         "adapter": {"version": version, "trained": trained, "dual": agent.dual(version)},
         "engine": dataclasses.asdict(agent.engine.stats()),
@@ -306,6 +350,19 @@ def status(agent: "Agent") -> dict[str, Any]:
             "on_failure": agent.settings.log.on_failure,
             **dataclasses.asdict(agent.store.health.state()),
         },
+    }
+
+
+def _tuned(agent: "Agent") -> dict[str, Any]:
+    """Which form of the file serves, what `models tune` would offer, why none is measured."""
+    name = agent.model.entry.name
+    tuned = None
+    if not catalog.is_path(agent.settings.model):
+        tuned = Tuned.load(catalog.model_dir(agent.settings.data_dir, name))
+    return {
+        "form": tuned.choice if tuned is not None and tuned.file == agent.model.path.name else None,
+        "proposed": tuned.proposal(name) if tuned is not None else None,
+        "tuning_waits_for": agent.tuning.waiting_for,
     }
 
 

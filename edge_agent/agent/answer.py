@@ -127,6 +127,7 @@ class Answer:
                     window=window,
                     client=query.client,
                     confidence=drafts,
+                    kept=services.store.keeps(query),
                 )
             )
         if not self._cloud_alone:

@@ -133,9 +133,7 @@ def _log(settings: Settings) -> dict[str, Any]:
 def lines(status: Mapping[str, Any]) -> Iterator[str]:
     """The status for reading. Parts that are missing are left out."""
     yield _row("daemon", _daemon(status))
-    model = status.get("model") or {}
-    limit = model.get("context_limit")
-    yield _row("model", str(model.get("name", "?")) + (f", context {limit}" if limit else ""))
+    yield from _model(status.get("model") or {})
     adapter = status.get("adapter") or {}
     decision = status.get("decision") or {}
     state = "trained" if adapter.get("trained") else "untrained"
@@ -185,6 +183,15 @@ def _daemon(status: Mapping[str, Any]) -> str:
     if status.get("uptime_s") is not None:
         parts.append(f"up {_duration(status['uptime_s'])}")
     return ", ".join([*parts, f"version {status.get('version', '?')}"])
+
+
+def _model(model: Mapping[str, Any]) -> Iterator[str]:
+    limit = model.get("context_limit")
+    yield _row("model", str(model.get("name", "?")) + (f", context {limit}" if limit else ""))
+    if model.get("form"):
+        yield _row("", f"its weights as {model['form']}, as was measured to serve best here")
+    if model.get("proposed"):
+        yield _row("", model["proposed"])
 
 
 def _decision(decision: Mapping[str, Any]) -> str:
@@ -241,6 +248,8 @@ def _today(today: Mapping[str, Any], rate: float | None) -> str:
 
 
 def _engine(engine: Mapping[str, Any], tokens_per_s: float | None) -> str:
+    if engine.get("loaded") is False:
+        return "weights and KV memory are given back until the next request"
     text = (
         f"{engine.get('running', 0)} of {engine.get('slots', '?')} slots busy, "
         f"{engine.get('waiting', 0)} waiting"

@@ -93,6 +93,24 @@ class EngineSettings(_Section):
     batch: int = Field(512, ge=32, description="Tokens in one prefill batch")
     queue: int = Field(64, ge=0, description="Requests that may wait for a slot")
     gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU; -1: all that fit")
+    keep_alive_s: float = Field(
+        300,
+        ge=0,
+        description="Seconds without a request after which weights and KV memory are given back "
+        "until the next one; 0: never",
+    )
+    tune_idle_s: float = Field(
+        60,
+        ge=0,
+        description="Seconds without a request after which the forms of the model's file are "
+        "measured, once on a machine; the fastest that is as exact serves from then on; 0: never",
+    )
+    prefix_disk_mb: float = Field(
+        256,
+        ge=0,
+        description="Disk for the KV of prompts, in MB, so that restarts and swaps need not "
+        "compute them again; private and unlogged ones never get there; 0: none",
+    )
 
 
 class Price(_Section):

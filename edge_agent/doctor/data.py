@@ -9,10 +9,14 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge_agent.doctor.check import Check, Subject, failure, ok, warning
 from edge_agent.errors import EdgeAgentError
 from edge_agent.log.health import read_gap
+
+if TYPE_CHECKING:
+    from models.catalog import ResolvedModel
 
 
 def data_dir(subject: Subject) -> Check:
@@ -80,8 +84,18 @@ def model(subject: Subject) -> Check:
     return ok(
         "model",
         f"{found.entry.name}: {info.architecture} {info.quantization}, {info.size / 1e6:.0f} MB, "
-        f"offload token {found.entry.offload_token}",
+        f"offload token {found.entry.offload_token}{_proposal(found)}",
     )
+
+
+def _proposal(found: "ResolvedModel") -> str:
+    """A form that is faster, but less exact, which nobody takes but the user."""
+    from models.catalog import model_dir
+    from models.tuned import Tuned
+
+    tuned = Tuned.load(model_dir(found.data_dir, found.entry.name))
+    said = None if tuned is None else tuned.proposal(found.entry.name)
+    return "" if said is None else f"; {said}"
 
 
 def adapter(subject: Subject) -> Check:

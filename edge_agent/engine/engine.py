@@ -7,21 +7,32 @@ through the outbox, one wake-up per event loop and batch.
 import asyncio
 import itertools
 import logging
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine import stream
+from edge_agent.engine.admission import Admission
 from edge_agent.engine.grammar import Grammars
 from edge_agent.engine.queues import CommandQueue
 from edge_agent.engine.request import Job, check_prompt, check_request
-from edge_agent.engine.runner import Runner, Weights, file_identity, free_adapter, load_adapter
+from edge_agent.engine.runner import (
+    KeepAlive,
+    PrefixStore,
+    Runner,
+    Weights,
+    file_identity,
+    free_adapter,
+    load_adapter,
+)
 from edge_agent.engine.stream import Generation, Outbox
-from edge_agent.errors import EdgeAgentError, EngineError, QueueFull, Unavailable
+from edge_agent.errors import EdgeAgentError, EngineError, Unavailable
 from edge_agent.records.generation import (
     Counters,
     EngineStats,
@@ -35,6 +46,7 @@ from models.llama.model import LlamaModel
 from models.llama.vocabulary import lasting_vocabulary
 
 _log = logging.getLogger(__name__)
+_BETWEEN_TRIES_S = 0.1
 
 
 class Engine:
@@ -47,12 +59,14 @@ class Engine:
         *,
         offload_token: int | None,
         busy: Callable[[bool], None] = lambda _busy: None,
+        prefixes: PrefixStore | None = None,
     ) -> None:
         """Load `served`. Raises GgufError, ModelError or AdapterError.
 
         `busy` is told, in the engine thread, when there begins to be something to compute and
-        when there is nothing left.
+        when there is nothing left. prefixes: where cached ones outlive this process.
         """
+        self._prefixes = prefixes
         self._settings = settings
         self._offload_token = offload_token
         self._busy = busy
@@ -62,8 +76,8 @@ class Engine:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._activation = threading.Lock()
-        self._posted: Counter[str] = Counter()
-        """Jobs on their way to the engine thread, by client."""
+        self._kept = KeepAlive(settings.keep_alive_s)
+        self._admission = Admission(settings.slots, settings.queue, self._counters)
         self._closing = False
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -73,11 +87,15 @@ class Engine:
         weights = Weights(served.gguf, settings, offload_token, self.grammars)
         try:
             adapter = load_adapter(weights, served.lora) if served.lora else None
-            self._runner = Runner(served, weights, adapter, settings, self._counters)
+            self._runner = self._make_runner(served, weights, adapter)
         except BaseException:
             weights.close()  # and with it the adapter
             raise
         self._runners = [self._runner]
+
+    def _make_runner(self, served: ServedModel, weights: Weights, adapter: Any) -> Runner:
+        args = (served, weights, adapter, self._settings, self._counters)
+        return Runner(*args, prefixes=self._prefixes)
 
     @property
     def version(self) -> str:
@@ -97,13 +115,14 @@ class Engine:
     def stats(self) -> EngineStats:
         """A snapshot; cheap, from any thread."""
         schedulers = [runner.scheduler for runner in self._runners if not runner.resting]
-        counters = self._counters
+        counters, posted = self._counters, self._admission.posted.total()
+        patience_s = self._patience_s
         return EngineStats(
             slots=self._settings.slots,
             running=sum(len(s.active) for s in schedulers),
             parked=sum(len(s.parked) for s in schedulers),
-            waiting=self._posted.total() + sum(len(s.waiting) + len(s.ready) for s in schedulers),
-            kv_cells=sum(runner.context.cells for runner in self._runners),
+            waiting=posted + sum(len(s.waiting) + len(s.ready) for s in schedulers),
+            kv_cells=sum(runner.context.cells for runner in self._runners if not runner.resting),
             kv_used=sum(s.kv_used for s in schedulers),
             prompt_tokens_total=counters.prompt_tokens,
             cached_tokens_total=counters.cached_tokens,
@@ -111,6 +130,8 @@ class Engine:
             prefix_cache_hits_total=counters.prefix_hits,
             decode_batches_total=counters.batches,
             version=self.version,
+            loaded=self._runner.weights.loaded,
+            unloads_at=None if patience_s is None else time.time() + patience_s,
         )
 
     def start(self) -> None:
@@ -150,7 +171,7 @@ class Engine:
             cancel=lambda: self._commands.post(partial(self._cancel, number)),
         )
         with self._lock:
-            displaces = self._must_displace(request.client)
+            displaces = self._admission.must_displace(request.client, self._runner.scheduler)
             self._enqueue(Job(number, request, generation), displaces=displaces)
         return generation
 
@@ -210,11 +231,23 @@ class Engine:
         with suppress(Unavailable):
             self._commands.call(self._rest).result()
 
+    async def load(self) -> None:
+        """Have the weights ready for the next request. Raises ModelError, Unavailable."""
+        await asyncio.wrap_future(self._commands.call(self._load))
+
+    def keep_alive(self, seconds: float) -> None:
+        """Keep weights and KV for so long after the last request: 0 to the end of what runs.
+
+        inf: for ever. It holds until they are given back; then `keep_alive_s` does again.
+        """
+        self._commands.post(partial(self._kept.limit, seconds))
+
     def _activate(self, served: ServedModel) -> None:
-        with self._activation:
+        with self._activation:  # nothing is unloaded meanwhile
             self._commands.check_open()
             current = self._runner.weights
             if file_identity(served.gguf) == current.identity:
+                self._commands.call(self._load).result()
                 self._open_runner(served, current)
                 return
             weights = Weights(served.gguf, self._settings, self._offload_token, self.grammars)
@@ -235,7 +268,7 @@ class Engine:
         if served.lora is not None:
             adapter = self._commands.call(partial(load_adapter, weights, served.lora)).result()
         try:
-            runner = Runner(served, weights, adapter, self._settings, self._counters)
+            runner = self._make_runner(served, weights, adapter)
         except BaseException:
             if adapter is not None:
                 self._commands.call(partial(free_adapter, adapter)).result()
@@ -255,36 +288,8 @@ class Engine:
         """Holding the lock. Raises Unavailable."""
         if self._closing:
             raise Unavailable("the engine is shutting down")
-        self._posted[job.request.client] += 1
+        self._admission.posted[job.request.client] += 1
         self._commands.post(partial(self._add, job, displaces=displaces))
-
-    def _must_displace(self, client: str) -> bool:
-        """Whether the queue is full, but of others who have more in it than their share.
-
-        Raises QueueFull if `client` has its share of the queue already.
-        """
-        queue = self._runner.scheduler.waiting
-        waiting, room = self._posted.total() + len(queue), self._room()
-        if waiting < room:
-            return False
-        own = queue.count(client)
-        share = room // (queue.clients() + (own == 0))
-        if own + self._posted[client] >= share:
-            raise self._queue_full(waiting)
-        return True
-
-    def _room(self) -> int:
-        """Requests that may wait: those in the queue, and those for whom a slot is free."""
-        scheduler = self._runner.scheduler
-        free = self._settings.slots - len(scheduler.active) - len(scheduler.ready)
-        return self._settings.queue + max(0, free)
-
-    def _queue_full(self, waiting: int) -> QueueFull:
-        retry = self._counters.job_s * (1 + waiting / self._settings.slots)
-        return QueueFull(
-            f"{waiting} requests are waiting already; try again in {retry:.0f} s",
-            retry_after_s=max(1.0, retry),
-        )
 
     # Engine thread:
 
@@ -312,9 +317,13 @@ class Engine:
     def _over(self) -> bool:
         if not self._closing:
             return False
-        jobs = self._posted.total() or any(runner.scheduler.jobs for runner in self._runners)
-        left = jobs or self._commands.has_spaced
+        left = self._has_jobs or self._commands.has_spaced
         return not left or time.monotonic() >= self._deadline
+
+    @property
+    def _has_jobs(self) -> bool:
+        posted = self._admission.posted.total() > 0
+        return posted or any(runner.scheduler.jobs for runner in self._runners)
 
     @property
     def _idle(self) -> bool:
@@ -324,10 +333,33 @@ class Engine:
         """Run the commands that were posted; where there is nothing to compute, wait for one."""
         if self._idle and not self._commands.has_spaced:
             self._busy(False)
-            remaining = max(0.0, self._deadline - time.monotonic())
-            self._commands.wait(remaining if self._closing else None)
+            left_s = max(0.0, self._deadline - time.monotonic())
+            self._commands.wait(left_s if self._closing else self._patience_s)
             self._busy(True)
         self._commands.obey()
+        self._unload_unused()
+
+    @property
+    def _patience_s(self) -> float | None:
+        """Until weights and KV are given back if nobody asks; None: never, or they are."""
+        left_s = self._kept.left_s
+        return left_s if self._runner.weights.loaded and left_s < math.inf else None
+
+    def _unload_unused(self) -> None:
+        """Give weights and KV back once nobody has used them for as long as they are kept."""
+        if self._has_jobs or self._commands.has_spaced or len(self._runners) > 1:
+            self._kept.use()
+        elif self._patience_s == 0:
+            if not self._activation.acquire(blocking=False):
+                self._commands.wait(_BETWEEN_TRIES_S)  # a version being made ready uses the weights
+                return
+            try:
+                self._runner.unload()
+            finally:
+                self._activation.release()
+            self._kept.reset()
+            give_back_freed()
+            _log.info("weights and KV memory given back until the next request")
 
     def _emit(self) -> None:
         """Free what nobody uses any more, and hand out what was said."""
@@ -344,11 +376,9 @@ class Engine:
         except ModelError as error:
             job.sink.close(error)
         with self._lock:
-            self._posted -= Counter({job.request.client: 1})
-        scheduler = self._runner.scheduler
-        waiting = len(scheduler.waiting)
-        if displaces and waiting > self._room():
-            scheduler.displace(self._queue_full(waiting))
+            self._admission.posted -= Counter({job.request.client: 1})
+        if displaces:
+            self._admission.displace(self._runner.scheduler)
 
     def _resume(self, number: int, appended: tuple[int, ...]) -> None:
         for runner in self._runners:
@@ -362,6 +392,10 @@ class Engine:
         if not self._runner.scheduler.jobs:
             self._runner.rest()
             give_back_freed()
+
+    def _load(self) -> None:
+        self._runner.load()
+        self._kept.use()
 
     def _embed(self, prompt: list[int]) -> list[float]:
         return self._runner.embed(prompt)

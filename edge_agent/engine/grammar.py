@@ -55,7 +55,7 @@ class Grammars:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         """`vocabulary` must outlive every state: llama.cpp reads it through a raw pointer."""
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
         self._candidates = _Candidates(vocabulary.size)
         self._tokenizer: LLTokenizer | None = None
         self._building = threading.Lock()
@@ -70,8 +70,8 @@ class Grammars:
     def start(self, grammar: Grammar) -> GrammarState:
         """The beginning of an answer. In the engine thread. Raises InvalidRequest."""
         if grammar.notation == "gbnf":
-            return _GbnfState(self._vocabulary, grammar.text, self._candidates)
-        return _GuidanceState(self._compile(grammar.text, None).deep_copy(), self._vocabulary)
+            return _GbnfState(self.vocabulary, grammar.text, self._candidates)
+        return _GuidanceState(self._compile(grammar.text, None).deep_copy(), self.vocabulary)
 
     def _compile(self, text: str, param: str | None) -> LLMatcher:
         with self._keeping:
@@ -80,7 +80,7 @@ class Grammars:
                 return self._compiled[text]
         with self._building:
             if self._tokenizer is None:
-                self._tokenizer = _index(self._vocabulary)
+                self._tokenizer = _index(self.vocabulary)
         try:
             with panics_as_errors():
                 matcher = LLMatcher(self._tokenizer, text, limits=LIMITS, log_level=0)
@@ -117,7 +117,7 @@ def _index(vocabulary: Vocabulary) -> LLTokenizer:
     text.
     """
     size = vocabulary.size
-    ends = [i for i in range(size) if vocabulary.is_eog(i)]
+    ends = sorted(vocabulary.eog)
     if not ends:
         raise InvalidRequest("the local model has no end token, so no schema can end its answer")
     marked = {*ends, *vocabulary.special_tokens.values()}

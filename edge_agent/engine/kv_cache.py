@@ -11,7 +11,10 @@ Attention walks over every KV cell up to the last one in use, whoever holds it: 
 idle cells make a batch of 16 sequences of a small model take 45 % longer. Copying 100 tokens out
 takes 2 ms, and putting them back less; computing them again takes 80.
 
-API: `llama_state_seq_*` of `llama.h`. A copy serves only the context it was made in.
+Before the context is freed, what is cached may be written to disk, for the next context of the
+same key: after a restart, after a swap and back, after memory was given back.
+
+API: `llama_state_seq_*` of `llama.h`. A copy serves only contexts of the same model and adapter.
 """
 
 from collections.abc import Collection, Iterable
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 
 from models.llama.cells import KvCache, Sequence, common_prefix
 from models.llama.context import State
+from models.prefix_files import PrefixFiles
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +33,8 @@ class HostPrefix:
     state: State
     first: int
     """Smallest position it holds: a sliding window forgets."""
+    born: float | None
+    """As `Sequence.born`."""
 
 
 class HostCache:
@@ -47,7 +53,7 @@ class HostCache:
 
     def takes(self, sequence: Sequence) -> bool:
         """True if `put` keeps a copy: it may be wanted again, and is not too long."""
-        return sequence.lasting and sequence.done <= self._cells
+        return sequence.lasting and self.holds(sequence.done)
 
     def put(self, sequence: Sequence) -> None:
         """Keep a copy of a sequence that holds KV, if the host cache `takes` it."""
@@ -58,7 +64,7 @@ class HostCache:
             if common_prefix(entry.tokens, tokens, len(tokens)) == len(tokens):
                 return
         state, first = self._kv.save(sequence)
-        self.put_back(HostPrefix(tokens, state, first))
+        self.put_back(HostPrefix(tokens, state, first, sequence.born))
 
     def put_back(self, entry: HostPrefix) -> None:
         """Keep `entry`, in place of those that begin it and, without room, of the oldest."""
@@ -86,6 +92,14 @@ class HostCache:
                 best, length = entry, common
         return best, length
 
+    def holds(self, length: int) -> bool:
+        """Whether a copy of so many tokens has room."""
+        return length <= self._cells
+
+    def entries(self) -> tuple[HostPrefix, ...]:
+        """The least recently made first."""
+        return tuple(self._entries)
+
     def take(self, entry: HostPrefix) -> None:
         """Forget `entry`."""
         self._entries.remove(entry)
@@ -106,6 +120,10 @@ class PrefixCache:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def entries(self) -> tuple[Sequence, ...]:
+        """Every entry, the least recently used first."""
+        return tuple(self._entries.values())
 
     @property
     def cells(self) -> int:
@@ -172,13 +190,18 @@ _WORTH_WAITING = 32
 """Tokens of a prompt that need not be computed if it waits for one that begins alike."""
 _WORTH_RESTORING = 8
 """Tokens that need not be computed if a host copy is put back."""
+_WORTH_SAVING = 64
+"""Tokens that nothing on disk begins with."""
 
 
 class Reservations:
     """The KV of one runner, handed out by reservation."""
 
-    def __init__(self, kv: KvCache) -> None:
+    def __init__(self, kv: KvCache, files: PrefixFiles | None = None) -> None:
+        """`files`: where prefixes are kept on disk."""
         self.kv = kv
+        self._files = files
+        self._saved = [] if files is None else files.index()
         self.host = HostCache(kv, int(kv.total * _HOST_SHARE))
         self.prefixes = PrefixCache(kv, self.host)
         self._crowded = False
@@ -218,6 +241,7 @@ class Reservations:
         """
         source, shared = (None, sequence.done)
         if sequence.id < 0 and reuse:
+            self._fetch(sequence.tokens)
             self._restore(sequence.tokens, limit, running)
             source, shared = self.kv.best_source(sequence.tokens)
         while sequence.id < 0 and not reuse and self.prefixes.evict():
@@ -235,6 +259,52 @@ class Reservations:
                 return None
         return shared
 
+    def _fetch(self, tokens: list[int]) -> None:
+        """Bring what was saved into the host cache, if it is worth it."""
+        best, length = None, self.cached(tokens) + _WORTH_SAVING if self._saved else 0
+        for saved in self._saved:
+            common = common_prefix(saved.tokens, tokens, min(len(saved.tokens), len(tokens) - 1))
+            usable = self.kv.reusable(common, len(saved.tokens), saved.first)
+            if common >= length and usable and self.host.holds(len(saved.tokens)):
+                best, length = saved, common
+        if best is None or self._files is None:
+            return
+        self._saved.remove(best)
+        data = self._files.read(best)
+        if data is not None:
+            self.host.put_back(HostPrefix(best.tokens, data, best.first, best.born))
+
+    def save(self) -> None:
+        """Write what is cached to disk, the most recently used first, as far as it may be kept.
+
+        Of those that begin alike one is written. Afterwards nothing is written any more.
+        """
+        files, self._files, self._saved = self._files, None, []
+        if files is None:
+            return
+        chosen: list[HostPrefix] = []
+        room = files.limit
+        entries: list[HostPrefix | Sequence] = [*self.host.entries(), *self.prefixes.entries()]
+        for entry in reversed(entries):
+            if not self._worth_saving(entry, chosen):
+                continue
+            if isinstance(entry, Sequence):
+                state, first = self.kv.save(entry)
+                copy = HostPrefix(list(entry.tokens), state, first, entry.born)
+            else:
+                copy = entry
+            room -= len(copy.state)
+            if room < 0:
+                break
+            chosen.append(copy)
+        for one in reversed(chosen):  # the most recently used becomes the newest file
+            files.write(one.tokens, one.state, first=one.first, born=one.born or 0.0)
+
+    def _worth_saving(self, entry: HostPrefix | Sequence, chosen: list[HostPrefix]) -> bool:
+        length = len(entry.tokens)
+        kept = entry.born is not None and length >= _WORTH_SAVING and self.host.holds(length)
+        return kept and not any(_alike(entry.tokens, other.tokens) for other in chosen)
+
     def _restore(self, tokens: list[int], limit: int, running: Collection[Sequence]) -> None:
         """Put the best host copy back into the prefix cache, if it is worth it and fits."""
         entry, length = self.host.best(tokens)
@@ -248,7 +318,7 @@ class Reservations:
             if not self.prefixes.evict():
                 self.host.put_back(entry)
                 return
-        sequence = Sequence(entry.tokens)
+        sequence = Sequence(entry.tokens, born=entry.born)
         if self.kv.restore(sequence, entry.state):
             self.prefixes.add(sequence)
 
@@ -318,6 +388,12 @@ class Reservations:
         """The sequence has ended; its KV is of no use to anyone."""
         self.prefixes.drop(sequence)
         self.kv.close(sequence)
+
+
+def _alike(tokens: list[int], other: list[int]) -> bool:
+    """Whether nearly all of `tokens` is found in `other`."""
+    common = common_prefix(tokens, other, min(len(tokens), len(other)))
+    return len(tokens) - common < _WORTH_SAVING
 
 
 def _unused(running: Iterable[Sequence]) -> int:

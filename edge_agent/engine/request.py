@@ -76,15 +76,17 @@ class DecodingRules:
         grammars: Grammars | None = None,
     ) -> None:
         """`grammars` may be shared by models of one vocabulary; by default there are new ones."""
-        self.vocabulary = Vocabulary(model)
+        if grammars is None:
+            grammars = Grammars(Vocabulary(model))
+        self.vocabulary = grammars.vocabulary
         self.offload_token = offload_token
         """Never sampled, and never among the best log-probs."""
         self.context_limit = context_limit
         """Longest prompt + answer of one request, in tokens."""
-        self.eog = frozenset(i for i in range(model.n_vocab) if self.vocabulary.is_eog(i))
+        self.eog = self.vocabulary.eog
         """Tokens that end a generation."""
         self._weights = Exponentials(model.n_vocab)
-        self._grammars = Grammars(self.vocabulary) if grammars is None else grammars
+        self._grammars = grammars
 
     def sampler(self, sampling: SamplingParams, index: int, prompt: list[int]) -> Sampler:
         """The sampler of choice `index`, whose seed is the request's plus `index`.
@@ -155,7 +157,8 @@ class Choice:
     def __init__(self, job: "Job", index: int) -> None:
         self.job = job
         self.index = index
-        self.sequence = Sequence(list(job.prompt), lasting=not job.rollout)
+        born = time.time() if job.request.kept else None
+        self.sequence = Sequence(list(job.prompt), lasting=not job.rollout, born=born)
         self.generated = 0
         self.finished = False
         self.held: list[TokenEvent] = []

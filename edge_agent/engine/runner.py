@@ -4,7 +4,10 @@ llama.cpp sets adapters per context, so requests of two versions never share a b
 version has its runner, and runners of one GGUF share its weights.
 """
 
+import math
 import os
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import psutil
 
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.grammar import Grammars
+from edge_agent.engine.kv_cache import Reservations
 from edge_agent.engine.request import DecodingRules
 from edge_agent.engine.scheduler import Scheduler
 from edge_agent.errors import EngineError
@@ -21,9 +25,12 @@ from edge_agent.records.generation import Counters, ServedModel
 from models.adapters.lora_file import check_lora
 from models.errors import AdapterError, ModelError
 from models.gguf import inspect
+from models.llama.cells import KvCache
 from models.llama.context import LlamaContext
 from models.llama.memory import drop_mapped_pages
 from models.llama.model import LlamaModel
+from models.prefix_files import PrefixFiles
+from models.tuned import llama_cpp_version
 
 _EMBEDDING_BATCH = 128
 
@@ -39,26 +46,89 @@ class Weights:
         grammars: Grammars | None = None,
     ) -> None:
         """Load. Raises GgufError, or ModelError if the file is missing."""
+        self._gpu_layers = settings.gpu_layers
         self.identity = file_identity(gguf)
         self.info = inspect(gguf)
-        self.model = LlamaModel(gguf, gpu_layers=settings.gpu_layers)
-        drop_mapped_pages(gguf)
+        self.model = self._load(gguf)
         self.context_limit = min(settings.context, self.model.n_ctx_train)
         """Longest prompt + answer of one request, in tokens."""
         self.rules = DecodingRules(self.model, offload_token, self.context_limit, grammars)
 
+    def _load(self, gguf: Path) -> LlamaModel:
+        model = LlamaModel(gguf, gpu_layers=self._gpu_layers)
+        drop_mapped_pages(gguf)
+        return model
+
     def replaces(self, other: "Weights") -> bool:
         """True if requests made for `other` can be served by these."""
-        ours, theirs = self.model, other.model
-        return (ours.n_vocab, ours.n_embd, self.context_limit) == (
-            theirs.n_vocab,
-            theirs.n_embd,
-            other.context_limit,
+        return _shape(self.model) == _shape(other.model) and (
+            self.context_limit == other.context_limit
         )
 
+    @property
+    def loaded(self) -> bool:
+        """False between `close` and `reload`."""
+        return self.model.handle is not None
+
     def close(self) -> None:
-        """Free the weights; their runners must be closed."""
+        """Free the weights; their runners must be closed or unloaded. Idempotent."""
         self.model.close()
+
+    def reload(self) -> None:
+        """Load the file again after `close`. Raises ModelError, also if it is another model now."""
+        path = self.model.path
+        identity = file_identity(path)
+        info = self.info if identity == self.identity else inspect(path)
+        model = self._load(path)
+        if _shape(model) != _shape(self.model):
+            model.close()
+            raise ModelError(f"{path} is another model now: start the daemon again to serve it")
+        self.identity, self.info, self.model = identity, info, model
+
+
+def _shape(model: LlamaModel) -> tuple[int, ...]:
+    return model.n_vocab, model.n_embd, model.n_ctx_train
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixStore:
+    """Where cached prefixes outlive their context: on disk."""
+
+    folder: Path
+    limit_mb: float
+    template: str
+    """Digest of the chat template that prompts are made with."""
+
+    def files(self, runner: "Runner") -> PrefixFiles:
+        """Those that `runner` can use."""
+        return PrefixFiles(self.folder, [self.template, *runner.key], limit_mb=self.limit_mb)
+
+
+class KeepAlive:
+    """How long weights and KV that nobody uses are kept."""
+
+    def __init__(self, default_s: float) -> None:
+        """`default_s`: seconds; 0 keeps them for ever."""
+        self._default_s = default_s or math.inf
+        self._limit_s = self._default_s
+        self._used_at = time.monotonic()
+
+    def use(self) -> None:
+        """They are in use: the time begins again."""
+        self._used_at = time.monotonic()
+
+    def limit(self, seconds: float) -> None:
+        """Keep them so long, until `reset`: 0 only as long as they are used, inf for ever."""
+        self._limit_s = seconds
+
+    def reset(self) -> None:
+        """Back to the default."""
+        self._limit_s = self._default_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until they are given back, if nobody uses them; inf if that never happens."""
+        return max(0.0, self._used_at + self._limit_s - time.monotonic())
 
 
 def file_identity(path: Path) -> tuple[int, ...]:
@@ -101,10 +171,17 @@ class Runner:
         adapter: Any,
         settings: EngineSettings,
         counters: Counters,
+        *,
+        prefixes: PrefixStore | None = None,
     ) -> None:
-        """Allocate the context. `adapter` is from `load_adapter`, or None. Raises ModelError."""
+        """Allocate the context. `adapter` is from `load_adapter`, or None. Raises ModelError.
+
+        prefixes: where cached ones outlive the context.
+        """
+        self._prefixes = prefixes
         self.version = served.version
         self.weights = weights
+        self._lora = served.lora
         self._adapter = adapter
         self._settings = settings
         self._counters = counters
@@ -124,8 +201,10 @@ class Runner:
             threads=self._threads,
             adapter=self._adapter,
         )
+        files = None if self._prefixes is None else self._prefixes.files(self)
         scheduler = Scheduler(
             context,
+            Reservations(KvCache(context), files),
             self.weights.rules,
             slots=settings.slots,
             batch=settings.batch,
@@ -142,18 +221,49 @@ class Runner:
         )
         return context, scheduler
 
+    @property
+    def key(self) -> list[object]:
+        """All that a token's KV depends on, beside the tokens before it."""
+        params = llama_cpp.llama_context_default_params()
+        lora = None if self._lora is None else (self._lora, *file_identity(self._lora)[2:])
+        base = (self.weights.model.path, *self.weights.identity[2:])
+        return [base, lora, self.version, params.type_k, params.type_v, llama_cpp_version()]
+
     def rest(self) -> None:
         """Free the contexts and cached prefixes; no job may be left. Idempotent."""
         self.resting = True
         self._close_contexts()
 
+    def unload(self) -> None:
+        """Rest, and free weights and adapter too. No other runner may use the weights."""
+        self.rest()
+        self._free_adapter()
+        self.weights.close()
+
+    def load(self) -> None:
+        """Weights and adapter again, where they were unloaded. Raises ModelError."""
+        if self.weights.loaded:
+            return
+        self.weights.reload()
+        try:
+            if self._lora is not None:
+                self._adapter = load_adapter(self.weights, self._lora)
+        except BaseException:
+            self.weights.close()
+            raise
+
     def wake(self) -> None:
         """Make the context again. Raises ModelError."""
+        self.load()
         self.context, self.scheduler = self._open()
         self.resting = False
 
     def embed(self, prompt: list[int]) -> list[float]:
-        """Mean of the last layer's hidden states over `prompt`, at unit length; (n_embd,)."""
+        """Mean of the last layer's hidden states over `prompt`, at unit length; (n_embd,).
+
+        Raises ModelError.
+        """
+        self.load()
         if self._embedding is None:
             self._embedding = LlamaContext(
                 self.weights.model,
@@ -180,6 +290,9 @@ class Runner:
     def close(self) -> None:
         """Free contexts, cached prefixes and adapter. Idempotent."""
         self._close_contexts()
+        self._free_adapter()
+
+    def _free_adapter(self) -> None:
         if self._adapter is not None:
             free_adapter(self._adapter)
             self._adapter = None

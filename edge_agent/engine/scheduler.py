@@ -20,7 +20,7 @@ from edge_agent.engine.request import Choice, DecodingRules, Job, Phase
 from edge_agent.engine.sampler import Row, probability
 from edge_agent.errors import EdgeAgentError, EngineError
 from edge_agent.records.generation import Counters
-from models.llama.cells import KvCache, Sequence
+from models.llama.cells import Sequence
 from models.llama.context import NO_KV_SLOT, LlamaContext
 
 _log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class Scheduler:
     def __init__(
         self,
         context: LlamaContext,
+        memory: Reservations,
         rules: DecodingRules,
         *,
         slots: int,
@@ -49,7 +50,7 @@ class Scheduler:
         self._batch = batch
         self._version = version
         self._counters = counters
-        self._memory = Reservations(KvCache(context))
+        self._memory = memory
         self._prefill = Prefill(self._memory.kv, batch - slots, prefill_context)
         self._decoder = BatchDecoder(
             context,
@@ -151,10 +152,11 @@ class Scheduler:
             self.fail(job, error)
 
     def close(self) -> None:
-        """Give up the copies of cached prefixes; its context is about to be freed.
+        """Save cached prefixes and give up their copies; its context is about to be freed.
 
         We and our runner refer to each other: Python may find that out much later.
         """
+        self._memory.save()
         self._memory.host.clear()
         self._prefill.close()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from edge_agent.errors import StoreError
 from edge_agent.log import erase
 from edge_agent.log.database import boundary, immediate, open_database, read_setting, write_setting
+from models import prefix_files
 from models.storage import private_dir
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def prune(path: Path, *, before: float, progress: Callable[[int], None] | None =
         erase.delete_orphaned_audits(db, before=before)
         erase.delete_in_steps(db, _OLD_ARRIVALS, {"before": before})
         erase.scrub(db)
+        prefix_files.erase(path.parent)
         return Pruned(deleted, max(0, size - _size(db)))
 
 

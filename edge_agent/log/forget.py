@@ -20,6 +20,7 @@ from edge_agent.log import erase
 from edge_agent.log.database import boundary, immediate, open_database, write_setting
 from edge_agent.log.reader import bare_id
 from edge_agent.log.rows import USABLE
+from models import prefix_files
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -140,6 +141,7 @@ def forget(
             # The daemon then drops what it keeps in memory of tool calls.
             write_setting(db.conn, FORGOTTEN, secrets.token_hex(8))
         erase.scrub(db)
+        prefix_files.erase(path.parent)
     return Forgotten(deleted, removed, found.trained, found.copies)
 
 

@@ -8,6 +8,7 @@ Reading is in `reader`, pruning and backup in `admin`.
 The sequence of all queries, logged or not, over which the budget's rate is counted.
 """
 
+import contextlib
 from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -186,6 +187,12 @@ class Store:
             return query.log and self.enabled
         except StoreError:
             return True
+
+    def keeps(self, query: Query) -> bool:
+        """Whether what `query` says may be written to other files, too; no if in doubt."""
+        with contextlib.suppress(StoreError):
+            return query.log and not query.private and self.enabled
+        return False
 
     def _enabled(self, db: "Database") -> bool:
         return log_enabled(db, default=self._seed_enabled)

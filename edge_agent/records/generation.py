@@ -86,6 +86,8 @@ class GenerationRequest:
     """Decision window w in answer positions; 1 = decide from the prompt's logits alone."""
     client: str = ""
     """Who asks, for fairness between clients; "" = anonymous."""
+    kept: bool = False
+    """Its KV may be written to disk, for others that begin alike."""
     confidence: bool = False
     """Report `TokenEvent.confidence`; takes one pass over the logits a token."""
 
@@ -165,6 +167,10 @@ class EngineStats:
     prefix_cache_hits_total: int
     decode_batches_total: int
     version: str
+    loaded: bool = True
+    """False while weights and KV are given back; the next request brings them back."""
+    unloads_at: float | None = None
+    """Unix time at which they will be given back if nobody asks; None: never, or they are."""
 
 
 class Counters:

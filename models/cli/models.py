@@ -278,6 +278,7 @@ def _choice(tuned: "Tuned") -> dict[str, Any]:
         "cpu": tuned.cpu,
         "llama_cpp": tuned.llama_cpp,
         "rows": list(tuned.rows),
+        "proposed": tuned.proposed,
     }
 
 

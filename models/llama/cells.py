@@ -15,10 +15,14 @@ from models.llama.context import LlamaContext, State
 class Sequence:
     """Tokens of one sequence, of which the first `done` are in the KV memory."""
 
-    __slots__ = ("done", "id", "lasting", "limit", "span", "tokens")
+    __slots__ = ("born", "done", "id", "lasting", "limit", "span", "tokens")
 
-    def __init__(self, tokens: list[int], *, lasting: bool = True) -> None:
+    def __init__(
+        self, tokens: list[int], *, lasting: bool = True, born: float | None = None
+    ) -> None:
         self.tokens = tokens
+        self.born = born
+        """Unix time of the request that it is of; None: it may not be written to disk."""
         self.lasting = lasting
         """Worth keeping when it has ended and its cells are wanted by others."""
         self.done = 0

@@ -121,6 +121,11 @@ class Vocabulary:
             size = -length
 
     @cached_property
+    def eog(self) -> frozenset[int]:
+        """Every token that ends a generation."""
+        return frozenset(i for i in range(self.size) if self.is_eog(i))
+
+    @cached_property
     def longest_piece(self) -> int:
         """Bytes of the longest token."""
         return max(len(self._read_piece(i)) for i in range(self.size))

@@ -26,9 +26,9 @@ async def root(_agent: AgentDep) -> PlainTextResponse:
     summary="Whether the daemon is ready; needs no key",
     **answers(Health),
 )
-async def health(_agent: AgentDep) -> dict[str, str]:
-    """503 while the model loads and while the daemon stops."""
-    return {"status": "ok"}
+async def health(agent: AgentDep) -> dict[str, Any]:
+    """503 while the model loads for the first time, and while the daemon stops."""
+    return {"status": "ok", "model_loaded": agent.engine.stats().loaded}
 
 
 @router.get(

@@ -51,9 +51,10 @@ def _has_cloud(service: Service) -> bool:
 
 
 def _model(name: str, service: Service, agent: Agent) -> dict[str, Any]:
-    """OpenAI's object, with what vLLM (`max_model_len`) and others add to it."""
+    """OpenAI's object, with what vLLM (`max_model_len`), llama-server (`status`) and others add."""
     local, sees = MODELS[name] is not Route.CLOUD, MODELS[name] is not Route.LOCAL
     context = agent.engine.context_limit if local else None
+    loaded = "loaded" if agent.engine.stats().loaded else "unloaded"
     return {
         "id": name,
         "object": "model",
@@ -67,4 +68,5 @@ def _model(name: str, service: Service, agent: Agent) -> dict[str, Any]:
             *(["insert"] if local and agent.engine.vocabulary.fim is not None else []),
             *(["vision"] if sees and _has_cloud(service) else []),
         ],
+        **({"status": {"value": loaded}} if local else {}),
     }

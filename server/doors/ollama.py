@@ -27,6 +27,7 @@ from server.doors.ollama_request import (
     LegacyEmbedBody,
     Options,
     as_openai,
+    keep_alive_s,
     plain_name,
 )
 from server.doors.render import dumps
@@ -57,9 +58,9 @@ async def chat(body: ChatBody, request: Request, agent: LoadedAgentDep) -> Respo
     queries.model_route(name, cloud=agent.cloud is not None)
     if not body.messages:
         empty = {"message": {"role": "assistant", "content": ""}}
-        return _nothing_asked(body, empty)
+        return await _nothing_asked(body, empty, agent)
     query = await asyncio.to_thread(_chat_query, body, name, agent, client_of(request))
-    return await _answer(request, query, body, chat=True)
+    return await _answer(request, query, body, agent, chat=True)
 
 
 @router.post(
@@ -72,10 +73,10 @@ async def generate(body: GenerateBody, request: Request, agent: LoadedAgentDep) 
     name = plain_name(body.model)
     queries.model_route(name, cloud=agent.cloud is not None)
     if not body.prompt:
-        return _nothing_asked(body, {"response": ""})
+        return await _nothing_asked(body, {"response": ""}, agent)
     make = _raw_query if body.raw else _gap_query if body.suffix else _chat_query
     query = await asyncio.to_thread(make, body, name, agent, client_of(request))
-    return await _answer(request, query, body, chat=False)
+    return await _answer(request, query, body, agent, chat=False)
 
 
 @router.post(
@@ -93,7 +94,9 @@ async def embed(
         width = agent.engine.model.n_embd
         raise InvalidRequest(f"dimensions: the model's width is {width}", param="dimensions")
     prompts = await asyncio.to_thread(_prompts, texts, body.model, agent, bool(body.truncate))
+    keep_s = keep_alive_s(body.keep_alive)
     vectors = await service.run(agent.engine.embed(prompts), request.receive)
+    _keep(agent, keep_s)
     return {
         "model": body.model,
         "embeddings": vectors,
@@ -114,15 +117,29 @@ async def embeddings(
     """As Ollama's, for clients from before /api/embed."""
     texts = [body.prompt] if body.prompt else []
     prompts = await asyncio.to_thread(_prompts, texts, body.model, agent, False)
+    keep_s = keep_alive_s(body.keep_alive)
     vectors = await service.run(agent.engine.embed(prompts), request.receive)
+    _keep(agent, keep_s)
     return {"embedding": vectors[0] if vectors else []}
 
 
-def _nothing_asked(body: ChatBody | GenerateBody, empty: Mapping[str, Any]) -> Response:
-    """Without a prompt Ollama loads the model, or unloads it; ours is always loaded."""
-    reason = "unload" if body.keep_alive in (0, "0", "0s") else "load"
+async def _nothing_asked(
+    body: ChatBody | GenerateBody, empty: Mapping[str, Any], agent: Agent
+) -> Response:
+    """Without a prompt the model is loaded or, with a `keep_alive` of 0, given back."""
+    keep_s = keep_alive_s(body.keep_alive)
+    if keep_s != 0:
+        await agent.engine.load()
+    _keep(agent, keep_s)
+    reason = "unload" if keep_s == 0 else "load"
     said = {"model": body.model, "created_at": stamp(), **empty, "done": True}
     return Response(dumps({**said, "done_reason": reason}), media_type="application/json")
+
+
+def _keep(agent: Agent, seconds: float | None) -> None:
+    """After what was asked: the engine knows by now that the model is in use."""
+    if seconds is not None:
+        agent.engine.keep_alive(seconds)
 
 
 def _chat_query(body: ChatBody | GenerateBody, name: str, agent: Agent, client: str) -> Query:
@@ -182,10 +199,13 @@ def _finished(query: Query, body: ChatBody | GenerateBody) -> Query:
 
 
 async def _answer(
-    request: Request, query: Query, body: ChatBody | GenerateBody, *, chat: bool
+    request: Request, query: Query, body: ChatBody | GenerateBody, agent: Agent, *, chat: bool
 ) -> Response:
+    keep_s = keep_alive_s(body.keep_alive)
     query = dataclasses.replace(query, door="api/chat" if chat else "api/generate")
-    return await answer(request, query, shape=shape(body.model, chat=chat))
+    response = await answer(request, query, shape=shape(body.model, chat=chat))
+    _keep(agent, keep_s)
+    return response
 
 
 def _prompts(texts: list[str], model: str, agent: Agent, truncate: bool) -> list[list[int]]:

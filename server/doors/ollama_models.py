@@ -86,15 +86,19 @@ async def tags(agent: AgentDep, service: ServiceDep) -> dict[str, Any]:
 
 @router.get(
     "/ps",
-    summary="The model that is loaded",
+    summary="The model, while it is loaded",
     **answers(OllamaRunning),
 )
 async def ps(agent: AgentDep, service: ServiceDep) -> dict[str, Any]:
-    """Under each name that it answers to; it stays loaded."""
+    """Under each name that it answers to; none while its memory is given back."""
+    engine = agent.engine.stats()
+    if not engine.loaded:
+        return {"models": []}
     names = [name for name in served(service) if MODELS[name] is not Route.CLOUD]
     found = await asyncio.to_thread(_listed, agent, names)
     context = agent.engine.context_limit
-    loaded = {"expires_at": _NEVER, "size_vram": 0, "context_length": context}
+    expires = _NEVER if engine.unloads_at is None else stamp(engine.unloads_at)
+    loaded = {"expires_at": expires, "size_vram": 0, "context_length": context}
     return {"models": [{**model, **loaded} for model in found]}
 
 

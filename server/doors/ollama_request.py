@@ -1,10 +1,12 @@
 """Requests in Ollama's form, and what they ask for in OpenAI's. Source: Ollama's docs/api.md.
 
 As everywhere, a field is honoured or refused by name. What only says how Ollama should run a model
-(`num_ctx`, threads, layers on a GPU, `keep_alive`) is a hint that ours needs not.
+(`num_ctx`, threads, layers on a GPU) is a hint that ours needs not.
 """
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -91,7 +93,11 @@ class _Asked(_Body):
         None, description='"json", or a JSON schema'
     )
     options: Options | None = None
-    keep_alive: float | str | None = Field(None, description="A hint: the model stays loaded")
+    keep_alive: float | str | None = Field(
+        None,
+        description='How long the model stays loaded after this: seconds, or as "5m"; 0: not, '
+        "negative: for good; else engine.keep_alive_s",
+    )
     think: bool | str | None = Field(None, description="A hint, for the cloud")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -138,6 +144,34 @@ class LegacyEmbedBody(_Body):
     prompt: str | None = ""
     options: Options | None = None
     keep_alive: float | str | None = None
+
+
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"([+-]?)((?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|ms|s|m|h))+")
+_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+
+
+def keep_alive_s(given: float | str | None) -> float | None:
+    """`keep_alive` in seconds, inf for good; None where it was not sent.
+
+    A number is seconds, also as a string; else it is a duration of Go's, "1h30m". Raises
+    InvalidRequest.
+    """
+    if given is None:
+        return None
+    try:
+        seconds = float(given)
+    except ValueError:
+        if not _DURATION.fullmatch(str(given)):
+            raise InvalidRequest(
+                f'keep_alive: {given!r} is no duration; write seconds, or "5m"', param="keep_alive"
+            ) from None
+        parts = _PART.findall(str(given))
+        seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+        seconds = -seconds if str(given).startswith("-") else seconds
+    if math.isnan(seconds):
+        raise InvalidRequest("keep_alive: NaN is no duration", param="keep_alive")
+    return math.inf if seconds < 0 else seconds
 
 
 def plain_name(model: str) -> str:

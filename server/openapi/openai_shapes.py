@@ -206,6 +206,12 @@ class Embeddings(Shape):
     usage: EmbeddingUsage
 
 
+class ModelStatus(Shape):
+    """Whether the weights are in memory; the next request brings them back."""
+
+    value: Literal["loaded", "unloaded"]
+
+
 class Model(Shape):
     """A name to ask for."""
 
@@ -216,6 +222,7 @@ class Model(Shape):
     context_length: int | None = Field(description="Tokens; null: the cloud's, which is not known")
     max_model_len: int | None = Field(description="The same, as vLLM calls it")
     capabilities: list[str]
+    status: ModelStatus = absent("Of the local model, as llama-server tells it")
 
 
 class ModelList(Shape):

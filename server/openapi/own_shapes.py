@@ -6,6 +6,8 @@ them. Times are Unix seconds, rates are in [0, 1], money is in USD.
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from edge_agent.budget.limits import LimitState
 from edge_agent.records.generation import EngineStats
 from edge_agent.records.query import After, Reason, Route, Source
@@ -107,6 +109,7 @@ class Health(Shape):
     """That the daemon is ready."""
 
     status: Literal["ok"]
+    model_loaded: bool = Field(description="false: its memory is given back until it is asked")
 
 
 class ServedModel(Shape):
@@ -116,6 +119,9 @@ class ServedModel(Shape):
     path: str
     offload_token: str | None
     context_limit: int
+    form: str | None = Field(description="The weight type that was chosen; null: as shipped")
+    proposed: str | None = Field(description="What `models tune` would offer at some loss")
+    tuning_waits_for: str | None = Field(description="Why no form is measured; null: one is")
 
 
 class ServedAdapter(Shape):

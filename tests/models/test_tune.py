@@ -15,7 +15,8 @@ from models.errors import ModelError
 from models.gguf import inspect
 from models.llama.model import LlamaModel
 from models.quantize import FILE_TYPES, expected_bytes, quantize
-from models.tune import AS_SHIPPED, Bench, Row, choose, tune
+from models.tune import AS_SHIPPED, Bench, Row, choose, choose_as_exact, tune
+from models.tuned import Tuned
 from tests.gguf_mutation import take_apart
 
 
@@ -179,3 +180,84 @@ def test_decoding_weighs_as_much_as_it_takes_time() -> None:
     """256 tokens of prompt at 512/s are 0.5 s; 64 of answer at 32/s, 2 s."""
     balanced = Row("a", prefill=512, decode_1=32, decode_8=32, perplexity=1)
     assert balanced.seconds == pytest.approx(0.5 + 1 + 1)
+
+
+def test_unasked_only_what_is_as_exact_is_taken() -> None:
+    shipped = row(AS_SHIPPED, 1, 17.50)
+    faster, as_exact = row("Q4_0", 3, 17.51), row("BF16", 2, 17.50)
+    assert choose_as_exact([shipped, faster, as_exact]) is as_exact
+    assert choose_as_exact([shipped, faster]) is shipped
+    assert choose_as_exact([shipped, row("BF16", 1.02, 17.4)]) is shipped
+    assert choose_as_exact([shipped, Row("BF16", skipped="no room")]) is shipped
+
+
+def changed_speed(monkeypatch: pytest.MonkeyPatch, *factors: float) -> None:
+    """Speeds and perplexities of the files, in the order measured."""
+    rows = iter(factors)
+
+    def measured(name: str, _path: Path, _threads: int) -> Row:
+        return row(name, next(rows), {AS_SHIPPED: 20.0, "Q4_0": 24.0}.get(name, 20.0))
+
+    monkeypatch.setattr("models.tune._measure", measured)
+
+
+def test_unasked_nothing_is_chosen_while_others_disturb(
+    tiny: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed_speed(monkeypatch, 1, 1, 1, 9, 1.2)
+    with pytest.raises(ModelError, match=r"^other programs disturb the measuring: .* 20% longer$"):
+        tune(tiny, data_dir, threads=1, unasked=True)
+    folder = catalog.model_dir(data_dir, tiny)
+    assert Tuned.load(folder) is None
+    assert not list(folder.glob("*.gguf"))
+
+
+def test_a_faster_form_that_is_less_exact_is_proposed(
+    tiny: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed_speed(monkeypatch, 1, 4, 1, 2, 1.05)
+    tuned = tune(tiny, data_dir, threads=1, unasked=True)
+    assert (tuned.choice, tuned.proposed) == ("BF16", "Q4_0")
+    loaded = Tuned.load(catalog.model_dir(data_dir, tiny))
+    assert loaded is not None
+    assert loaded.proposal(tiny) == (
+        "Q4_0 would read 2.0 × and write 2.0 × as fast as BF16, with 20.0% more perplexity: "
+        "edge-agent models tune tiny --tolerance 0.21"
+    )
+
+
+def test_unasked_a_form_does_not_take_much_of_the_memory(
+    tiny: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = expected_bytes(inspect(resolve(tiny, data_dir).shipped), "BF16")
+    memory = psutil.virtual_memory()._replace(total=int(8 * size - 8))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    changed_speed(monkeypatch, 1, 1, 1, 1)
+    tuned = tune(tiny, data_dir, threads=1, unasked=True)
+    skipped = {row["name"]: row["skipped"] for row in tuned.rows if row["skipped"]}
+    assert list(skipped) == ["BF16"]
+    assert "unasked" in skipped["BF16"]
+
+
+def test_what_a_killed_run_left_is_removed(
+    tiny: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = catalog.model_dir(data_dir, tiny)
+    folder.mkdir(parents=True)
+    for name in ("candidate-Q4_K.gguf", ".candidate-Q8_0.gguf.part"):
+        (folder / name).write_bytes(b"x")
+    changed_speed(monkeypatch, 1, 1, 1, 1)
+    tune(tiny, data_dir, threads=1)
+    assert sorted(path.name for path in folder.iterdir()) == [".tune.lock", "tuned.json"]
+
+
+def test_a_choice_from_before_there_were_proposals_is_read(tiny: str, data_dir: Path) -> None:
+    folder = catalog.model_dir(data_dir, tiny)
+    folder.mkdir(parents=True)
+    (folder / "tuned.json").write_text(
+        '{"choice": "as shipped", "file": null, "file_size": 0, "shipped_sha256": "x", '
+        '"llama_cpp": "0", "cpu": "c", "rows": []}'
+    )
+    loaded = Tuned.load(folder)
+    assert loaded is not None
+    assert loaded.proposal(tiny) is None

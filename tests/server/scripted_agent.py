@@ -86,12 +86,16 @@ class ScriptedAgent:
 
     def __init__(self, vocabulary: Vocabulary, *, context_limit: int = 2048) -> None:
         self.chat = ChatTemplate(None, vocabulary)
+        self.kept: list[float] = []
+        """Each `keep_alive` that was asked for, in seconds."""
         self.engine: Any = SimpleNamespace(
             vocabulary=vocabulary,
             grammars=Grammars(vocabulary),
             context_limit=context_limit,
             version="base",
             stats=lambda: EngineStats(4, 1, 0, 2, 100, 25, 70, 30, 20, 3, 9, "base"),
+            load=self._load,
+            keep_alive=self.kept.append,
         )
         self.ledger: Any = SimpleNamespace(
             state=lambda: {"calls_per_day": LimitState(20, used=5, reserved=1, resets_at=None)}
@@ -106,6 +110,9 @@ class ScriptedAgent:
         self.feedback: list[Feedback] = []
         self.closed = False
         self.database: Path | None = None
+
+    async def _load(self) -> None:
+        """It is loaded."""
 
     async def start(self) -> None:
         """Nothing to start."""

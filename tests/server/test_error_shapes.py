@@ -290,7 +290,7 @@ async def test_while_the_model_loads_queries_wait(
         assert {(await answer).status_code for answer in asked} == {200}
         while (answer := await client.get("/health")).status_code == 503:
             pass
-        assert answer.json() == {"status": "ok"}
+        assert answer.json() == {"status": "ok", "model_loaded": True}
 
 
 async def test_feedback_says_something(serve: Serve) -> None:

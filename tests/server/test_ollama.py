@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,6 +172,25 @@ async def test_without_a_prompt_the_model_is_there(sdk: ollama.AsyncClient) -> N
     assert (await sdk.chat("edge", [])).done_reason == "load"
     assert (await sdk.generate("edge")).done_reason == "load"
     assert (await sdk.generate("edge", keep_alive=0)).done_reason == "unload"
+    assert (await sdk.generate("edge", keep_alive="0s")).done_reason == "unload"
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        *((0, 0), (90, 90), ("90", 90), (0.5, 0.5), ("5m", 300), ("1h30m", 5400), ("1.5s", 1.5)),
+        *((-1, math.inf), ("-1", math.inf), ("-5m", math.inf), ("250ms", 0.25)),
+    ],
+)
+async def test_keep_alive_reaches_the_engine(
+    sdk: ollama.AsyncClient, agent: ScriptedAgent, given: float | str, seconds: float
+) -> None:
+    await sdk.chat("edge", [USER], keep_alive=given)
+    await sdk.generate("edge", "Hi")
+    async for _ in await sdk.generate("edge", "Hi", keep_alive=given, stream=True):
+        pass
+    await sdk.generate("edge", keep_alive=given)
+    assert agent.kept == pytest.approx([seconds] * 3)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +205,8 @@ async def test_without_a_prompt_the_model_is_there(sdk: ollama.AsyncClient) -> N
         ("chat", {"messages": [USER], "options": {"topk": 2}}, 400, "options.topk"),
         ("chat", {"messages": [USER], "tools": [{}]}, 400, "tools[0].function"),
         ("chat", {"messages": [USER], "format": "yaml"}, 400, "format"),
+        ("chat", {"messages": [USER], "keep_alive": "5 minutes"}, 400, "keep_alive"),
+        ("generate", {"keep_alive": "nan"}, 400, "keep_alive"),
         (
             "chat",
             {"messages": [{**USER, "content": "word " * 99_000}]},

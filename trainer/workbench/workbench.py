@@ -74,6 +74,7 @@ def rollout_engine(settings: Settings) -> EngineSettings:
             "queue": 10_000,
             "threads": train.threads,
             "context": min(served.context, prompts + answers),
+            "keep_alive_s": 0,
         }
     )
 
