@@ -36,10 +36,10 @@ router = APIRouter(tags=["llama-server"])
 _DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
 """llama-server's own."""
 _TEXTS = ("input_prefix", "input_suffix", "input_extra", "prompt")
-_OWN = (*_TEXTS, "n_predict", "response_fields", "samplers", "n_indent", "lora")
-_OWN += ("t_max_prompt_ms", "t_max_predict_ms")
-"""Fields that a plain completion has not."""
 _UNHEARD = ("n_indent", "lora", "t_max_prompt_ms", "t_max_predict_ms")
+"""Fields that have no effect here."""
+_OWN = (*_TEXTS, *_UNHEARD, "n_predict", "response_fields", "samplers")
+"""Fields that a plain completion has not."""
 _FEW = 64
 """Tokens kept free for the answer where `n_predict` says nothing."""
 

@@ -57,8 +57,9 @@ MODELS: Mapping[str, Route] = {
     "edge-local": Route.LOCAL,
     "edge-cloud": Route.CLOUD,
 }
-_LOCAL_ONLY = ("grammar", "logit_bias", "ignore_eos", "chat_template_kwargs", "parse_special")
-_LOCAL_ONLY += ("suffix",)
+_LOCAL_ONLY = (
+    *("grammar", "logit_bias", "ignore_eos", "chat_template_kwargs", "parse_special", "suffix"),
+)
 _MAX_STOPS = 16
 
 
