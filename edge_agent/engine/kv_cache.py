@@ -284,8 +284,8 @@ class Reservations:
             return
         chosen: list[HostPrefix] = []
         room = files.limit
-        entries: list[HostPrefix | Sequence] = [*self.host.entries(), *self.prefixes.entries()]
-        for entry in reversed(entries):
+        cached: list[HostPrefix | Sequence] = [*self.host.entries(), *self.prefixes.entries()]
+        for entry in reversed(cached):
             if not self._worth_saving(entry, chosen):
                 continue
             if isinstance(entry, Sequence):
