@@ -93,6 +93,11 @@ class EngineSettings(_Section):
     batch: int = Field(512, ge=32, description="Tokens in one prefill batch")
     queue: int = Field(64, ge=0, description="Requests that may wait for a slot")
     gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU; -1: all that fit")
+    speculate: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Compute several tokens at once where an answer seems to copy its prompt; "
+        "auto: where that has been faster here; on: whatever it costs",
+    )
 
 
 class Price(_Section):
