@@ -69,7 +69,13 @@ async def read(generation: Generation, n: int = 1) -> list[Answer]:
 
 
 async def ask(
-    engine: Engine, prompt: Sequence[int], *, n: int = 1, client: str = "", **sampling: Any
+    engine: Engine,
+    prompt: Sequence[int],
+    *,
+    n: int = 1,
+    client: str = "",
+    prediction: Sequence[int] = (),
+    **sampling: Any,
 ) -> tuple[DecisionPoint, list[Answer]]:
     """Submit, and read to the end. `gbnf` is short for a grammar in that notation."""
     if "gbnf" in sampling:
@@ -79,6 +85,7 @@ async def ask(
         SamplingParams(**{"max_tokens": 8, "temperature": 0, **sampling}),
         n=n,
         client=client,
+        prediction=tuple(prediction),
     )
     generation = engine.submit(request)
     return await generation.decision_point(), await read(generation, n)
