@@ -106,8 +106,8 @@ class Lookup:
         ends = np.flatnonzero(ids[:-1] == ids[-1])
         alike = 1
         while alike < _LONGEST and len(ends):
-            ends = ends[ends >= alike]
-            longer = ends[ids[ends - alike] == ids[-1 - alike]]
+            longer = ends[ends >= alike]
+            longer = longer[ids[longer - alike] == ids[-1 - alike]]
             if not len(longer):
                 break
             ends, alike = longer, alike + 1
