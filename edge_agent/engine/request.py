@@ -194,10 +194,11 @@ class Choice:
     @property
     def room(self) -> int:
         """Tokens that its draft may have: none where a repeat has to round as the first time."""
-        sequence, asked = self.sequence, self.job.request.sampling
-        if self.job.phase is not Phase.RUNNING or sequence.pending != 1 or not asked.cache_prompt:
+        job, sequence = self.job, self.sequence
+        repeats = job.rollout or not job.request.sampling.cache_prompt
+        if repeats or job.phase is not Phase.RUNNING or sequence.pending != 1:
             return 0
-        return min(self.job.max_new - self.generated - 1, sequence.limit - len(sequence.tokens))
+        return min(job.max_new - self.generated - 1, sequence.limit - len(sequence.tokens))
 
     def forced(self) -> list[int]:
         """Tokens of the text that its grammar leaves no choice but to say next."""

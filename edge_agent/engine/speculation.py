@@ -34,7 +34,7 @@ _CROWD = 4
 _DELAY = 0.2
 """Share of its time by which a batch may become longer that others wait for, too."""
 _ALLOWANCE = 0.01
-"""What each token drawn without a proposal puts into the purse."""
+"""What each batch puts into the purse."""
 _FULL_PURSE = 16.0
 _LEAST_PURSE, _MOST_AT_FIRST = 0.25, 4.0
 """Of an answer that begins."""
@@ -159,28 +159,17 @@ class Speculator:
             forced = choice.forced()[:most]
             if len(forced) > len(found) or forced != found[: len(forced)]:
                 found, alike = forced, _LONGEST
-            before = costs[rows - alone]
-            ahead = [cost - before for cost in costs[rows - alone : rows - alone + len(found) + 1]]
-            choice.draft = found[: self._worth(choice.lookup, alike, ahead, alone)]
-            choice.lookup.rows = alone, rows, rows + len(choice.draft)
-            rows += len(choice.draft)
-
-    def _worth(self, lookup: Lookup, alike: int, costs: list[float], alone: int) -> int:
-        """How many tokens to propose: as many as gain most, and can be paid.
-
-        costs: of so many tokens, from none on.
-        """
-        if self._mode == "on":
-            return len(costs) - 1
-        likelihood = lookup.likelihood(alike)
-        most = lookup.purse if alone == 1 else min(lookup.purse, alone * _DELAY)
-        best, length, expected, reached = 0.0, 0, 0.0, 1.0
-        for n, cost in enumerate(costs[1:], 1):
-            reached *= likelihood
-            expected += reached
-            if expected - cost > best and cost <= most:
-                best, length = expected - cost, n
-        return length
+            length = len(found)
+            if self._mode == "auto":
+                before = costs[rows - alone]
+                ahead = [cost - before for cost in costs[rows - alone + 1 :]]
+                paid = choice.lookup.purse
+                if alone > 1:
+                    paid = min(paid, alone * _DELAY - before)
+                length = _worth(choice.lookup.likelihood(alike), ahead[:length], paid)
+            choice.draft = found[:length]
+            choice.lookup.rows = alone, rows, rows + length
+            rows += length
 
     def verified(self, lookup: Lookup | None, proposed: int, accepted: int) -> None:
         """Of what was proposed, so many tokens were drawn; `measured` knows how long it took."""
@@ -197,3 +186,17 @@ class Speculator:
     def measured(self, rows: int, seconds: float) -> None:
         """A batch of single tokens and proposals took `seconds`."""
         self._cost.add(rows, seconds)
+
+
+def _worth(likelihood: float, costs: list[float], paid: float) -> int:
+    """How many tokens to propose: as many as gain most, and cost no more than can be paid.
+
+    likelihood: of each to come true after those before it. costs: of one, of two, and so on.
+    """
+    best, length, expected, reached = 0.0, 0, 0.0, 1.0
+    for n, cost in enumerate(costs, 1):
+        reached *= likelihood
+        expected += reached
+        if expected - cost > best and cost <= paid:
+            best, length = expected - cost, n
+    return length

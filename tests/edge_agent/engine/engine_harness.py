@@ -30,11 +30,15 @@ OFFLOAD = 5
 
 
 def make_engine(gguf_path: Path, **changes: Any) -> Engine:
-    """A started engine on one thread, with small batches so that prompts are chunked."""
+    """A started engine on one thread, with small batches so that prompts are chunked.
+
+    Without drafts, which would make the number of batches a matter of time.
+    """
     lora = changes.pop("lora", None)
     version = changes.pop("version", "base")
     offload_token = changes.pop("offload_token", OFFLOAD)
-    settings = EngineSettings(**{"threads": 1, "slots": 4, "context": 512, "batch": 32, **changes})
+    usual = {"threads": 1, "slots": 4, "context": 512, "batch": 32, "speculate": "off"}
+    settings = EngineSettings(**{**usual, **changes})
     engine = Engine(ServedModel(gguf_path, lora, version), settings, offload_token=offload_token)
     engine.start()
     return engine
