@@ -16,6 +16,8 @@ Sources: Saxena, "Prompt Lookup Decoding" (2023); Leviathan et al., arXiv 2211.1
 length to propose.
 """
 
+from collections import defaultdict, deque
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -35,13 +37,15 @@ _DELAY = 0.2
 """Share of its time by which a batch may become longer that others wait for, too."""
 _ALLOWANCE = 0.01
 """What each batch puts into the purse."""
-_FULL_PURSE = 16.0
-_LEAST_PURSE, _MOST_AT_FIRST = 0.25, 4.0
+_FULL_PURSE = 6.0
+_LEAST_PURSE, _MOST_AT_FIRST = 0.25, 3.0
 """Of an answer that begins."""
 _MEMORY = 0.8
 """Of what earlier proposals came to, kept at each one."""
-_GUESS, _HOPE = 0.25, 0.75
+_GUESS, _HOPE = 0.33, 0.75
 """A row's cost while no other is known, in tokens; else as a share of the cheapest known."""
+_RECENT = 9
+"""Measurements of one width that count: one that the machine was busy in changes no median."""
 _KEPT = 500
 """Batches after which a measurement counts no more: the machine may have become another."""
 
@@ -50,15 +54,19 @@ class BatchCost:
     """Seconds of a batch of single tokens, by its rows."""
 
     def __init__(self) -> None:
+        self._recent: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=_RECENT))
         self._seconds: dict[int, tuple[float, int]] = {}
-        """Rows → moving average, and the number of the batch that was the last of it."""
+        """Rows → median of the recent ones, and the number of the batch that was the last."""
         self._batches = 0
 
     def add(self, rows: int, seconds: float) -> None:
         """A batch was measured."""
         self._batches += 1
-        known = self._known().get(rows, seconds)
-        self._seconds[rows] = known + 0.2 * (seconds - known), self._batches
+        recent = self._recent[rows]
+        if rows not in self._known():
+            recent.clear()
+        recent.append(seconds)
+        self._seconds[rows] = median(recent), self._batches
 
     def beyond(self, alone: int, most: int) -> list[float]:
         """What each number of rows, from `alone` to `most`, costs beyond `alone` rows.
@@ -181,7 +189,7 @@ class Speculator:
         costs = self._cost.beyond(alone, rows)
         gain = accepted - (costs[rows - alone] - costs[before - alone] if costs else 0)
         lookup.settle(proposed, accepted, gain)
-        self._purse = min(max(self._purse + 0.1 * gain, _LEAST_PURSE), _MOST_AT_FIRST)
+        self._purse = min(max(self._purse + gain / 4, _LEAST_PURSE), _MOST_AT_FIRST)
 
     def measured(self, rows: int, seconds: float) -> None:
         """A batch of single tokens and proposals took `seconds`."""
