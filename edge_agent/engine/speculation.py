@@ -37,7 +37,7 @@ _DELAY = 0.2
 """Share of its time by which a batch may become longer that others wait for, too."""
 _ALLOWANCE = 0.01
 """What each batch puts into the purse."""
-_FULL_PURSE = 6.0
+_FULL_PURSE = 4.0
 _LEAST_PURSE, _MOST_AT_FIRST = 0.25, 3.0
 """Of an answer that begins."""
 _MEMORY = 0.8

@@ -28,10 +28,11 @@ FILE = """def total(items):
     return result
 """
 WORDS = "one two three four five six seven eight nine ten"
-CHATS = {
-    "file": f"Write this file again, with `items` renamed to `goods`:\n{FILE}",
-    "quote": f'Say this twice, word by word: "{WORDS}"',
-    "prose": "Tell me about the sea.",
+TEXTS = {
+    "copied": FILE * 3 + FILE[:20],
+    "quoted": f"<|im_start|>user\nSay this twice, word by word: {WORDS}<|im_end|>\n"
+    f"<|im_start|>assistant\n{WORDS[:14]}",
+    "prose": "<|im_start|>user\nTell me about the sea.<|im_end|>\n<|im_start|>assistant\n",
 }
 
 
@@ -101,10 +102,9 @@ async def test_greedy_answers_of_the_real_model_are_the_same(smollm2: Path, mode
     for speculate in "off", mode:
         engine = make_engine(smollm2, context=1024, batch=128, offload_token=6, speculate=speculate)
         try:
-            for chat in CHATS.values():
-                text = f"<|im_start|>user\n{chat}<|im_end|>\n<|im_start|>assistant\n"
+            for text in TEXTS.values():
                 ids = engine.vocabulary.encode(text, special=True)
-                _, [answer] = await ask(engine, ids, max_tokens=60, top_logprobs=2)
+                _, [answer] = await ask(engine, ids, max_tokens=50, top_logprobs=2)
                 answers.setdefault(speculate, []).append(answer)
             stats = engine.stats()
         finally:
@@ -113,7 +113,7 @@ async def test_greedy_answers_of_the_real_model_are_the_same(smollm2: Path, mode
             assert stats.proposed_tokens_total == 0
         if speculate == "on":
             assert stats.accepted_tokens_total > 30
-            assert stats.decode_batches_total < 180 - 30
+            assert stats.decode_batches_total < sum(len(a.ids) for a in answers["off"]) - 30
     for ours, theirs in zip(answers[mode], answers["off"], strict=True):
         check_same(ours, theirs, alike=alike)
 
