@@ -138,6 +138,8 @@ class _AgentCollector(Collector):
             ("generation_tokens", "Tokens generated", stats.generation_tokens_total),
             ("cached_tokens", "Prompt tokens not computed again", stats.cached_tokens_total),
             ("prefix_cache_hits", "Requests that reused a prefix", stats.prefix_cache_hits_total),
+            ("spec_decode_draft_tokens", "Tokens proposed", stats.proposed_tokens_total),
+            ("spec_decode_accepted_tokens", "Of these, drawn", stats.accepted_tokens_total),
         ):
             yield CounterMetricFamily(name, text, total)
         for name, text, value in (

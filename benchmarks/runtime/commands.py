@@ -24,7 +24,10 @@ def latency(
     ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="cold, warm, conversation, overhead, routes, adapter; may be repeated."),
+        typer.Option(
+            help="cold, warm, conversation, overhead, routes, adapter, speculation, constrained; "
+            "may be repeated."
+        ),
     ] = None,
     own: Annotated[
         bool, typer.Option("--own", help="Start a daemon for this, even where one runs.")

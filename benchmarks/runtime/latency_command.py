@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
-from benchmarks.runtime import routes, servers
+from benchmarks.runtime import routes, servers, speculation
 from benchmarks.runtime.energy import Meter
 from benchmarks.runtime.http_load import Target
 from benchmarks.runtime.latency import PREFIXES, LatencyRun, Plan
@@ -15,7 +15,9 @@ from edge_agent.client.daemon import find_daemon
 from edge_agent.config.settings import Settings
 from edge_agent.errors import InvalidRequest
 
-Part = Literal["cold", "warm", "conversation", "overhead", "routes", "adapter"]
+Part = Literal[
+    "cold", "warm", "conversation", "overhead", "routes", "adapter", "speculation", "constrained"
+]
 PARTS: tuple[Part, ...] = get_args(Part)
 _ANY_SERVER: tuple[Part, ...] = ("cold", "warm", "conversation")
 
@@ -58,6 +60,8 @@ def run(options: Options, settings: Settings) -> None:
         if "adapter" in parts:
             few = replace(plan, concurrency=routes.ADAPTER_CONCURRENCY)
             routes.adapters(running, settings, few, seed=seed)
+        if "speculation" in parts:
+            speculation.speculation(running, settings, plan, seed=seed)
 
 
 def _measure(
@@ -71,12 +75,16 @@ def _measure(
         + ("overhead" in parts)
         + routes.ROUTE_STEPS * ("routes" in parts)
         + routes.adapter_steps(options.plan.repeats) * ("adapter" in parts)
+        + speculation.steps(options.plan) * ("speculation" in parts)
+        + options.plan.repeats * ("constrained" in parts)
     )
     for prefix in prefixes:
         run.load(targets, prefix)
     if "conversation" in parts:
         for target in targets:
             run.conversation(target)
+    if "constrained" in parts:
+        speculation.constrained(running, targets[0], options.plan, seed=options.seed)
 
 
 def _parts(options: Options, settings: Settings) -> tuple[str, ...]:

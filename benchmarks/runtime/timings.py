@@ -30,6 +30,8 @@ class Timing:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    predicted_tokens: int = 0
+    """Of the answer's, those that the server had computed in advance."""
     error: str | None = None
 
     @property
@@ -122,6 +124,7 @@ def read_answer(started: float, pieces: Sequence[Piece]) -> Timing:
     if not arrivals:
         return Timing(started, last, error="an answer without text")
     details = usage.get("prompt_tokens_details") or {}
+    answer = usage.get("completion_tokens_details") or {}
     return Timing(
         started,
         arrivals[-1],
@@ -130,6 +133,7 @@ def read_answer(started: float, pieces: Sequence[Piece]) -> Timing:
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         cached_tokens=int(details.get("cached_tokens") or 0),
         completion_tokens=int(usage.get("completion_tokens") or len(arrivals)),
+        predicted_tokens=int(answer.get("accepted_prediction_tokens") or 0),
     )
 
 

@@ -119,15 +119,14 @@ class Answer:
         if query.prompt_ids:
             self._generation = services.engine.submit(
                 GenerationRequest(
-                    prompt_ids=query.prompt_ids,
-                    sampling=query.sampling,
-                    n=query.n,
+                    *(query.prompt_ids, query.sampling, query.n),
                     # Parked only where the cloud may answer: the way here and back takes a batch.
                     decide=not self._stays_here or window > 1,
                     window=window,
                     client=query.client,
                     confidence=drafts,
                     kept=services.store.keeps(query),
+                    prediction=query.prediction,
                 )
             )
         if not self._cloud_alone:
@@ -379,6 +378,7 @@ class Answer:
             prompt_tokens=len(self.query.prompt_ids),
             completion_tokens=sum(map(len, said.token_ids)),
             cached_tokens=point.cached_tokens if point else 0,
+            predicted=self._generation.predicted if self._generation else (0, 0),
         )
         from_cloud = self.source is Source.CLOUD
         return Outcome(

@@ -48,6 +48,7 @@ def read_usage(usage: Any) -> Usage | None:
     if prompt is None and answer is None and total is None and cost_usd is None:
         return None
     rest = max(0, (total or 0) - (prompt or 0))
+    predicted = _details(usage, "completion_tokens_details")
     return Usage(
         prompt_tokens=prompt or 0,
         completion_tokens=max(answer or 0, rest),
@@ -55,6 +56,10 @@ def read_usage(usage: Any) -> Usage | None:
         cache_write_tokens=written,
         short_write_tokens=min(short, written),
         cost_usd=cost_usd,
+        predicted=(
+            _count(predicted, "accepted_prediction_tokens") or 0,
+            _count(predicted, "rejected_prediction_tokens") or 0,
+        ),
         partial=prompt is None or (answer is None and total is None),
     )
 
@@ -74,6 +79,7 @@ def larger(first: Usage | None, second: Usage | None) -> Usage | None:
             (first, second), key=lambda u: u.cache_write_tokens
         ).short_write_tokens,
         cost_usd=max(costs, default=None),
+        predicted=max(first.predicted, second.predicted),
         partial=first.partial and second.partial,
     )
 

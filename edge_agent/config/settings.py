@@ -111,6 +111,11 @@ class EngineSettings(_Section):
         description="Disk for the KV of prompts, in MB, so that restarts and swaps need not "
         "compute them again; private and unlogged ones never get there; 0: none",
     )
+    speculate: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Compute several tokens at once where an answer seems to copy its prompt; "
+        "auto: where that has been faster here; on: whatever it costs",
+    )
 
 
 class Price(_Section):

@@ -130,6 +130,8 @@ class Engine:
             generation_tokens_total=counters.generation_tokens,
             prefix_cache_hits_total=counters.prefix_hits,
             decode_batches_total=counters.batches,
+            proposed_tokens_total=counters.proposed,
+            accepted_tokens_total=counters.accepted,
             version=self.version,
             loaded=self._runner.weights.loaded,
             unloads_at=None if patience_s is None else time.time() + patience_s,

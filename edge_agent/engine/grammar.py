@@ -37,6 +37,10 @@ class GrammarState(Protocol):
         """
         ...
 
+    def forced(self) -> list[int]:
+        """Tokens of the text that must come next, [] where that is not known."""
+        ...
+
     def close(self) -> None:
         """Free native memory. Idempotent."""
         ...
@@ -154,6 +158,9 @@ class _GuidanceState:
         row[allowed == 0] = -np.inf
         return bool(row.max() > -np.inf)
 
+    def forced(self) -> list[int]:
+        return self._matcher.compute_ff_tokens()
+
     def close(self) -> None:
         """Python frees the matcher."""
 
@@ -176,6 +183,9 @@ class _GbnfState:
     def mask(self, row: _Row) -> bool:
         self._candidates.filter(row, self._sampler)
         return bool(row.max() > -np.inf)
+
+    def forced(self) -> list[int]:
+        return []
 
     def close(self) -> None:
         if self._sampler:

@@ -20,6 +20,7 @@ from edge_agent.engine.sampler import (
     log_sum_exp_without,
     token_logprob,
 )
+from edge_agent.engine.speculation import Lookup
 from edge_agent.engine.stream import TextStream
 from edge_agent.errors import ContextLengthExceeded, EdgeAgentError, InvalidRequest
 from edge_agent.records.generation import (
@@ -146,11 +147,15 @@ class Choice:
         "_logprobs",
         "_sampler",
         "_text",
+        "accepted",
+        "draft",
         "finished",
         "generated",
         "held",
         "index",
         "job",
+        "lookup",
+        "proposed",
         "sequence",
     )
 
@@ -163,6 +168,11 @@ class Choice:
         self.finished = False
         self.held: list[TokenEvent] = []
         """Events of the decision window, until it closes in favour of this answer."""
+        self.lookup: Lookup | None = None
+        self.draft: list[int] = []
+        """Tokens to compute beside the next one, in case they are what is drawn."""
+        self.proposed = 0
+        self.accepted = 0
         self._sampler: Sampler | None = None
         self._text = TextStream(job.request.sampling.stop)
         self._ids: list[int] = []
@@ -183,6 +193,19 @@ class Choice:
     def max_length(self) -> int:
         """Cells this choice may ever need: prompt and answer."""
         return len(self.job.prompt) + self.job.max_new
+
+    @property
+    def room(self) -> int:
+        """Tokens that its draft may have: none where a repeat has to round as the first time."""
+        job, sequence = self.job, self.sequence
+        repeats = job.rollout or not job.request.sampling.cache_prompt
+        if repeats or job.phase is not Phase.RUNNING or sequence.pending != 1:
+            return 0
+        return min(job.max_new - self.generated - 1, sequence.limit - len(sequence.tokens))
+
+    def forced(self) -> list[int]:
+        """Tokens of the text that its grammar leaves no choice but to say next."""
+        return [] if self._sampler is None else self._sampler.forced()
 
     @property
     def _may_ask(self) -> bool:
@@ -244,6 +267,7 @@ class Choice:
             finish_reason=reason,
             confidence=self._confidence,
             stopped_by=self._text.stopped_by,
+            predicted=(self.accepted, self.proposed - self.accepted) if reason else (0, 0),
         )
         self._confidence = 0.0
         self._ids.clear()

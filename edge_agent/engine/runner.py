@@ -20,6 +20,7 @@ from edge_agent.engine.grammar import Grammars
 from edge_agent.engine.kv_cache import Reservations
 from edge_agent.engine.request import DecodingRules
 from edge_agent.engine.scheduler import Scheduler
+from edge_agent.engine.speculation import Speculator
 from edge_agent.errors import EngineError
 from edge_agent.records.generation import Counters, ServedModel
 from models.adapters.lora_file import check_lora
@@ -210,6 +211,7 @@ class Runner:
             batch=settings.batch,
             version=self.version,
             counters=self._counters,
+            speculator=Speculator(self._settings.speculate, self._counters),
             prefill_context=lambda: LlamaContext(
                 model,
                 cells=settings.batch,

@@ -212,6 +212,10 @@ class Sampler:
         self._penalties.accept(token)
         return token
 
+    def forced(self) -> list[int]:
+        """Tokens of the text that the grammar leaves no choice but to say next."""
+        return [] if self._grammar is None else self._grammar.forced()
+
     def _draw(self, row: Row) -> int:
         best = int(row.argmax())
         top = row[best]

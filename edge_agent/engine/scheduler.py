@@ -18,6 +18,7 @@ from edge_agent.engine.kv_cache import Reservations
 from edge_agent.engine.queues import FairQueue
 from edge_agent.engine.request import Choice, DecodingRules, Job, Phase
 from edge_agent.engine.sampler import Row, probability
+from edge_agent.engine.speculation import Speculator
 from edge_agent.errors import EdgeAgentError, EngineError
 from edge_agent.records.generation import Counters
 from models.llama.cells import Sequence
@@ -42,6 +43,7 @@ class Scheduler:
         batch: int,
         version: str,
         counters: Counters,
+        speculator: Speculator,
         prefill_context: Callable[[], LlamaContext],
     ) -> None:
         self._context = context
@@ -53,8 +55,7 @@ class Scheduler:
         self._memory = memory
         self._prefill = Prefill(self._memory.kv, batch - slots, prefill_context)
         self._decoder = BatchDecoder(
-            context,
-            self._memory,
+            *(context, self._memory, speculator),
             pause=self._pause,
             refused=self._refused,
             idle=self._idle,
@@ -211,6 +212,8 @@ class Scheduler:
             elif sequence.pending > 1 and room > 0:
                 work.append((choice, min(sequence.pending, room)))
                 room -= work[-1][1]
+        if not aside:
+            self._decoder.propose(work)
         return Batch(work, aside)
 
     def _admit(self) -> None:
@@ -243,9 +246,7 @@ class Scheduler:
         if job.phase is Phase.WAITING:
             self.waiting.pop()
             job.start(cached)
-            self._counters.prompt_tokens += len(job.prompt)
-            self._counters.cached_tokens += cached
-            self._counters.prefix_hits += cached > 0
+            self._counters.job_started(len(job.prompt), cached)
         else:
             self.ready.remove(choice)
         self.active.append(choice)
@@ -256,9 +257,8 @@ class Scheduler:
         request, length = choice.job.request, len(choice.sequence.tokens)
         if request.decide and choice.job.undecided:
             return min(choice.max_length, length + request.window)
-        if not choice.open_ended:
-            return choice.max_length
-        return min(choice.max_length, length + self._share)
+        share = self._share if choice.open_ended else choice.max_length
+        return min(choice.max_length, length + share)
 
     def _grow(self, choice: Choice) -> None:
         """Give `choice` more cells, at the cost of the youngest that has no right to its own."""

@@ -137,6 +137,8 @@ class Generation:
         self._error: EdgeAgentError | None = None
         self._ended = False
         self._news = asyncio.Event()
+        self.predicted = 0, 0
+        """Tokens of all choices computed in advance that were drawn, and that were not."""
 
     async def decision_point(self) -> DecisionPoint:
         """What is known once the prompt (and the decision window) is computed.
@@ -197,6 +199,8 @@ class Generation:
             return
         if isinstance(item, TokenEvent):
             self._events.append(item)
+            (a, b), (c, d) = self.predicted, item.predicted
+            self.predicted = a + c, b + d
         elif isinstance(item, DecisionPoint):
             self._point = item
         else:

@@ -90,6 +90,8 @@ class GenerationRequest:
     """Its KV may be written to disk, for others that begin alike."""
     confidence: bool = False
     """Report `TokenEvent.confidence`; takes one pass over the logits a token."""
+    prediction: tuple[int, ...] = ()
+    """What the answer may turn out to be: a hint that changes its speed alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class TokenEvent:
     temperature 1 with the offload token masked. 0 where the request does not ask for it."""
     stopped_by: str | None = None
     """The stop string that ended the choice, on its last event."""
+    predicted: tuple[int, int] = (0, 0)
+    """Tokens computed in advance that were drawn, and that were not; on its last event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,8 @@ class EngineStats:
     generation_tokens_total: int
     prefix_cache_hits_total: int
     decode_batches_total: int
+    proposed_tokens_total: int
+    accepted_tokens_total: int
     version: str
     loaded: bool = True
     """False while weights and KV are given back; the next request brings them back."""
@@ -182,8 +188,18 @@ class Counters:
         self.generation_tokens = 0
         self.prefix_hits = 0
         self.batches = 0
+        self.proposed = 0
+        """Tokens computed in case they are drawn next."""
+        self.accepted = 0
+        """Of these, those that were."""
         self.job_s = 1.0
         """Moving average of the time from a job's start to its end."""
+
+    def job_started(self, prompt_tokens: int, cached: int) -> None:
+        """Count one job that has got its slot."""
+        self.prompt_tokens += prompt_tokens
+        self.cached_tokens += cached
+        self.prefix_hits += cached > 0
 
     def job_done(self, seconds: float) -> None:
         """Count one finished job."""

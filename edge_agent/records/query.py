@@ -107,6 +107,8 @@ class Query:
     body: Mapping[str, Any] = field(default_factory=dict)
     """The request body as sent, less `edge_agent`; what the cloud gets (with its own model)."""
     sampling: SamplingParams = SamplingParams()
+    prediction: tuple[int, ...] = ()
+    """What the client expects the answer to be; a hint."""
     n: int = 1
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_format: "ToolReader | None" = None
@@ -203,6 +205,8 @@ class Usage:
     """Of these, those kept for five minutes, where a longer time costs more."""
     cost_usd: float | None = None
     """What a cloud itself says that it charges; None: it does not say."""
+    predicted: tuple[int, int] = (0, 0)
+    """Tokens that were computed in advance and then drawn, and those that were not drawn."""
     partial: bool = False
     """Not everything was counted: the truth may be more."""
     service_tier: str | None = None

@@ -75,6 +75,11 @@ class KvCache:
         """True if every sequence id is taken."""
         return not self._free_ids
 
+    @property
+    def rewinds(self) -> bool:
+        """True if the last tokens of a sequence can be taken back."""
+        return not self._recurrent
+
     def open(self, sequence: Sequence, source: Sequence | None, length: int) -> None:
         """Give `sequence` an id; it shares the first `length` cells of `source`."""
         sequence.id = self._free_ids.pop()

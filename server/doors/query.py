@@ -118,6 +118,7 @@ def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", cli
         messages=tuple(body["messages"]),
         body=_as_sent(body),
         sampling=sampling,
+        prediction=_prediction(request.prediction, agent),
         tools=tools,
         tool_format=tool_format,
         ignored=ignored,
@@ -349,6 +350,19 @@ def _chat_prompt(
         extra=request.chat_template_kwargs,
     )
     return () if elsewhere and len(ids) >= agent.engine.context_limit else ids
+
+
+def _prediction(given: Mapping[str, Any] | None, agent: "Agent") -> tuple[int, ...]:
+    """Token ids of OpenAI's `prediction`; () where it is too long to be an answer."""
+    content = (given or {}).get("content")
+    parts = content if isinstance(content, list) else [{"text": content}]
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    text = "".join(text for text in texts if isinstance(text, str))
+    try:
+        require_possible(text, agent.engine, "prediction")
+    except ContextLengthExceeded:
+        return ()
+    return tuple(agent.engine.vocabulary.encode(text))[: agent.engine.context_limit]
 
 
 def _completion_prompt(

@@ -117,11 +117,16 @@ def headers(answer: "Answer") -> dict[str, str]:
 
 def usage_object(usage: Usage) -> dict[str, Any]:
     """OpenAI's usage object."""
+    accepted, rejected = usage.predicted
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": accepted,
+            "rejected_prediction_tokens": rejected,
+        },
     }
 
 

@@ -187,7 +187,7 @@ class ChatRequest(Generation):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
     parallel_tool_calls: bool | None = None
-    prediction: dict[str, Any] | None = Field(None, description="A hint, for the cloud")
+    prediction: dict[str, Any] | None = Field(None, description="A hint: it may save time")
     reasoning_effort: str | None = Field(None, description="A hint, for the cloud")
     verbosity: str | None = Field(None, description="A hint, for the cloud")
     response_format: dict[str, Any] | None = None

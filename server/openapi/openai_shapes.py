@@ -18,6 +18,16 @@ class CachedTokens(Shape):
     cached_tokens: int
 
 
+class PredictionTokens(Shape):
+    """Tokens computed in advance, from `prediction` or from what was said before.
+
+    Those that were not what the model says next cost time, and are no completion tokens.
+    """
+
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class CompletionUsage(Shape):
     """Tokens of the model that answered."""
 
@@ -25,6 +35,7 @@ class CompletionUsage(Shape):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: CachedTokens
+    completion_tokens_details: PredictionTokens
 
 
 class Token(Shape):

@@ -72,6 +72,10 @@ async def test_usage_comes_last_when_it_is_asked_for(client: httpx.AsyncClient) 
         "completion_tokens": 2,
         "total_tokens": 9,
         "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
     }
     assert usage["edge_agent"]["cost_usd"] == 0.0
 

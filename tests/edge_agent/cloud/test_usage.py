@@ -150,3 +150,8 @@ def test_of_two_reports_the_larger_of_each_figure() -> None:
     first, second = Usage(10, 1, 5, cost_usd=0.1), Usage(9, 20, 0, partial=True)
     assert larger(first, second) == Usage(10, 20, 5, cost_usd=0.1)
     assert larger(None, second) == larger(second, None) == second
+
+
+def test_what_was_predicted_is_passed_on() -> None:
+    details = {"accepted_prediction_tokens": 7, "rejected_prediction_tokens": "2"}
+    assert openai(100, 10, completion_tokens_details=details).predicted == (7, 0)

@@ -30,11 +30,15 @@ OFFLOAD = 5
 
 
 def make_engine(gguf_path: Path, **changes: Any) -> Engine:
-    """A started engine on one thread, with small batches so that prompts are chunked."""
+    """A started engine on one thread, with small batches so that prompts are chunked.
+
+    Without drafts, which would make the number of batches a matter of time.
+    """
     lora = changes.pop("lora", None)
     version = changes.pop("version", "base")
     offload_token = changes.pop("offload_token", OFFLOAD)
-    settings = EngineSettings(**{"threads": 1, "slots": 4, "context": 512, "batch": 32, **changes})
+    usual = {"threads": 1, "slots": 4, "context": 512, "batch": 32, "speculate": "off"}
+    settings = EngineSettings(**{**usual, **changes})
     engine = Engine(ServedModel(gguf_path, lora, version), settings, offload_token=offload_token)
     engine.start()
     return engine
@@ -69,7 +73,13 @@ async def read(generation: Generation, n: int = 1) -> list[Answer]:
 
 
 async def ask(
-    engine: Engine, prompt: Sequence[int], *, n: int = 1, client: str = "", **sampling: Any
+    engine: Engine,
+    prompt: Sequence[int],
+    *,
+    n: int = 1,
+    client: str = "",
+    prediction: Sequence[int] = (),
+    **sampling: Any,
 ) -> tuple[DecisionPoint, list[Answer]]:
     """Submit, and read to the end. `gbnf` is short for a grammar in that notation."""
     if "gbnf" in sampling:
@@ -79,6 +89,7 @@ async def ask(
         SamplingParams(**{"max_tokens": 8, "temperature": 0, **sampling}),
         n=n,
         client=client,
+        prediction=tuple(prediction),
     )
     generation = engine.submit(request)
     return await generation.decision_point(), await read(generation, n)
