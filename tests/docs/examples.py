@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -47,6 +48,6 @@ def unexplained(page: Path) -> Iterator[str]:
     if re.search(r"^\*No block of this page was run: .*\*$", text, re.MULTILINE):
         return
     paragraphs = re.split(r"\n\n+", text)
-    for before, paragraph in zip(paragraphs, paragraphs[1:], strict=False):
+    for before, paragraph in pairwise(paragraphs):
         if paragraph.startswith("```sh\n") and not before.startswith("*The tests "):
             yield paragraph
