@@ -53,7 +53,7 @@ def daemon(home: Path) -> Iterator[Running]:
         yield found
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_shows_what_its_commands_print(page: Path, home: Path, daemon: Running):
     shown = list(examples.of(page))
