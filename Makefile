@@ -9,6 +9,7 @@
 #   make load   overload, storms of clients that leave, readers that do not read, LOAD times as many
 #   make audit  the pinned versions and hashes; and a database of vulnerabilities, where it answers
 #   make lint   ruff, mypy and the import contract
+#   make docs   the documentation as a site in build/docs; a broken link is an error
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +33,7 @@ export CFLAGS := $(CFLAGS) $(NO_AMX)
 export CXXFLAGS := $(CXXFLAGS) $(NO_AMX)
 endif
 
-.PHONY: run test test-long soak soak-daemon soak-train soak-hour fuzz load audit lint format clean
+.PHONY: run test test-long soak soak-daemon soak-train soak-hour fuzz load audit lint docs format clean
 
 run: $(VENV)/.serve
 	$(BIN)/edge-agent serve --reference-cloud $(SERVE_FLAGS)
@@ -68,6 +69,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

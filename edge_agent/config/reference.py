@@ -103,7 +103,7 @@ def example_toml() -> str:
 
 
 def markdown_table() -> str:
-    """The same as a table for the README."""
+    """The same as a table in Markdown."""
     rows = ["| Key | Default | Meaning |", "| --- | --- | --- |"]
     for setting in all_settings():
         shown = "" if setting.default is None else f"`{toml_value(setting.default)}`"
