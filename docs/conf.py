@@ -22,6 +22,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 exclude_patterns = ["grafana", "datasette", "containers"]
 nitpicky = True
+suppress_warnings = ["misc.highlighting_failure"]  # text in quotes over several lines of a session
 html_theme = "furo"
 html_title = f"edge-agent {release}"
 html_show_sphinx = False

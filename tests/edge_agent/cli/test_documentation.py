@@ -57,8 +57,11 @@ def test_every_command_has_an_example_and_every_option_a_description(commands):
 
 
 def test_examples_in_help_and_pages_name_commands_and_options_that_exist(commands):
-    texts = [*PAGES.values(), *(command.help for command in commands.values())]
-    examples = [line for text in texts for line in re.findall(r"\bedge-agent ([a-z].*)", text)]
+    plugin = DOCS / "how-to" / "commands.md"  # whose command is invented
+    pages = (text for page, text in PAGES.items() if page != plugin)
+    texts = [*pages, *(command.help for command in commands.values())]
+    called = re.compile(r"(?:^|^\$ | \| |`|\(|Example: )edge-agent ([a-z].*)", re.MULTILINE)
+    examples = [line for text in texts for line in called.findall(text)]
     assert len(examples) > len(commands)
     for example in examples:
         words = re.split(r"[`|)\"';>,]", example)[0].split()
