@@ -231,10 +231,13 @@ async def test_a_repeat_that_must_round_as_before_has_no_drafts(eager: Engine) -
 
 async def test_rollouts_have_no_drafts(eager: Engine) -> None:
     """A round of training with the same seeds draws the same."""
-    before = eager.stats().proposed_tokens_total
-    prompts = [random_prompt(70, 12) * 2]
-    await asyncio.to_thread(eager.sample_groups, prompts, 3, max_tokens=30, temperature=0.3, seed=5)
+    prompt, before = random_prompt(70, 12) * 2, eager.stats().proposed_tokens_total
+    await asyncio.to_thread(
+        eager.sample_groups, [prompt], 3, max_tokens=60, temperature=0.01, seed=5
+    )
     assert eager.stats().proposed_tokens_total == before
+    await ask(eager, prompt, n=3, max_tokens=60, temperature=0.01, seed=5)
+    assert eager.stats().proposed_tokens_total > before
 
 
 async def test_a_schema_holds_and_its_keys_are_drafts(smollm2: Path) -> None:
