@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -58,11 +59,13 @@ class Tuned:
             return None
         other, ours = rows[self.proposed], rows[self.choice]
         loss = other["perplexity"] / ours["perplexity"] - 1
+        best = min(row["perplexity"] for row in self.rows if not row["skipped"])
+        needed = other["perplexity"] / best - 1
         return (
             f"{self.proposed} would read {other['prefill'] / ours['prefill']:.1f} × and write "
             f"{other['decode_1'] / ours['decode_1']:.1f} × as fast as {self.choice}, with "
             f"{loss:.1%} more perplexity: edge-agent models tune {name}"
-            + (f" --tolerance {loss + 0.005:.2f}" if loss > TOLERANCE else "")
+            + (f" --tolerance {math.floor(100 * needed + 1) / 100}" if needed > TOLERANCE else "")
         )
 
     def stale(self, folder: Path, shipped_sha256: Callable[[], str]) -> str | None:

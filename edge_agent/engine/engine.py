@@ -5,7 +5,6 @@ through the outbox, one wake-up per event loop and batch.
 """
 
 import asyncio
-import gc
 import itertools
 import logging
 import math
@@ -361,7 +360,6 @@ class Engine:
             finally:
                 self._activation.release()
             self._kept.reset()
-            gc.collect()
             give_back_freed()
             _log.info("weights and KV memory given back until the next request")
 

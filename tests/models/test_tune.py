@@ -222,7 +222,7 @@ def test_a_faster_form_that_is_less_exact_is_proposed(
     assert loaded is not None
     assert loaded.proposal(tiny) == (
         "Q4_0 would read 2.0 × and write 2.0 × as fast as BF16, with 20.0% more perplexity: "
-        "edge-agent models tune tiny --tolerance 0.21"
+        "edge-agent models tune tiny --tolerance 0.2"
     )
 
 
