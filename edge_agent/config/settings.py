@@ -82,7 +82,11 @@ class ServerSettings(_Section):
 class EngineSettings(_Section):
     """How llama.cpp runs."""
 
-    threads: int | None = Field(None, ge=1, description="CPU threads; unset: physical cores")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads; unset: as many as pay beside what else runs, up to the cores",
+    )
     slots: int = Field(16, ge=1, le=256, description="Sequences decoded in one batch")
     context: int = Field(
         8192,

@@ -32,6 +32,7 @@ from edge_agent.records.generation import (
 from models.errors import ModelError
 from models.llama.memory import give_back_freed
 from models.llama.model import LlamaModel
+from models.llama.threads import ThreadControl
 from models.llama.vocabulary import lasting_vocabulary
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class Engine:
         self._offload_token = offload_token
         self._busy = busy
         self._counters = Counters()
+        self._threads = ThreadControl.of(settings.threads)
+        """Used by the engine thread."""
         self._outbox = Outbox()
         self._commands = CommandQueue()
         self._numbers = itertools.count(1)
@@ -73,7 +76,7 @@ class Engine:
         weights = Weights(served.gguf, settings, offload_token, self.grammars)
         try:
             adapter = load_adapter(weights, served.lora) if served.lora else None
-            self._runner = Runner(served, weights, adapter, settings, self._counters)
+            self._runner = Runner(served, weights, adapter, settings, self._counters, self._threads)
         except BaseException:
             weights.close()  # and with it the adapter
             raise
@@ -235,7 +238,7 @@ class Engine:
         if served.lora is not None:
             adapter = self._commands.call(partial(load_adapter, weights, served.lora)).result()
         try:
-            runner = Runner(served, weights, adapter, self._settings, self._counters)
+            runner = Runner(served, weights, adapter, self._settings, self._counters, self._threads)
         except BaseException:
             if adapter is not None:
                 self._commands.call(partial(free_adapter, adapter)).result()

@@ -4,13 +4,11 @@ llama.cpp sets adapters per context, so requests of two versions never share a b
 version has its runner, and runners of one GGUF share its weights.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
 import numpy as np
-import psutil
 
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.grammar import Grammars
@@ -24,6 +22,7 @@ from models.gguf import inspect
 from models.llama.context import LlamaContext
 from models.llama.memory import drop_mapped_pages
 from models.llama.model import LlamaModel
+from models.llama.threads import ThreadControl
 
 _EMBEDDING_BATCH = 128
 
@@ -101,6 +100,7 @@ class Runner:
         adapter: Any,
         settings: EngineSettings,
         counters: Counters,
+        threads: ThreadControl,
     ) -> None:
         """Allocate the context. `adapter` is from `load_adapter`, or None. Raises ModelError."""
         self.version = served.version
@@ -108,7 +108,7 @@ class Runner:
         self._adapter = adapter
         self._settings = settings
         self._counters = counters
-        self._threads = settings.threads or psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        self._threads = threads
         self.resting = False
         """Without memory for KV and cached prefixes, until `wake`."""
         self.context, self.scheduler = self._open()
