@@ -24,7 +24,10 @@ def latency(
     ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="cold, warm, conversation, overhead, routes, adapter; may be repeated."),
+        typer.Option(
+            help="cold, warm, conversation, overhead, routes, adapter; and busy, where it is "
+            "named: one client beside other programs. May be repeated."
+        ),
     ] = None,
     own: Annotated[
         bool, typer.Option("--own", help="Start a daemon for this, even where one runs.")
@@ -56,6 +59,7 @@ def latency(
     \b
     Example: edge-agent benchmark latency
     Example: edge-agent benchmark latency --own --versus http://127.0.0.1:8080 --part cold
+    Example: edge-agent benchmark latency --own --part busy
     """
     from benchmarks.runtime.latency import Plan
     from benchmarks.runtime.latency_command import Options, run

@@ -76,7 +76,9 @@ class Engine:
         weights = Weights(served.gguf, settings, offload_token, self.grammars)
         try:
             adapter = load_adapter(weights, served.lora) if served.lora else None
-            self._runner = Runner(served, weights, adapter, settings, self._counters, self._threads)
+            self._runner = Runner(
+                served, weights, adapter, settings, self._counters, threads=self._threads
+            )
         except BaseException:
             weights.close()  # and with it the adapter
             raise
@@ -238,7 +240,9 @@ class Engine:
         if served.lora is not None:
             adapter = self._commands.call(partial(load_adapter, weights, served.lora)).result()
         try:
-            runner = Runner(served, weights, adapter, self._settings, self._counters, self._threads)
+            runner = Runner(
+                served, weights, adapter, self._settings, self._counters, threads=self._threads
+            )
         except BaseException:
             if adapter is not None:
                 self._commands.call(partial(free_adapter, adapter)).result()

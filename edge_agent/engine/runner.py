@@ -100,6 +100,7 @@ class Runner:
         adapter: Any,
         settings: EngineSettings,
         counters: Counters,
+        *,
         threads: ThreadControl,
     ) -> None:
         """Allocate the context. `adapter` is from `load_adapter`, or None. Raises ModelError."""

@@ -30,9 +30,13 @@ _LONG_TRIAL_S = 0.25
 _LOSS_S = 0.03
 """A trial ends when it has taken so much longer than without it."""
 _CLEARLY = 0.8
+"""Below this share of the usual time, or above its inverse."""
 _ENOUGH = {-1: 0.92, 1: 0.95}
 """A trial of fewer (−1) or more (1) threads succeeds below this share of the usual time."""
-_FIRST_WAIT_S = 0.3
+_FIRST_WAIT_S = {"prefill": 2.0, "decode": 0.3, "learn": 2.0}
+"""Prompts are few, and one alone makes a trial: mostly they follow what decoding has learned."""
+_LOSS_SHARE = 0.05
+"""The next trial comes so late that those that fail take no more than this share of the time."""
 _LONGEST_WAIT_S = {-1: 16.0, 1: 2.0}
 """Between trials. More threads are tried more often: when a neighbour has gone, one thread may
 not notice; many notice at once when one comes."""
@@ -90,16 +94,20 @@ class _Case:
     """Of the count in use on the ladder."""
     since: float
     """When it was chosen."""
-    due: dict[int, float]
-    """By direction: when the next trial may begin."""
+    first_wait_s: float
     came_by: int = 0
     """Direction of the last switch; 0: none."""
     reach: dict[int, int] = field(default_factory=lambda: dict.fromkeys((-1, 1), 1))
     """By direction: how far on the ladder the next trial goes."""
-    wait: dict[int, float] = field(default_factory=lambda: dict.fromkeys((-1, 1), _FIRST_WAIT_S))
     recent: _Mean = field(default_factory=lambda: _Mean(_RECENT_S))
     usual: _Mean = field(default_factory=lambda: _Mean(_USUAL_S))
     trial: _Trial | None = None
+
+    def __post_init__(self) -> None:
+        self.wait = dict.fromkeys((-1, 1), self.first_wait_s)
+        """By direction: seconds between trials."""
+        self.due = dict.fromkeys((-1, 1), self.since + self.first_wait_s)
+        """By direction: when the next trial may begin."""
 
     def moved(self, place: int, now: float) -> None:
         """Begin anew with another count."""
@@ -166,8 +174,7 @@ class ThreadControl:
     def _case(self, work: Work, width: int) -> _Case:
         key = work, _bucket(work, width)
         if key not in self._cases:
-            due = dict.fromkeys((-1, 1), self._now + _FIRST_WAIT_S)
-            self._cases[key] = _Case(self._place, self._now, due)
+            self._cases[key] = _Case(self._place, self._now, _FIRST_WAIT_S[work])
         return self._cases[key]
 
     def _notice(self, case: _Case) -> None:
@@ -185,35 +192,38 @@ class ThreadControl:
         assert usual is not None
         expected = usual * trial.units
         if trial.seconds - expected > _LOSS_S:
-            self._stay(case, trial.direction)
+            self._stay(case, trial, expected)
         elif trial.seconds < _TRIAL_S:
             return
         elif trial.seconds < _CLEARLY * expected:
             self._switch(case, trial)
+        elif trial.seconds > expected / _CLEARLY:
+            self._stay(case, trial, expected)
         elif trial.seconds >= _LONG_TRIAL_S:
             if trial.seconds < _ENOUGH[trial.direction] * expected:
                 self._switch(case, trial)
             else:
-                self._stay(case, trial.direction)
+                self._stay(case, trial, expected)
 
-    def _stay(self, case: _Case, step: int) -> None:
-        """The trial failed: the next one goes farther; when all have been tried, it waits longer."""
-        case.trial = None
+    def _stay(self, case: _Case, trial: _Trial, expected: float) -> None:
+        """The trial failed: the next goes farther; when all have been tried, it waits longer."""
+        step, case.trial = trial.direction, None
         case.reach[step] += 1
         if not 0 <= case.place + step * case.reach[step] < len(self._counts):
             case.reach[step] = 1
             case.wait_longer(step)
-        case.due[step] = self._now + case.wait[step]
+        lost = trial.seconds - expected
+        case.due[step] = self._now + max(case.wait[step], lost / _LOSS_SHARE)
 
     def _switch(self, case: _Case, trial: _Trial) -> None:
         """Go on with the other count, and let other kinds of batches begin there too."""
         step = trial.direction
         hasty = case.came_by == -step and self._now - case.since < _REVERTED_S
-        case.wait[step] = _FIRST_WAIT_S
+        case.wait[step] = case.first_wait_s
         if hasty:
             case.wait_longer(-step)
         else:
-            case.wait[-step] = _FIRST_WAIT_S
+            case.wait[-step] = case.first_wait_s
         case.came_by = step
         self._place = trial.place
         for other in self._cases.values():

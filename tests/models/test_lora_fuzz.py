@@ -47,7 +47,12 @@ for line in sys.stdin:
     try:
         adapter = load_adapter(weights, Path(line.rstrip()))
         context = LlamaContext(
-            weights.model, cells=64, batch=32, sequences=1, threads=ThreadControl.of(1), adapter=adapter
+            weights.model,
+            cells=64,
+            batch=32,
+            sequences=1,
+            threads=ThreadControl.of(1),
+            adapter=adapter,
         )
         context.decode([9, 10, 11], range(3), [0] * 3, [0, 0, 1])
         context.close()

@@ -1,5 +1,6 @@
 """Threads that follow the machine: a simulated one, whose neighbours come and go."""
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class Simulation:
     noise: float = 0.0
     work: Work = "decode"
     width: int = 1
-    rng: random.Random = field(default_factory=lambda: random.Random(0))  # noqa: S311
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
 
     def run(self, seconds: float, neighbours: int = 0) -> list[tuple[float, int]]:
         """(time, threads) of every batch."""
@@ -101,7 +102,7 @@ def test_a_daemon_that_starts_on_a_busy_machine_finds_out() -> None:
 
 def test_counts_that_are_equally_fast_do_not_alternate() -> None:
     used = simulation(lambda threads, _: 0.01, noise=0.2).run(60)
-    switches = sum(a != b for (_, a), (_, b) in zip(used, used[1:]))  # noqa: B905
+    switches = sum(a != b for (_, a), (_, b) in itertools.pairwise(used))
     assert switches < 40  # a trial and its end are two
 
 
@@ -149,13 +150,16 @@ def test_how_long_a_batch_takes_is_what_it_took() -> None:
     for _ in range(20):
         control.observe("prefill", 128, 2, 0.5)
     near = control.seconds("prefill", 120)
-    assert near is not None and 0.4 < near < 0.5
+    assert near is not None
+    assert 0.4 < near < 0.5
     far = control.seconds("prefill", 16)
-    assert far is not None and far < 0.1
+    assert far is not None
+    assert far < 0.1
 
 
 @pytest.mark.parametrize("most", range(1, 65))
 def test_the_ladder_reaches_from_one_to_all(most: int) -> None:
     counts = ladder(most)
-    assert counts[0] == 1 and counts[-1] == most
+    assert counts[0] == 1
+    assert counts[-1] == most
     assert list(counts) == sorted(set(counts))

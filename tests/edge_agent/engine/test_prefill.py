@@ -67,7 +67,9 @@ def compute(context: LlamaContext, cache: KvCache, sequence: Sequence) -> np.nda
 
 def prefill_of(model: LlamaModel, cache: KvCache) -> Prefill:
     return Prefill(
-        cache, 64, lambda: LlamaContext(model, cells=128, batch=128, sequences=4, threads=ThreadControl.of(1))
+        cache,
+        64,
+        lambda: LlamaContext(model, cells=128, batch=128, sequences=4, threads=ThreadControl.of(1)),
     )
 
 
