@@ -22,6 +22,7 @@ from benchmarks.runtime import http_load, servers
 from benchmarks.runtime.http_load import Prompts, Target
 from benchmarks.runtime.latency import Plan, add_load, in_turns
 from benchmarks.runtime.session import Session
+from benchmarks.runtime.timings import Load
 from edge_agent.config.settings import Settings
 from edge_agent.errors import EdgeAgentError
 from models.llama.threads import usable_cores
@@ -104,7 +105,7 @@ def _ratios(
         session.figures.add(series, _SPEED, ratio, unit="×", at=row, better="higher")
 
 
-def _load(target: Target, prompts: Prompts, plan: Plan, requests: int) -> http_load.Load:
+def _load(target: Target, prompts: Prompts, plan: Plan, requests: int) -> Load:
     asked = [
         target.request(prompts.cold(plan.prompt_words), plan.output_tokens) for _ in range(requests)
     ]
@@ -155,5 +156,10 @@ def _decode(url: str) -> None:
 
 
 if __name__ == "__main__":
-    kind, url = sys.argv[1:]
-    {"loop": _loop, "compile": _compile, "decode": lambda: _decode(url)}[kind]()
+    what, asked = sys.argv[1:]
+    if what == "decode":
+        _decode(asked)
+    elif what == "compile":
+        _compile()
+    else:
+        _loop()

@@ -250,7 +250,9 @@ class TrainSettings(_Section):
         description="Memory limit of the trainer process, in MB; a round "
         "that would take more does not begin, one that has taken more stops and can be resumed",
     )
-    threads: int | None = Field(None, ge=1, description="Threads of the trainer; none: all cores")
+    threads: int | None = Field(
+        None, ge=1, description="Threads of the trainer; none: as many as pay"
+    )
     estimator: Literal["exact", "sampled"] = Field(
         "exact", description="exact: our decision gradient; sampled: the paper's"
     )
