@@ -33,11 +33,11 @@ _CLEARLY = 0.8
 """Below this share of the usual time, or above its inverse."""
 _ENOUGH = {-1: 0.92, 1: 0.95}
 """A trial of fewer (−1) or more (1) threads succeeds below this share of the usual time."""
-_FIRST_WAIT_S = {"prefill": 2.0, "decode": 0.3, "learn": 2.0}
-"""Prompts are few, and one alone makes a trial: mostly they follow what decoding has learned."""
+_FIRST_WAIT_S = {"prefill": (2.0, 3.0), "decode": (0.3, 1.0), "learn": (2.0, 3.0)}
+"""Before the first trial of fewer and of more threads, which may cost much beside a neighbour."""
 _LOSS_SHARE = 0.05
 """The next trial comes so late that those that fail take no more than this share of the time."""
-_LONGEST_WAIT_S = {-1: 16.0, 1: 2.0}
+_LONGEST_WAIT_S = {-1: 16.0, 1: 3.0}
 """Between trials. More threads are tried more often: when a neighbour has gone, one thread may
 not notice; many notice at once when one comes."""
 _REVERTED_S = 2.0
@@ -94,7 +94,7 @@ class _Case:
     """Of the count in use on the ladder."""
     since: float
     """When it was chosen."""
-    first_wait_s: float
+    first_wait_s: dict[int, float]
     came_by: int = 0
     """Direction of the last switch; 0: none."""
     reach: dict[int, int] = field(default_factory=lambda: dict.fromkeys((-1, 1), 1))
@@ -104,9 +104,9 @@ class _Case:
     trial: _Trial | None = None
 
     def __post_init__(self) -> None:
-        self.wait = dict.fromkeys((-1, 1), self.first_wait_s)
+        self.wait = dict(self.first_wait_s)
         """By direction: seconds between trials."""
-        self.due = dict.fromkeys((-1, 1), self.since + self.first_wait_s)
+        self.due = {step: self.since + wait for step, wait in self.wait.items()}
         """By direction: when the next trial may begin."""
 
     def moved(self, place: int, now: float) -> None:
@@ -174,7 +174,9 @@ class ThreadControl:
     def _case(self, work: Work, width: int) -> _Case:
         key = work, _bucket(work, width)
         if key not in self._cases:
-            self._cases[key] = _Case(self._place, self._now, _FIRST_WAIT_S[work])
+            self._cases[key] = _Case(
+                self._place, self._now, dict(zip((-1, 1), _FIRST_WAIT_S[work], strict=True))
+            )
         return self._cases[key]
 
     def _notice(self, case: _Case) -> None:
@@ -219,11 +221,11 @@ class ThreadControl:
         """Go on with the other count, and let other kinds of batches begin there too."""
         step = trial.direction
         hasty = case.came_by == -step and self._now - case.since < _REVERTED_S
-        case.wait[step] = case.first_wait_s
+        case.wait[step] = case.first_wait_s[step]
         if hasty:
             case.wait_longer(-step)
         else:
-            case.wait[-step] = case.first_wait_s
+            case.wait[-step] = case.first_wait_s[-step]
         case.came_by = step
         self._place = trial.place
         for other in self._cases.values():
