@@ -22,6 +22,7 @@ from models import catalog
 from models.errors import ModelError
 from models.gguf import inspect
 from models.llama.model import LlamaModel
+from models.llama.threads import usable_cores
 from models.quantize import FILE_TYPES, expected_bytes, quantize
 from models.storage import file_sha256, locked, private_dir
 from models.tuned import TOLERANCE, Tuned, cpu_name, llama_cpp_version
@@ -224,7 +225,7 @@ def tune(
         raise ModelError(f"tune works on catalog models: `edge-agent models add {name}` first")
     resolved = catalog.resolve(name, data_dir)
     folder = private_dir(catalog.model_dir(data_dir, resolved.entry.name))
-    threads = threads or psutil.cpu_count(logical=False) or 1
+    threads = threads or usable_cores()
     with locked(folder / ".tune.lock"):
         files: dict[str, Path] = {}
         try:

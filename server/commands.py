@@ -16,7 +16,9 @@ def serve(
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Log, models and adapters.")] = None,
     model: Annotated[str | None, typer.Option(help="Catalog name or path of a GGUF.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; unset: as many as pay.", min=1)
+    ] = None,
     slots: Annotated[int | None, typer.Option(help="Answers decoded at once.", min=1)] = None,
     context: Annotated[int | None, typer.Option(help="KV cells of all slots.", min=64)] = None,
     cloud_url: Annotated[str | None, typer.Option(help="Base URL of an OpenAI API.")] = None,

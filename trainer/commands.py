@@ -63,11 +63,10 @@ def _train(
 ) -> "Ended":
     import signal
 
-    from edge_agent.processes.own import lower_priority, wait_without_spinning
+    from edge_agent.processes.own import lower_priority
 
     if idle:
         lower_priority()
-    wait_without_spinning()
     signal.signal(signal.SIGTERM, _interrupt)
     require_packages()
     if allow_cloud:

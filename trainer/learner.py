@@ -5,7 +5,9 @@ is `dagrpo`, its use on one prompt `objective`; this file runs the model under t
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from models.llama.memory import give_back_freed
+from models.llama.threads import ThreadControl
 from trainer.errors import TrainerError
 from trainer.objective import ESTIMATORS, Episode, Objective, StepFigures
 from trainer.policy import weights
@@ -54,6 +57,7 @@ class Learner:
         """
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
+        self._threads = ThreadControl(torch.get_num_threads(), pinned=settings.threads is not None)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(auto if settings.device == "auto" else settings.device)
         self.settings = settings
@@ -213,6 +217,15 @@ class Learner:
         )
         return [(index, logp.row(b, groups[b])) for b, index in enumerate(indices)]
 
+    @contextmanager
+    def _paying_threads(self, length: int) -> Iterator[None]:
+        """Compute a micro-batch of `length` positions on as many threads as pay now."""
+        threads = self._threads.choose("learn", length)
+        torch.set_num_threads(threads)
+        began = time.perf_counter()
+        yield
+        self._threads.observe("learn", length, threads, time.perf_counter() - began)
+
     def _update(
         self, groups: Sequence[Answers], loss: Callable[[int, AnswerLogProbs], Tensor]
     ) -> tuple[float, float]:
@@ -222,7 +235,8 @@ class Learner:
         limit = self.settings.tokens_at_once
         for indices in micro_batches(groups, limit):
             batch = [groups[i] for i in indices]
-            with self.lora.recomputing(packed_length(batch) > limit):
+            length = packed_length(batch)
+            with self.lora.recomputing(length > limit), self._paying_threads(length):
                 rows = self._run(batch, indices)
                 part = torch.stack([loss(index, logp) for index, logp in rows]).sum() / len(groups)
                 part.backward()  # type: ignore[no-untyped-call]

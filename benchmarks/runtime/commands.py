@@ -26,7 +26,7 @@ def latency(
         list[str] | None,
         typer.Option(
             help="cold, warm, conversation, overhead, routes, adapter, speculation, constrained; "
-            "may be repeated."
+            "and busy, where it is named: one client beside other programs. May be repeated."
         ),
     ] = None,
     own: Annotated[
@@ -59,6 +59,7 @@ def latency(
     \b
     Example: edge-agent benchmark latency
     Example: edge-agent benchmark latency --own --versus http://127.0.0.1:8080 --part cold
+    Example: edge-agent benchmark latency --own --part busy
     """
     from benchmarks.runtime.latency import Plan
     from benchmarks.runtime.latency_command import Options, run

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import llama_cpp
-import psutil
 
 from benchmarks.runtime.energy import Meter
 from benchmarks.runtime.machine import bytes_per_token, read_bytes_per_second
@@ -22,6 +21,7 @@ from benchmarks.runtime.session import Output, Session, session
 from edge_agent.config.settings import Settings
 from models import catalog
 from models.gguf import inspect
+from models.llama.threads import usable_cores
 from models.quantize import FILE_TYPES, quantize
 from models.tune import PREFILL, Bench
 
@@ -38,7 +38,7 @@ class Plan:
 def run(plan: Plan, settings: Settings, *, seed: int, output: Output) -> None:
     """Measure and write. Raises EdgeAgentError."""
     model = catalog.resolve(settings.model, settings.data_dir)
-    threads = settings.engine.threads or psutil.cpu_count(logical=False) or 1
+    threads = settings.engine.threads or usable_cores()
     described = asdict(plan) | {"model": model.entry.name, "threads": threads}
     with (
         session("engine", described, seed=seed, output=output) as running,

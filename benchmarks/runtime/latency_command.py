@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
-from benchmarks.runtime import routes, servers, speculation
+from benchmarks.runtime import busy, routes, servers, speculation
 from benchmarks.runtime.energy import Meter
 from benchmarks.runtime.http_load import Target
 from benchmarks.runtime.latency import PREFIXES, LatencyRun, Plan
@@ -16,7 +16,15 @@ from edge_agent.config.settings import Settings
 from edge_agent.errors import InvalidRequest
 
 Part = Literal[
-    "cold", "warm", "conversation", "overhead", "routes", "adapter", "speculation", "constrained"
+    "cold",
+    "warm",
+    "conversation",
+    "overhead",
+    "routes",
+    "adapter",
+    "speculation",
+    "constrained",
+    "busy",
 ]
 PARTS: tuple[Part, ...] = get_args(Part)
 _ANY_SERVER: tuple[Part, ...] = ("cold", "warm", "conversation")
@@ -62,6 +70,8 @@ def run(options: Options, settings: Settings) -> None:
             routes.adapters(running, settings, few, seed=seed)
         if "speculation" in parts:
             speculation.speculation(running, settings, plan, seed=seed)
+        if "busy" in parts:
+            busy.busy(running, settings, plan, targets[1:], seed=seed)
 
 
 def _measure(
@@ -77,6 +87,7 @@ def _measure(
         + routes.adapter_steps(options.plan.repeats) * ("adapter" in parts)
         + speculation.steps(options.plan) * ("speculation" in parts)
         + options.plan.repeats * ("constrained" in parts)
+        + busy.steps(options.plan, len(targets) - 1) * ("busy" in parts)
     )
     for prefix in prefixes:
         run.load(targets, prefix)
@@ -88,11 +99,12 @@ def _measure(
 
 
 def _parts(options: Options, settings: Settings) -> tuple[str, ...]:
-    """Those asked for; by default all that can be had. Raises InvalidRequest."""
+    """Those asked for; by default all that can be had but `busy`. Raises InvalidRequest."""
     foreign = options.url is not None or (
         not options.own and find_daemon(settings.data_dir) is not None
     )
     possible = _ANY_SERVER if foreign else PARTS
+    usual = tuple(part for part in possible if part != "busy")
     for part in options.parts:
         if part not in PARTS:
             raise InvalidRequest(f"--part {part}: there are {', '.join(PARTS)}", param="part")
@@ -101,7 +113,7 @@ def _parts(options: Options, settings: Settings) -> tuple[str, ...]:
                 f"--part {part} needs a daemon of the benchmark's own: add --own, without --url",
                 param="part",
             )
-    return options.parts or possible
+    return options.parts or usual
 
 
 def _targets(

@@ -82,7 +82,11 @@ class ServerSettings(_Section):
 class EngineSettings(_Section):
     """How llama.cpp runs."""
 
-    threads: int | None = Field(None, ge=1, description="CPU threads; unset: physical cores")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="CPU threads; unset: as many as pay beside what else runs, up to the cores",
+    )
     slots: int = Field(16, ge=1, le=256, description="Sequences decoded in one batch")
     context: int = Field(
         8192,
@@ -277,7 +281,9 @@ class TrainSettings(_Section):
         description="Memory limit of the trainer process, in MB; a round "
         "that would take more does not begin, one that has taken more stops and can be resumed",
     )
-    threads: int | None = Field(None, ge=1, description="Threads of the trainer; none: all cores")
+    threads: int | None = Field(
+        None, ge=1, description="Threads of the trainer; none: as many as pay"
+    )
     estimator: Literal["exact", "sampled"] = Field(
         "exact", description="exact: our decision gradient; sampled: the paper's"
     )

@@ -43,6 +43,7 @@ from edge_agent.records.generation import (
 from models.errors import ModelError
 from models.llama.memory import give_back_freed
 from models.llama.model import LlamaModel
+from models.llama.threads import ThreadControl
 from models.llama.vocabulary import lasting_vocabulary
 
 _log = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ class Engine:
         self._offload_token = offload_token
         self._busy = busy
         self._counters = Counters()
+        self._threads = ThreadControl.of(settings.threads)
+        """Used by the engine thread."""
         self._outbox = Outbox()
         self._commands = CommandQueue()
         self._numbers = itertools.count(1)
@@ -95,7 +98,7 @@ class Engine:
 
     def _make_runner(self, served: ServedModel, weights: Weights, adapter: Any) -> Runner:
         args = (served, weights, adapter, self._settings, self._counters)
-        return Runner(*args, prefixes=self._prefixes)
+        return Runner(*args, prefixes=self._prefixes, threads=self._threads)
 
     @property
     def version(self) -> str:

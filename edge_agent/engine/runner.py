@@ -5,7 +5,6 @@ version has its runner, and runners of one GGUF share its weights.
 """
 
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
-import psutil
 
 from edge_agent.config.settings import EngineSettings
 from edge_agent.engine.grammar import Grammars
@@ -30,6 +28,7 @@ from models.llama.cells import KvCache
 from models.llama.context import LlamaContext
 from models.llama.memory import drop_mapped_pages
 from models.llama.model import LlamaModel
+from models.llama.threads import ThreadControl
 from models.prefix_files import PrefixFiles
 from models.tuned import llama_cpp_version
 
@@ -173,6 +172,7 @@ class Runner:
         settings: EngineSettings,
         counters: Counters,
         *,
+        threads: ThreadControl,
         prefixes: PrefixStore | None = None,
     ) -> None:
         """Allocate the context. `adapter` is from `load_adapter`, or None. Raises ModelError.
@@ -186,7 +186,7 @@ class Runner:
         self._adapter = adapter
         self._settings = settings
         self._counters = counters
-        self._threads = settings.threads or psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        self._threads = threads
         self.resting = False
         """Without memory for KV and cached prefixes, until `wake`."""
         self.context, self.scheduler = self._open()

@@ -29,6 +29,11 @@ _log = logging.getLogger(__name__)
 _MIN_GROWTH = 64
 """Cells by which a choice without max_tokens grows, and the least it reserves."""
 
+_CHUNK_S = 0.05
+"""A part of a prompt delays running answers by so much, or by as long as they take themselves."""
+_LEAST_CHUNK = 16
+"""Smaller parts are computed much slower."""
+
 
 class Scheduler:
     """The jobs of one runner."""
@@ -199,11 +204,11 @@ class Scheduler:
         """First come, first served; decoding choices before prompts."""
         work: Work = [(c, 1) for c in self.active if c.sequence.pending == 1]
         aside: list[Choice] = []
-        room = max(self._batch - len(work), 1)
+        room = whole = self._room(len(work))
         cells, free = self._batch, self._memory.free(self._running())
         for choice in self.active:
             sequence = choice.sequence
-            if self._prefill.suits(sequence, free):
+            if sequence.pending <= whole and self._prefill.suits(sequence, free):
                 if sequence.pending <= room and len(sequence.tokens) <= cells:
                     aside.append(choice)
                     room -= sequence.pending
@@ -215,6 +220,19 @@ class Scheduler:
         if not aside:
             self._decoder.propose(work)
         return Batch(work, aside)
+
+    def _room(self, decoding: int) -> int:
+        """Tokens of prompts in a batch beside `decoding` choices, whose next tokens wait for it."""
+        room = max(self._batch - decoding, 1)
+        if not decoding:
+            return room
+        seconds = self._context.threads.seconds
+        decode_s = seconds("decode", decoding) or 0.0
+        limit_s = decode_s + max(decode_s, _CHUNK_S)
+        chunk = room
+        while chunk > _LEAST_CHUNK and (seconds("prefill", decoding + chunk) or 0.0) > limit_s:
+            chunk //= 2
+        return max(chunk, min(room, _LEAST_CHUNK))
 
     def _admit(self) -> None:
         while len(self.active) < self._slots and not self._blocked:

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import MutableMapping
 from pathlib import Path
 
 import psutil
@@ -62,12 +61,3 @@ def lower_priority() -> None:
     if hasattr(psutil, "IOPRIO_CLASS_IDLE"):
         with contextlib.suppress(psutil.Error, OSError):
             psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
-
-
-def wait_without_spinning(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Let OpenMP's threads sleep while they wait for each other, unless the user said otherwise.
-
-    Spinning threads of a process that shares its cores wait for one that has none: on a busy
-    machine a step then takes many times as long. Call this before torch or llama.cpp is imported.
-    """
-    environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -4,6 +4,7 @@ API: `llama.h` as bound by `llama_cpp.llama_cpp`. Not thread-safe: one thread at
 """
 
 import ctypes
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from models.errors import ModelError
 from models.llama.model import LlamaModel
+from models.llama.threads import ThreadControl, Work
 
 Logits = npt.NDArray[np.float32]
 """float32 logits, one row per flagged position: shape (n_outputs, n_vocab)."""
@@ -34,13 +36,14 @@ class LlamaContext:
         cells: int,
         batch: int,
         sequences: int,
-        threads: int,
+        threads: ThreadControl,
         adapter: Any = None,
         embeddings: bool = False,
     ) -> None:
         """Allocate KV memory for `cells` tokens and batches of up to `batch` tokens.
 
         adapter: handle from `llama_adapter_lora_init` on the same model, at scale 1.
+        threads: says how many to use, and is told how long each batch took.
         embeddings: give hidden states instead of logits. Raises ModelError.
         """
         params = llama_cpp.llama_context_default_params()
@@ -50,7 +53,6 @@ class LlamaContext:
         # Bounds the buffer of logits, which for a whole batch would dwarf a small model.
         params.n_outputs_max = batch if embeddings else sequences
         params.n_outputs_max_per_seq = batch if embeddings else 1
-        params.n_threads = params.n_threads_batch = threads
         params.kv_unified = True
         params.embeddings = embeddings
         if embeddings:
@@ -72,6 +74,7 @@ class LlamaContext:
         """KV cells: `cells` rounded up as llama.cpp likes it."""
         self.sequences = sequences
         self.batch = batch
+        self.threads = threads
         self._logits: Logits = np.empty((0, model.n_vocab), np.float32)
         self._logits_at = 0
         self._make_batch(batch)
@@ -112,7 +115,14 @@ class LlamaContext:
         self._sequences[:n] = sequences
         self._flags[:n] = flags
         self._llama_batch.n_tokens = n
-        return int(llama_cpp.llama_decode(self.handle, self._llama_batch))
+        work: Work = "decode" if all(flags) else "prefill"
+        threads = self.threads.choose(work, n)
+        llama_cpp.llama_set_n_threads(self.handle, threads, threads)
+        began = time.perf_counter()
+        code = int(llama_cpp.llama_decode(self.handle, self._llama_batch))
+        if code == 0:
+            self.threads.observe(work, n, threads, time.perf_counter() - began)
+        return code
 
     def logits(self, n_outputs: int) -> Logits:
         """The flagged positions' logits, in batch order. A view: valid until the next decode."""

@@ -49,13 +49,14 @@ from models.llama.vocabulary import Vocabulary
 from models.errors import EdgeAgentError
 from models.gguf import inspect
 from models.llama.model import LlamaModel
+from models.llama.threads import ThreadControl
 for line in sys.stdin:
     path = Path(line.rstrip())
     try:
         inspect(path)
         model = LlamaModel(path)
         ids = Vocabulary(model).encode("What is 17 + 25? é🙂")[:32]
-        context = LlamaContext(model, cells=64, batch=32, sequences=1, threads=1)
+        context = LlamaContext(model, cells=64, batch=32, sequences=1, threads=ThreadControl.of(1))
         n = len(ids)
         context.decode(ids, range(n), [0] * n, [0] * (n - 1) + [1])
         context.close()

@@ -39,6 +39,7 @@ import sys
 from pathlib import Path
 from edge_agent.config.settings import EngineSettings
 from models.llama.context import LlamaContext
+from models.llama.threads import ThreadControl
 from edge_agent.engine.runner import Weights, free_adapter, load_adapter
 from models.errors import EdgeAgentError
 weights = Weights(Path(sys.argv[1]), EngineSettings(threads=1, context=64), None)
@@ -46,7 +47,12 @@ for line in sys.stdin:
     try:
         adapter = load_adapter(weights, Path(line.rstrip()))
         context = LlamaContext(
-            weights.model, cells=64, batch=32, sequences=1, threads=1, adapter=adapter
+            weights.model,
+            cells=64,
+            batch=32,
+            sequences=1,
+            threads=ThreadControl.of(1),
+            adapter=adapter,
         )
         context.decode([9, 10, 11], range(3), [0] * 3, [0, 0, 1])
         context.close()

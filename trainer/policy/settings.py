@@ -56,7 +56,9 @@ class LearnerSettings(_Section):
         "A single longer group recomputes its activations instead of keeping them",
     )
     rows_at_once: int = Field(64, ge=1, description="Positions whose logits are held at once")
-    threads: int | None = Field(_USER.threads, ge=1, description="None: torch's own choice")
+    threads: int | None = Field(
+        _USER.threads, ge=1, description="None: as many of torch's own choice as pay now"
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="Of the frozen base; auto: what this processor multiplies faster"

@@ -3,12 +3,15 @@
 import asyncio
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge_agent.engine.queues import FairQueue
 from edge_agent.errors import ContextLengthExceeded, InvalidRequest, QueueFull
 from edge_agent.records.generation import GenerationRequest, SamplingParams
+from models.llama.context import LlamaContext
+from models.llama.threads import ThreadControl
 from tests.edge_agent.engine.engine_harness import (
     OFFLOAD,
     Answer,
@@ -207,3 +210,32 @@ def test_fair_queue_takes_turns_and_keeps_each_clients_order() -> None:
     assert queue.peek() == "a1"
     assert [queue.pop() for _ in range(4)] == ["a1", "b1", "a2", "a3"]
     assert len(queue) == 0
+
+
+@pytest.mark.parametrize(
+    ("token_s", "parts"), [(0.0001, [120]), (0.001, [31, 31, 31, 27]), (0.1, [16] * 7 + [8])]
+)
+async def test_a_long_prompt_comes_in_parts_as_small_as_the_machine_is_slow(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, token_s: float, parts: list[int]
+) -> None:
+    """While an answer is being written; else whole."""
+    monkeypatch.setattr(ThreadControl, "seconds", lambda _self, _work, width: width * token_s)
+    widths: list[int] = []
+    decode = LlamaContext.decode
+
+    def noted(self: LlamaContext, tokens: list[int], *others: Any) -> int:
+        widths.append(len(tokens))
+        return decode(self, tokens, *others)
+
+    monkeypatch.setattr(LlamaContext, "decode", noted)
+    engine = make_engine(tiny_model, batch=128)
+    try:
+        running = engine.submit(request(1, max_tokens=240))
+        await running.decision_point()
+        await ask(engine, prompt_of(2, 120), max_tokens=1)
+        running.cancel()
+        assert [width - 1 for width in widths[1:] if width > 1] == parts
+        await ask(engine, prompt_of(3, 120), max_tokens=1)
+        assert widths[-1] == 120
+    finally:
+        await engine.stop(0)

@@ -14,13 +14,14 @@ from edge_agent.records.generation import ServedModel
 from models.llama.cells import KvCache, Sequence
 from models.llama.context import LlamaContext, Logits
 from models.llama.model import LlamaModel
+from models.llama.threads import ThreadControl
 from tests.edge_agent.engine.engine_harness import Reference, ask, make_engine, prompt_of, settled
 
 
 @pytest.fixture(scope="module")
 def shared_context(tiny_model: Path) -> Iterator[LlamaContext]:
     model = LlamaModel(tiny_model)
-    context = LlamaContext(model, cells=256, batch=256, sequences=8, threads=1)
+    context = LlamaContext(model, cells=256, batch=256, sequences=8, threads=ThreadControl.of(1))
     yield context
     context.close()
     model.close()

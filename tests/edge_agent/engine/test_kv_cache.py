@@ -11,12 +11,13 @@ from edge_agent.engine.kv_cache import HostCache, PrefixCache, Reservations
 from models.llama.cells import KvCache, Sequence, common_prefix
 from models.llama.context import LlamaContext
 from models.llama.model import LlamaModel
+from models.llama.threads import ThreadControl
 
 
 @pytest.fixture(scope="module")
 def context(tiny_model: Path) -> Iterator[LlamaContext]:
     model = LlamaModel(tiny_model)
-    context = LlamaContext(model, cells=256, batch=64, sequences=8, threads=1)
+    context = LlamaContext(model, cells=256, batch=64, sequences=8, threads=ThreadControl.of(1))
     yield context
     context.close()
     model.close()

@@ -16,6 +16,7 @@ from models.errors import ModelError
 from models.llama.cells import KvCache, Sequence
 from models.llama.context import LlamaContext
 from models.llama.model import LlamaModel
+from models.llama.threads import ThreadControl
 from tests.edge_agent.engine.engine_harness import (
     Reference,
     ask,
@@ -45,7 +46,7 @@ def model(tiny_model: Path) -> Iterator[LlamaModel]:
 @pytest.fixture
 def kv(model: LlamaModel) -> Iterator[KvCache]:
     """A context that others fill with 100 cells."""
-    context = LlamaContext(model, cells=512, batch=256, sequences=16, threads=1)
+    context = LlamaContext(model, cells=512, batch=256, sequences=16, threads=ThreadControl.of(1))
     cache = KvCache(context)
     compute(context, cache, Sequence(prompt_of(0, 100)))
     yield cache
@@ -66,7 +67,9 @@ def compute(context: LlamaContext, cache: KvCache, sequence: Sequence) -> np.nda
 
 def prefill_of(model: LlamaModel, cache: KvCache) -> Prefill:
     return Prefill(
-        cache, 64, lambda: LlamaContext(model, cells=128, batch=128, sequences=4, threads=1)
+        cache,
+        64,
+        lambda: LlamaContext(model, cells=128, batch=128, sequences=4, threads=ThreadControl.of(1)),
     )
 
 

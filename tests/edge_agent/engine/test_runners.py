@@ -87,6 +87,7 @@ async def test_those_that_wait_go_to_the_new_version(
         adapter,
         engine._settings,
         engine._counters,
+        threads=engine._threads,
     )
     try:
         sampling = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
