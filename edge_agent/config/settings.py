@@ -205,7 +205,7 @@ class CloudSettings(_Section):
     prices: dict[str, Price] = Field(
         default_factory=dict,
         description="USD per million tokens by cloud model: input, cached_input, cache_write, "
-        "cache_write_5m, output; known models need none (`edge-agent budget prices`)",
+        "cache_write_5m, output, tiers; known models need none (`edge-agent budget prices`)",
     )
 
     @model_validator(mode="after")
