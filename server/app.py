@@ -9,8 +9,9 @@ from fastapi import FastAPI
 
 from edge_agent import __version__
 from edge_agent.config.settings import Settings
-from server import errors
+from server import errors, page
 from server.doors import (
+    adapters,
     admin,
     anthropic,
     chat,
@@ -18,6 +19,7 @@ from server.doors import (
     docs,
     embeddings,
     feedback,
+    log,
     models,
     ollama,
     ollama_models,
@@ -83,7 +85,7 @@ def create_app(
     app.state.metrics = metrics
     errors.install(app)
     doors = (chat, completions, responses, anthropic, models, embeddings, ollama, ollama_models)
-    for routes in (*doors, feedback, training, admin, docs):
+    for routes in (*doors, feedback, log, training, adapters, admin, docs, page):
         app.include_router(routes.router)
     app.add_middleware(Admission, service=service)
     limit = int(settings.server.max_body_mb * 1_000_000)
