@@ -10,6 +10,7 @@ const VIEWS = {
   log: ["Log", () => import("./log.js")],
   "what-if": ["What if", () => import("./whatif.js")],
 };
+const CLOUD = { open: ", which fails and is left alone", half_open: ", which is tried again" };
 const main = document.getElementById("main");
 const state = document.getElementById("state");
 let leaving = new AbortController();
@@ -36,6 +37,9 @@ async function open() {
     await show(view, { signal, rest: rest.map(decodeURIComponent) });
   } catch (error) {
     if (signal.aborted) return;
+    // Away, or still loading its model: the view is opened again once the daemon answers.
+    const passing = error instanceof ApiError && [0, 503].includes(error.status);
+    if (passing) addEventListener("status", open, { once: true, signal });
     view.append(note(error instanceof ApiError ? error.message : `This view failed: ${error.message}`, "bad"));
   }
 }
@@ -46,7 +50,7 @@ async function health() {
     const found = await get("/v1/status");
     const tau = found.decision.rate_target;
     const adapter = found.adapter.version === "base" ? "no adapter yet" : `adapter ${found.adapter.version}`;
-    const cloud = found.cloud ? `cloud ${found.cloud.model} ${found.cloud.state}` : "no cloud";
+    const cloud = found.cloud ? `cloud ${found.cloud.model}${CLOUD[found.cloud.state] ?? ""}` : "no cloud";
     state.textContent = [found.model.name, adapter, cloud, tau === null ? null : `τ ${percent(tau)}`].filter(Boolean).join(" · ");
     state.className = "";
     dispatchEvent(new CustomEvent("status", { detail: found }));

@@ -83,6 +83,8 @@ export const percent = (value, digits = 0) =>
 export const signed = (value, digits = 3) =>
   value === null || value === undefined ? NONE : `${value < 0 ? "−" : "+"}${number(Math.abs(value), digits)}`;
 
+export const chance = (p) => (p > 0 && p < 0.001 ? "<0.001" : number(p, 3));
+
 export function money(usd) {
   if (usd === null || usd === undefined) return NONE;
   if (usd === 0) return "$0";
@@ -130,5 +132,5 @@ export function against(p, threshold) {
   if (threshold !== null && threshold !== undefined && threshold >= 0 && threshold <= 1) {
     shape.append(svg("line.tick", { x1: 2 + 80 * threshold, x2: 2 + 80 * threshold, y1: 1, y2: 11 }));
   }
-  return h("span.pair", shape, h("span.figure", number(p, 2)));
+  return h("span.pair", shape, h("span.figure", chance(p)));
 }

@@ -92,7 +92,7 @@ function line(row) {
   const question = (row.prompt ?? "(no text)").replace(/\s+/g, " ");
   return h("tr", { "data-id": row.id },
     h("td.when", link),
-    h("td.query", h("span.question", question), " ", tags, h("span.why", row.why)),
+    h("td.query", h("span.question", question), h("span.why", tags, " ", row.why)),
     h("td", mark(row)),
     h("td.wide", against(row.p_offload, row.draft_logprob === null || row.draft_logprob === undefined ? row.threshold : null)),
     h("td.number.wide", number(speed(row), 1)),

@@ -1,7 +1,7 @@
 // Log: search and filter, page by page; one decision explained; forget; export.
 
 import { blob, forget, get, post } from "./api.js";
-import { confirmed, field, h, mark, moment, money, note, number, seconds, select, speed, table } from "./dom.js";
+import { chance, confirmed, field, h, mark, moment, money, note, number, seconds, select, speed, table } from "./dom.js";
 
 const PAGE = 100;
 const REASONS = ["requested", "private", "cold_start", "threshold", "draft", "explore", "budget", "unreadable", "no_ledger", "no_price", "cloud_down", "no_cloud"];
@@ -70,10 +70,10 @@ const RATINGS = new Map([[1, "👍"], [-1, "👎"]]);
 function line(row) {
   return h("tr", { "data-id": row.id },
     h("td.when", h("a", { href: `#/log/${row.id}` }, moment(row.at))),
-    h("td.query", h("span.question", (row.prompt ?? "(no text)").replace(/\s+/g, " ")), row.private ? h("span.tag", "private") : null, h("span.why", row.why)),
+    h("td.query", h("span.question", (row.prompt ?? "(no text)").replace(/\s+/g, " ")), h("span.why", row.private ? h("span.tag", "private") : null, " ", row.why)),
     h("td", mark(row)),
     h("td.wide", row.task ?? "–"),
-    h("td.number.wide", number(row.p_offload, 3)),
+    h("td.number.wide", chance(row.p_offload)),
     h("td.number.wide", `${number(row.prompt_tokens)} + ${number(row.completion_tokens)}`),
     h("td.number.wide", seconds(row.duration_s)),
     h("td.number", money(row.cost_usd)),

@@ -1,7 +1,7 @@
 // Try: a chat that streams, says who answered and why, and takes what you think of it.
 
 import { events, get, post } from "./api.js";
-import { field, h, mark, money, note, number, seconds, select } from "./dom.js";
+import { chance, field, h, mark, money, note, number, seconds, select } from "./dom.js";
 
 const SAMPLE_TOOL = `[{"type": "function", "function": {
   "name": "weather",
@@ -140,7 +140,7 @@ export async function show(view, { signal }) {
     if (turn.error) shown.said.append(note(turn.error === "stopped" ? "Stopped." : turn.error, turn.error === "stopped" ? "" : "bad"));
     if (!info) { shown.foot.replaceChildren(); return; }
     const rate = turn.usage && turn.decoding > 0.01 ? `${number(turn.usage.completion_tokens / turn.decoding, 1)} tokens/s` : null;
-    const figures = [seconds(turn.took), rate, money(info.cost_usd), info.p_offload === null ? null : `p_offload ${number(info.p_offload, 3)}`];
+    const figures = [seconds(turn.took), rate, money(info.cost_usd), info.p_offload === null ? null : `p_offload ${chance(info.p_offload)}`];
     const said = h("span.quiet", { role: "status" });
     const rateAs = (word) => async () => {
       try {

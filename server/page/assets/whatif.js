@@ -34,7 +34,7 @@ export async function show(view, { signal }) {
     result.replaceChildren(
       h("dl.figures.large", [["τ", percent(point.rate)], ["cloud calls", number(point.calls)], ["cost", point.cost_usd === null ? "price not known" : money(point.cost_usd)], ["expected gain", point.gain === null ? "–" : `${number(point.gain, 1)} right answers`]]
         .map(([name, value]) => h("div", h("dt", name), h("dd.figure", value)))),
-      h("p.quiet", `In truth ${number(found.calls)} of ${number(found.queries)} queries were asked, for ${found.cost_usd === null ? "a cost that is not known" : money(found.cost_usd)}; ` +
+      h("p.quiet", `In fact ${number(found.calls)} of ${number(found.queries)} queries were asked, for ${found.cost_usd === null ? "a cost that is not known" : money(found.cost_usd)}; ` +
         `${number(found.free)} were the policy's to decide. τ is ${percent(now)} now${found.complete ? "" : "; older queries of that time are left out"}.`),
       h("p.quiet", "To make it so: ", h("code", `edge-agent budget set --rate ${point.rate}`)));
     const [pictures, at] = [[], Number(slider.value)];
