@@ -1,10 +1,12 @@
 """How it looks: nothing serious for axe in either scheme, no view wider than a phone, pictures."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.end_to_end.processes import Running
 from tests.page.conftest import Visitor
@@ -72,7 +74,9 @@ def settle(page: Any, view: str) -> None:
 
 
 def draw(page: Any, path: Path) -> None:
+    """A picture for the documentation."""
     path.parent.mkdir(parents=True, exist_ok=True)
     page.mouse.move(0, 0)
-    page.screenshot(path=path)
+    # A page of few colours: a palette halves the file, and nobody sees it.
+    Image.open(io.BytesIO(page.screenshot())).quantize(128).save(path, optimize=True)
     assert path.stat().st_size < _LARGEST, path

@@ -5,7 +5,7 @@ import { against, clock, h, mark, money, note, number, percent, seconds, speed, 
 
 const MOST_ROWS = 200;
 const HIDE = "edge-agent-hide-questions";
-const COLUMNS = [["Time"], ["Query and why"], ["Answered by"], ["p against threshold", "wide"], ["Tokens/s", "number wide"], ["Took", "number wide"], ["Cost", "number"]];
+const COLUMNS = [["Time"], ["Query and why"], ["Answered by"], ["p against threshold", "wide"], ["Tokens/s", "number wide"], ["Took", "number wide"], ["Cost", "number wide"]];
 const LIMITS = {
   rate: ["Share of queries", "of the latest", (v) => number(v)],
   calls_per_day: ["Calls today", "", (v) => number(v)],
@@ -93,11 +93,11 @@ function line(row) {
   return h("tr", { "data-id": row.id },
     h("td.when", link),
     h("td.query", h("span.question", question), h("span.why", tags, " ", row.why)),
-    h("td", mark(row)),
+    h("td", mark(row), h("span.narrow.hint", money(row.cost_usd))),
     h("td.wide", against(row.p_offload, row.draft_logprob === null || row.draft_logprob === undefined ? row.threshold : null)),
     h("td.number.wide", number(speed(row), 1)),
     h("td.number.wide", seconds(row.duration_s)),
-    h("td.number", money(row.cost_usd)));
+    h("td.number.wide", money(row.cost_usd)));
 }
 
 function limits(budget) {

@@ -5,7 +5,7 @@ import { chance, confirmed, field, h, mark, moment, money, note, number, seconds
 
 const PAGE = 100;
 const REASONS = ["requested", "private", "cold_start", "threshold", "draft", "explore", "budget", "unreadable", "no_ledger", "no_price", "cloud_down", "no_cloud"];
-const COLUMNS = [["Time"], ["Query and why"], ["Answered by"], ["Kind of work", "wide"], ["p", "number.wide"], ["Tokens", "number.wide"], ["Took", "number.wide"], ["Cost", "number"], ["Rating", "wide"]];
+const COLUMNS = [["Time"], ["Query and why"], ["Answered by"], ["Kind of work", "wide"], ["p", "number.wide"], ["Tokens", "number.wide"], ["Took", "number.wide"], ["Cost", "number.wide"], ["Rating", "wide"]];
 
 export const show = (view, context) => (context.rest[0] ? explained(view, context) : listed(view, context));
 
@@ -65,18 +65,18 @@ async function listed(view, { signal }) {
 
 const unix = (text) => (text ? new Date(text).getTime() / 1000 : null);
 
-const RATINGS = new Map([[1, "👍"], [-1, "👎"]]);
+const RATINGS = new Map([[1, "👍 good"], [-1, "👎 bad"]]);
 
 function line(row) {
   return h("tr", { "data-id": row.id },
     h("td.when", h("a", { href: `#/log/${row.id}` }, moment(row.at))),
     h("td.query", h("span.question", (row.prompt ?? "(no text)").replace(/\s+/g, " ")), h("span.why", row.private ? h("span.tag", "private") : null, " ", row.why)),
-    h("td", mark(row)),
+    h("td", mark(row), h("span.narrow.hint", money(row.cost_usd))),
     h("td.wide", row.task ?? "–"),
     h("td.number.wide", chance(row.p_offload)),
     h("td.number.wide", `${number(row.prompt_tokens)} + ${number(row.completion_tokens)}`),
     h("td.number.wide", seconds(row.duration_s)),
-    h("td.number", money(row.cost_usd)),
+    h("td.number.wide", money(row.cost_usd)),
     h("td.wide", row.rating === null ? "–" : RATINGS.get(row.rating) ?? number(row.rating, 1)));
 }
 
@@ -107,8 +107,8 @@ async function explained(view, { signal, rest: [id] }) {
     h("p", h("a", { href: "#/log" }, "Back to the log")), said,
     h("p.verdict", mark({ ...decision, ...response }), " ", found.why),
     h("div.actions",
-      h("button", { type: "button", "aria-label": "Good answer", onclick: rate("up") }, "👍"),
-      h("button", { type: "button", "aria-label": "Bad answer", onclick: rate("down") }, "👎"), gone),
+      h("button", { type: "button", "aria-label": "Good answer", onclick: rate("up") }, "👍 Good"),
+      h("button", { type: "button", "aria-label": "Bad answer", onclick: rate("down") }, "👎 Bad"), gone),
     h("div.halves",
       h("section", h("h2", "Conversation"),
         messages.map((message) => block(message.role, text(message.content) || calls(message.tool_calls))),

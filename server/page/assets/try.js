@@ -156,8 +156,8 @@ export async function show(view, { signal }) {
     shown.foot.replaceChildren(
       h("p.reason", mark(info), " ", turn.why ?? "", " ", h("span.quiet.figure", figures.filter(Boolean).join(" · "))),
       h("div.actions",
-        h("button", { type: "button", "aria-label": "Good answer", onclick: rateAs("up") }, "👍"),
-        h("button", { type: "button", "aria-label": "Bad answer", onclick: rateAs("down") }, "👎"),
+        h("button", { type: "button", "aria-label": "Good answer", onclick: rateAs("up") }, "👍 Good"),
+        h("button", { type: "button", "aria-label": "Bad answer", onclick: rateAs("down") }, "👎 Bad"),
         h("button", { type: "button", onclick: () => correct(info.id, shown.said, said) }, "Correct it…"),
         info.source === "cloud" ? null : cloud,
         h("a", { href: `#/log/${info.id}` }, "Explain"),
