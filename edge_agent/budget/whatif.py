@@ -67,8 +67,9 @@ def _points(
     worth = [row for row in decided if row["gain"] is None or row["gain"] > min_gain]
     calibrated = any(row["gain"] is not None for row in worth)
     drawn_usd = _sum(_cost(row, cloud) for row in drawn)
-    nothing: float | None = 0.0
-    costs = list(itertools.accumulate((_cost(row, cloud) for row in worth), _plus, initial=nothing))
+    costs: list[float | None] = [0.0]
+    for row in worth:
+        costs.append(_plus(costs[-1], _cost(row, cloud)))
     gains = list(itertools.accumulate((row["gain"] or 0.0 for row in worth), initial=0.0))
     calls, forced_usd = forced
     points = []

@@ -58,7 +58,7 @@ def test_asked_seen_rated_explained_and_forgotten(
            }).observe(document.querySelector(".messages"),
                       {subtree: true, childList: true, characterData: true})"""
     )
-    answer = ask(page, "Name a river in Spain.", task="rivers")
+    answer = ask(page, "Name a river in Portugal.", task="rivers")
     said = answer.locator(".text").first.inner_text()
     assert len({text for text in streamed if len(text) < len(said)}) >= 2, "it came in pieces"
     assert "kept local: forced by the client" in answer.inner_text()
@@ -67,7 +67,7 @@ def test_asked_seen_rated_explained_and_forgotten(
     # Without loading anything again, the other tab has it.
     row = live.locator(f'tr[data-id="{query}"]')
     row.wait_for()
-    assert "Name a river in Spain." in row.inner_text()
+    assert "Name a river in Portugal." in row.inner_text()
     live.get_by_role("button", name="Hide questions").click()
     assert row.locator(".question").evaluate("e => getComputedStyle(e).visibility") == "hidden"
     assert watcher.problems == []
@@ -76,18 +76,18 @@ def test_asked_seen_rated_explained_and_forgotten(
     answer.get_by_role("button", name="Good answer").click()
     answer.get_by_text("kept for training").wait_for()
     answer.get_by_role("button", name="Correct it").click()
-    answer.get_by_label("What the answer should have been").fill("The Ebro")
+    answer.get_by_label("What the answer should have been").fill("The Douro")
     answer.get_by_role("button", name="Keep").click()
     answer.get_by_text("The correction is kept").wait_for()
     feedback = rows(daemon_dir, "SELECT rating, correction FROM feedback WHERE query_id = ?", query)
-    assert feedback == [(1.0, None), (None, "The Ebro")]
+    assert feedback == [(1.0, None), (None, "The Douro")]
 
     page = visitor.open("log")
-    page.get_by_label("Search").fill("river")
+    page.get_by_label("Search").fill("portugal")
     page.get_by_role("button", name="Search").click()
     page.get_by_text("Queries 1 to 1").wait_for()
     page.locator(f'tr[data-id="{query}"] a').click()
-    page.get_by_text("The Ebro").wait_for()
+    page.get_by_text("The Douro").wait_for()
     assert said.strip() in page.locator("main").inner_text()
 
     page.get_by_role("button", name="Forget").click()
