@@ -33,7 +33,7 @@ async function send(path, options = {}) {
 function askForKey(wrong) {
   sessionStorage.removeItem(KEY);
   return new Promise((resolve) => {
-    const input = h("input", { type: "password", autocomplete: "off", required: true, autofocus: true });
+    const input = h("input", { type: "password", autocomplete: "off", required: true, pattern: "[!-~]+", autofocus: true });
     const form = h("form", { method: "dialog" },
       h("p", wrong ? "That is not one of the server's keys." : "This daemon answers only with one of its API keys. It stays in this tab and is gone when you close it."),
       field("API key", input),

@@ -47,8 +47,8 @@ export async function show(view, { signal }) {
 
   async function openRound(round) {
     opened = round.id;
-    const { data } = await get(`/v1/training/${round.id}/steps`, signal);
-    if (opened === round.id) detail.replaceChildren(roundDetail(round, data));
+    const found = await get(`/v1/training/${round.id}/steps`, signal).catch(() => null);
+    if (found && opened === round.id) detail.replaceChildren(roundDetail(round, found.data));
   }
 
   await refresh();
