@@ -9,8 +9,9 @@ from fastapi import FastAPI
 
 from edge_agent import __version__
 from edge_agent.config.settings import Settings
-from server import errors
+from server import errors, page
 from server.doors import (
+    adapters,
     admin,
     anthropic,
     chat,
@@ -19,6 +20,7 @@ from server.doors import (
     embeddings,
     feedback,
     infill,
+    log,
     models,
     ollama,
     ollama_models,
@@ -84,7 +86,8 @@ def create_app(
     app.state.metrics = metrics
     errors.install(app)
     doors = (chat, completions, infill, responses, anthropic, models, embeddings)
-    for routes in (*doors, ollama, ollama_models, feedback, training, admin, docs):
+    theirs = (ollama, ollama_models)
+    for routes in (*doors, *theirs, feedback, log, training, adapters, admin, docs, page):
         app.include_router(routes.router)
     app.add_middleware(Admission, service=service)
     limit = int(settings.server.max_body_mb * 1_000_000)

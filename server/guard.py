@@ -19,8 +19,10 @@ from edge_agent.config.settings import ServerSettings
 from edge_agent.errors import EdgeAgentError, Forbidden, Unauthorized
 from server.errors import BodyTooLarge, error_response
 
-OPEN_PATHS = frozenset({"/health"})
-"""Answered without a key."""
+OPEN_PATHS = frozenset({"/", "/health"})
+"""Answered without a key; so is the page, which is the same for everyone and asks for the key."""
+PAGE = "/page/"
+"""Beginning of the paths of its files."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 """Names and addresses that only this machine reaches us by."""
 _WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised, not bound
@@ -101,7 +103,7 @@ class Guard:
         )
 
     def _check_key(self, path: str, headers: Headers) -> str:
-        if not self._keys or path in OPEN_PATHS:
+        if not self._keys or path in OPEN_PATHS or path.startswith(PAGE):
             return ""
         for key in _keys_in(headers):
             # Every key is compared, so that the time taken does not say which one was near.

@@ -51,6 +51,8 @@ class Service:
         self._agent: Agent | None = None
         self._work: set[asyncio.Task[Any]] = set()
         self._finished = False
+        self.stopping = asyncio.Event()
+        """Set once nothing is admitted any more: what would never end by itself ends now."""
         self._settled = asyncio.Event()
         """Set once loading has ended, well or not, and once nothing is admitted any more."""
         self._requests = 0
@@ -88,6 +90,7 @@ class Service:
     def refuse(self) -> None:
         """Admit nothing more: from now on every new request gets 503."""
         self.state = "stopping"
+        self.stopping.set()
         self._settled.set()
 
     async def finish(self, grace_s: float) -> None:

@@ -209,8 +209,13 @@ class Agent:
 
     def training_report(self, limit: int = 20) -> dict[str, Any]:
         """The newest `limit` rounds and what runs; see `training_report.report`."""
-        waiting_for = self.training.waiting_for
-        return report(self.settings.database, waiting_for=waiting_for, limit=limit)
+        training = self.training
+        return report(
+            self.settings.database,
+            waiting_for=training.waiting_for,
+            failure=training.failure,
+            limit=limit,
+        )
 
     async def close(self, grace_s: float) -> None:
         """Stop admitting, let running answers end within `grace_s`, flush the log."""

@@ -15,15 +15,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import IO
 
 from edge_agent.config.reference import environment
 from edge_agent.config.settings import Settings
-from edge_agent.errors import StoreError
+from edge_agent.errors import NotFound, StoreError, Unavailable
 from edge_agent.learning import machine, schedule
+from edge_agent.learning.journal import Journal, RoundRunning
 from edge_agent.learning.machine import Machine
 from edge_agent.learning.schedule import Failures
+from edge_agent.log.database import boundary
 
 COMMAND = (
     *(sys.executable, "-P", "-m", "edge_agent.processes.leashed"),
@@ -35,6 +38,7 @@ _SPARED = 200
 """A check that takes t seconds is repeated after _SPARED · t at the earliest."""
 _GRACE_S = 5.0
 _LARGEST_LOG = 4_000_000
+_LONGEST_LINE = 4096
 
 _log = logging.getLogger(__name__)
 
@@ -71,27 +75,68 @@ class BackgroundTraining:
         self._resume_failed = False
         self._stopped = False
         self._process: asyncio.subprocess.Process | None = None
+        self._asked = asyncio.Event()
+        """Somebody wants a round now."""
+        self.failure: str | None = None
+        """What the last round said when it failed; None once one has ended well or has begun."""
 
     async def run(self) -> None:
-        """Check, train, check again; returns only where training is off or cannot be had."""
-        if not self._settings.train.enabled:
-            self.waiting_for = "train.enabled is off"
-            return
+        """Check, train, check again; returns only where training cannot be had."""
+        enabled = self._settings.train.enabled
         absent = missing()
         if absent is not None:
             self.waiting_for = f"the package {absent} is not installed"
             _log.info("no training: %s; install edge-agent[train]", self.waiting_for)
+        if not enabled:
+            self.waiting_for = "train.enabled is off"
+        if absent is not None:
             return
         while True:
             began = time.monotonic()
-            resume = await asyncio.to_thread(self._check)
+            asked = self._asked.is_set()
+            self._asked.clear()
+            resume = False
+            if asked or enabled:
+                resume = await asyncio.to_thread(self._check, asked=asked)
             took_s = time.monotonic() - began
             if self.waiting_for is None:
                 try:
                     await self._train(resume=resume)
                 except OSError as error:  # no process, or no log file, to be had
                     self._note(f"{error}", resume=resume)
-            await asyncio.sleep(max(self._check_s, _SPARED * took_s))
+                if not enabled:
+                    self.waiting_for = "train.enabled is off"
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(self._check_s, _SPARED * took_s)):
+                    await self._asked.wait()
+
+    def require_startable(self) -> None:
+        """Raise Unavailable where no round can start now, RoundRunning where one runs. Blocking."""
+        absent = missing()
+        why = f"the package {absent} is not installed" if absent else None
+        why = why or schedule.unfit(self._look(), self._settings.train)
+        if why is not None:
+            raise Unavailable(f"no round can start: {why}")
+        with boundary(self._settings.database), closing(Journal(self._settings.database)) as rounds:
+            rounds.require_idle()
+
+    def begin(self) -> None:
+        """Start a round soon, or go on with an interrupted one, whatever the schedule says.
+
+        Raises RoundRunning.
+        """
+        if self._asked.is_set() or self._is_running():
+            raise RoundRunning("a round is starting already")
+        self._asked.set()
+
+    async def interrupt(self) -> None:
+        """End the round that runs; it can be resumed. Raises NotFound if none of ours runs."""
+        if not self._is_running():
+            raise NotFound("no round of this daemon is running")
+        await self.stop()
+
+    def _is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
 
     async def stop(self) -> None:
         """End the child, if one runs; its round can be resumed."""
@@ -107,8 +152,11 @@ class BackgroundTraining:
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
 
-    def _check(self) -> bool:
-        """Set `waiting_for`; returns whether the round that is due is an interrupted one."""
+    def _check(self, *, asked: bool) -> bool:
+        """Set `waiting_for`; returns whether the round that is due is an interrupted one.
+
+        `asked`: one is due because somebody wants it.
+        """
         train = self._settings.train
         try:
             progress = schedule.read_progress(self._settings.database, train, self._template)
@@ -119,6 +167,9 @@ class BackgroundTraining:
             self._failures, self._resume_failed = Failures(), False
         if self._resume_failed:
             progress = dataclasses.replace(progress, interrupted=False)
+        if asked:
+            self.waiting_for = None
+            return progress.interrupted
         now = self._clock()
         self.waiting_for = schedule.due(progress, self._look(), self._failures, train, now)
         return progress.interrupted
@@ -126,7 +177,7 @@ class BackgroundTraining:
     async def _train(self, *, resume: bool) -> None:
         """Run one child to its end, or until this machine should not train any more."""
         command = (*self._command, "--resume") if resume else self._command
-        self._stopped = False
+        self._stopped, self.failure = False, None
         with _opened_log(self._settings.data_dir / LOG) as output:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
@@ -157,11 +208,21 @@ class BackgroundTraining:
             return
         self._failures = Failures(self._failures.count + 1, self._clock())
         path = self._settings.data_dir / LOG
+        self.failure = _last_line(path) or failure
         _log.warning("training failed (%s); see %s", failure, path)
 
     def _environment(self) -> dict[str, str]:
         """Ours, with every setting of the daemon: flags it was given hold for the trainer too."""
         return {**os.environ, **environment(self._settings)}
+
+
+def _last_line(path: Path) -> str:
+    """What the child said last; "" if it said nothing."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _LONGEST_LINE))
+        lines = file.read().decode(errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""
 
 
 def _opened_log(path: Path) -> IO[bytes]:

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from edge_agent.errors import NotFound
 from edge_agent.learning.journal import Journal
 from edge_agent.log.database import boundary
 
@@ -13,10 +14,13 @@ _KEYS = ("id", "round")
 """Columns of a step that say nothing outside the database."""
 
 
-def report(database: Path, *, waiting_for: str | None, limit: int = 20) -> dict[str, Any]:
+def report(
+    database: Path, *, waiting_for: str | None, failure: str | None = None, limit: int = 20
+) -> dict[str, Any]:
     """The newest `limit` rounds, newest last, and the one that is running. Raises StoreError.
 
-    `waiting_for` is why the daemon starts no round. Times in Unix seconds, rates in [0, 1].
+    `waiting_for` is why the daemon starts no round, `failure` what its last one failed
+    with. Times in Unix seconds, rates in [0, 1].
     """
     with boundary(database), closing(Journal(database)) as journal:
         running = journal.running()
@@ -29,9 +33,20 @@ def report(database: Path, *, waiting_for: str | None, limit: int = 20) -> dict[
     return {
         "object": "training",
         "waiting_for": None if running else waiting_for,
+        "failure": None if running else failure,
         "running": _round(running) | {"step": step} if running else None,
         "rounds": [_round(row) for row in rounds],
     }
+
+
+def steps(database: Path, number: int) -> dict[str, Any]:
+    """The steps of one round, warm start first. Raises NotFound and StoreError."""
+    with boundary(database), closing(Journal(database)) as journal:
+        found = journal.steps(number)
+        known = found or any(row["id"] == number for row in journal.rounds(-1))
+    if not known:
+        raise NotFound(f"no round {number}", param="number")
+    return {"object": "list", "data": [_step(row) for row in found]}
 
 
 def summary(found: Mapping[str, Any]) -> dict[str, Any]:

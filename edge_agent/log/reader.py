@@ -1,5 +1,6 @@
 """Reading the log: tail, search, explain, export. Never writes, so it can run beside the daemon."""
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -16,6 +17,12 @@ query.at, log.*, decision.wanted, decision.propensity, decision.budget, decision
 response.disconnected
 FROM query JOIN log USING (seq) JOIN decision USING (seq) JOIN response USING (seq)
 """
+_HOLDS = (
+    "SELECT seq FROM (SELECT rowid AS seq FROM query_fts WHERE query_fts MATCH ? UNION "
+    "SELECT seq FROM choice WHERE id IN "
+    "(SELECT rowid FROM choice_fts WHERE choice_fts MATCH ?))"
+)
+"""Places of the queries that hold a word."""
 
 
 class LogReader:
@@ -50,40 +57,82 @@ class LogReader:
             return self._whole(found[0], token_ids=token_ids) if found else None
 
     def tail(self, limit: int = 20, *, task: str | None = None) -> list[Row]:
-        """The last `limit` queries as rows of the view `log`, newest last.
-
-        With the columns `at`, `wanted`, `propensity`, `budget`, `audit` and `disconnected` on top,
-        which `explain.why` reads.
-        """
-        where = "" if task is None else "WHERE query.task = ?"
-        arguments = [] if task is None else [task]
-        with self._lock, boundary(self.path):
-            found = self._rows(
-                f"SELECT {_TAIL} {where} ORDER BY query.seq DESC LIMIT ?",
-                [*arguments, limit],
-            )
-        return [decoded(row, token_ids=False) for row in reversed(found)]
+        """The last `limit` queries, newest last, as `page` gives them."""
+        return self.page(limit, task=task)[::-1]
 
     def search(self, words: str, limit: int = 20) -> list[Row]:
-        """The newest `limit` queries whose prompt or answers hold every word, as `tail` gives them.
+        """The newest `limit` queries that hold every word, newest last; see `page`."""
+        return self.page(limit, words=words)[::-1]
 
-        A phrase in double quotes must occur as such; words match by their stem.
+    def page(
+        self,
+        limit: int,
+        *,
+        before: int | None = None,
+        ids: Sequence[str] | None = None,
+        words: str | None = None,
+        route: str | None = None,
+        reason: str | None = None,
+        task: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> list[Row]:
+        """The newest `limit` queries for which all that is given holds, newest first.
+
+        `before`: their place (`seq`) is below it, so a page begins where the last one ended.
+        `words`: prompt or answers hold each of them; a phrase in double quotes must occur as such,
+        words match by their stem. `since` and `until` are Unix seconds, the latter excluded.
+
+        Rows of the view `log` with the columns `at`, `wanted`, `propensity`, `budget`, `audit` and
+        `disconnected` on top, which `text.why` reads.
         """
-        terms = [bit for bit in self._db.quote_fts(words).split('"')[1::2] if bit.strip()]
-        if not terms:
-            return []
-        matches = " INTERSECT ".join(
-            "SELECT seq FROM (SELECT rowid AS seq FROM query_fts WHERE query_fts MATCH ? UNION "
-            "SELECT seq FROM choice WHERE id IN "
-            "(SELECT rowid FROM choice_fts WHERE choice_fts MATCH ?))"
-            for _ in terms
-        )
+        wanted: list[tuple[str, Any]] = [
+            ("query.seq < ?", before),
+            ("query.id IN (SELECT value FROM json_each(?))", None if ids is None else list(ids)),
+            ("decision.route = ?", route),
+            ("decision.reason = ?", reason),
+            ("query.task = ?", task),
+            ("query.at >= ?", since),
+            ("query.at < ?", until),
+        ]
+        found = [(sql, value) for sql, value in wanted if value is not None]
+        conditions = [sql for sql, _ in found]
+        arguments = [json.dumps(v) if isinstance(v, list) else v for _, v in found]
+        if words is not None:
+            terms = [bit for bit in self._db.quote_fts(words).split('"')[1::2] if bit.strip()]
+            if not terms:
+                return []
+            conditions.append(f"query.seq IN ({' INTERSECT '.join(_HOLDS for _ in terms)})")
+            arguments += [f'"{term}"' for term in terms for _ in range(2)]
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         with self._lock, boundary(self.path):
-            found = self._rows(
-                f"SELECT {_TAIL} WHERE query.seq IN ({matches}) ORDER BY query.seq DESC LIMIT ?",
-                [*(f'"{term}"' for term in terms for _ in range(2)), limit],
+            rows = self._rows(
+                f"SELECT {_TAIL} {where} ORDER BY query.seq DESC LIMIT ?", [*arguments, limit]
             )
-        return [decoded(row, token_ids=False) for row in reversed(found)]
+        return [decoded(row, token_ids=False) for row in rows]
+
+    def tasks(self) -> list[str]:
+        """The labels that clients gave to kinds of work, in order."""
+        with self._lock, boundary(self.path):
+            rows = self._rows(
+                "SELECT DISTINCT task FROM query WHERE task IS NOT NULL ORDER BY task LIMIT 500"
+            )
+        return [row["task"] for row in rows]
+
+    def spent_since(self, at: float, limit: int) -> list[Row]:
+        """What each query since Unix time `at` was decided by and cost; the newest `limit`.
+
+        Keys: `free` (whether the route was the policy's to choose), `route`, `adapter`,
+        `p_offload`, `gain`, `prompt_tokens`, `completion_tokens`, `cost_usd`, `source`.
+        """
+        with self._lock, boundary(self.path):
+            return self._rows(
+                "SELECT query.route = 'auto' AND NOT query.private AS free, decision.route, "
+                "adapter, p_offload, gain, prompt_tokens, completion_tokens, cost_usd, source "
+                "FROM query JOIN decision USING (seq) JOIN response USING (seq) "
+                "WHERE at >= ? ORDER BY query.seq DESC LIMIT ?",
+                [at, limit],
+            )
 
     def export(self, *, after: int = 0, page: int = 200) -> Iterator[dict[str, Any]]:
         """Every logged query, oldest first, as `explain` gives it and with all token ids.

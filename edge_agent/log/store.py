@@ -8,14 +8,16 @@ Reading is in `reader`, pruning and backup in `admin`.
 The sequence of all queries, logged or not, over which the budget's rate is counted.
 """
 
+import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edge_agent.errors import EdgeAgentError, NotFound, StoreError, Unavailable
+from edge_agent.errors import EdgeAgentError, NotFound, QueueFull, StoreError, Unavailable
 from edge_agent.log import rows
 from edge_agent.log.admin import log_enabled
 from edge_agent.log.database import insert_row, open_database
@@ -26,6 +28,10 @@ from edge_agent.records.query import Audit, Decision, Feedback, Outcome, Query, 
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
+
+
+_LONGEST_FEED = 256
+_MOST_FEEDS = 16
 
 
 def count_arrival(db: "Database", query_id: str, at: float) -> int:
@@ -39,6 +45,35 @@ def count_arrival(db: "Database", query_id: str, at: float) -> int:
     cursor = db.execute("INSERT INTO arrival (query_id, at) VALUES (?, ?)", [query_id, at])
     assert cursor.lastrowid is not None
     return cursor.lastrowid
+
+
+class Feed:
+    """Ids of queries whose rows are committed, as they come, for one reader on an event loop.
+
+    Holds the newest `_LONGEST_FEED`: a reader that is slower than the log misses the others.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ids: deque[str] = deque(maxlen=_LONGEST_FEED)
+        self._came = asyncio.Event()
+
+    def put(self, query_id: str) -> None:
+        """Add one. Any thread may."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and its reader with it
+            self._loop.call_soon_threadsafe(self._put, query_id)
+
+    async def take(self) -> list[str]:
+        """What has come since the last call; waits until something has."""
+        await self._came.wait()
+        self._came.clear()
+        ids = list(self._ids)
+        self._ids.clear()
+        return ids
+
+    def _put(self, query_id: str) -> None:
+        self._ids.append(query_id)
+        self._came.set()
 
 
 class Store:
@@ -63,6 +98,7 @@ class Store:
         self._db = open_database(path, synchronous="NORMAL")
         self.reader = LogReader(path, enabled=enabled)
         self._seed_enabled = enabled
+        self._feeds: tuple[Feed, ...] = ()
         self._writer = Writer(self._db, path, self.health, capacity=capacity)
 
     @property
@@ -78,6 +114,21 @@ class Store:
         return self._submit(
             lambda db: self._write_query(db, query, decision, outcome), answered=query
         )
+
+    def follow(self) -> Feed:
+        """What is logged from now on, until `unfollow`; for one task of the running event loop.
+
+        Raises QueueFull while as many as may follow already.
+        """
+        if len(self._feeds) >= _MOST_FEEDS:
+            raise QueueFull(f"{_MOST_FEEDS} clients follow the log already", retry_after_s=5)
+        feed = Feed()
+        self._feeds = (*self._feeds, feed)  # replaced, not changed: the writer's thread reads it
+        return feed
+
+    def unfollow(self, feed: Feed) -> None:
+        """Nothing more is put into `feed`."""
+        self._feeds = tuple(other for other in self._feeds if other is not feed)
 
     def require_writable(self, query: Query) -> None:
         """Raise Unavailable if `query` is to be logged and that is known to be impossible now.
@@ -147,6 +198,9 @@ class Store:
         """A write has ended; `answered` is the query, where it was the row of its answer."""
         if failure is None:
             done.set_result(None)
+            if answered is not None:
+                for feed in self._feeds:
+                    feed.put(answered.id)
         elif answered is not None and not self._is_wanted(answered):
             # Only its place in the count for the rate is missing, and fewer places allow less.
             done.set_result(None)

@@ -1,4 +1,4 @@
-"""GET /, /health, /metrics and /v1/status."""
+"""GET /health, /metrics and /v1/status."""
 
 import asyncio
 from typing import Any
@@ -6,19 +6,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from edge_agent import __version__
 from edge_agent.agent.agent import status as snapshot
 from server.doors.common import AgentDep, MetricsDep
 from server.openapi.own_shapes import Health, Status
 from server.openapi.shapes import answers
 
 router = APIRouter(tags=["operation"])
-
-
-@router.get("/", include_in_schema=False)
-async def root(_agent: AgentDep) -> PlainTextResponse:
-    """What a browser, and a client that looks for a server, finds at the address alone."""
-    return PlainTextResponse(f"edge-agent {__version__} is running; the API is at /docs\n")
 
 
 @router.get(

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 
 from edge_agent.errors import InvalidRequest
 from edge_agent.log.reader import bare_id
+from edge_agent.log.text import why
 from edge_agent.records.query import Feedback
 from server.doors.common import AgentDep
 from server.doors.schemas import FeedbackRequest
@@ -50,4 +51,5 @@ async def feedback(body: FeedbackRequest, agent: AgentDep) -> dict[str, Any]:
 )
 async def decision(response_id: str, agent: AgentDep) -> dict[str, Any]:
     """Everything the log holds of one response."""
-    return await asyncio.to_thread(agent.explain, bare_id(response_id))
+    found = await asyncio.to_thread(agent.explain, bare_id(response_id))
+    return found | {"why": why(found["response"] | found["decision"])}

@@ -241,6 +241,13 @@ class FeedbackRequest(Strict):
     comment: str | None = None
 
 
+class ActivateRequest(_Strict):
+    """Body of POST /v1/adapters/activate: what to serve."""
+
+    version: str = Field(min_length=1, description='Like v0003; "base": the model without one')
+    force: bool = Field(False, description="Even if the gate rejected it")
+
+
 _ONLY_IN = {
     "tool_calls": "assistant",
     "refusal": "assistant",

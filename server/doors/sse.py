@@ -72,9 +72,9 @@ class EventStream(Response):
                 await self._next()
                 events, self._pending = "".join(self._pending), []
                 if events:
-                    await send(_body(events.encode(), more=True))
+                    await send(body(events.encode(), more=True))
             if not self._gone:
-                await send(_body(b"", more=False))
+                await send(body(b"", more=False))
         finally:
             watch.cancel()
             doubt.cancel()
@@ -145,5 +145,6 @@ class EventStream(Response):
         self._wake.set()
 
 
-def _body(body: bytes, *, more: bool) -> dict[str, object]:
-    return {"type": "http.response.body", "body": body, "more_body": more}
+def body(content: bytes, *, more: bool) -> dict[str, object]:
+    """A piece of a response as ASGI has it; `more` follow."""
+    return {"type": "http.response.body", "body": content, "more_body": more}

@@ -88,7 +88,7 @@ def _describe(operation: dict[str, Any], path: str) -> None:
     streamed = responses.pop("2XX", None)
     if streamed is not None:
         (content,) = streamed["content"].values()
-        responses["200"]["content"][streamed[MEDIA_TYPE]] = content
+        responses["200"].setdefault("content", {})[streamed[MEDIA_TYPE]] = content
     content = {"application/json": {"schema": _reference(shape_of(path).__name__)}}
     for status, (meaning, headers) in _ERRORS.items():
         responses[status] = {"description": meaning, "content": content, "headers": headers}

@@ -69,7 +69,7 @@ class LoggedResponse(OpenShape):
     choices: list[LoggedChoice]
 
 
-class LoggedDecisionReport(Shape):
+class ExportedQuery(Shape):
     """Everything the log holds of one query."""
 
     query: LoggedQuery
@@ -78,6 +78,110 @@ class LoggedDecisionReport(Shape):
     feedback: list[dict[str, Any]]
     audit: list[dict[str, Any]]
     ledger: list[dict[str, Any]]
+
+
+class LoggedDecisionReport(ExportedQuery):
+    """The same, with the decision in words."""
+
+    why: str
+
+
+class LogRow(OpenShape):
+    """A row of the view `log`, with the decision in words. Texts are cut at 200 characters."""
+
+    seq: int
+    id: str
+    at: float
+    task: str | None
+    prompt: str | None
+    answer: str | None
+    ended: str
+    route: Literal["local", "cloud"]
+    source: Source
+    reason: Reason
+    p_offload: float | None
+    threshold: float | None
+    prompt_tokens: int
+    completion_tokens: int
+    ttft_s: float | None
+    duration_s: float
+    cost_usd: float | None
+    rating: float | None
+    private: bool
+    error: str | None
+    why: str
+
+
+class LogPage(Shape):
+    """Rows, newest first."""
+
+    object: Literal["list"]
+    data: list[LogRow]
+    next: int | None = Field(description="`before` of the next page; null: there is none")
+    tasks: list[str] = Field(description="Every kind of work that the log has a label of")
+
+
+class Forgotten(Shape):
+    """What was forgotten, or with `dry_run` would be, and where more of it may be."""
+
+    object: Literal["forgotten"]
+    dry_run: bool
+    queries: int
+    adapters: list[str] = Field(description="Versions whose round read it, or that build on those")
+    unfinished: list[int] = Field(description="Rounds that read it and may still make an adapter")
+    served: str
+    copies: list[str]
+
+
+class WhatIfPoint(Shape):
+    """The latest queries under one τ."""
+
+    rate: float
+    calls: float
+    cost_usd: float | None = Field(description="null: the price is not known")
+    gain: float | None = Field(description="Sum of rewards that the calls add; null: not known")
+
+
+class WhatIf(Shape):
+    """What the latest queries did cost, and would have."""
+
+    object: Literal["whatif"]
+    days: float
+    queries: int
+    free: int = Field(description="Of these, those whose route was the policy's to choose")
+    complete: bool = Field(description="False: older ones of the time are left out")
+    calls: int
+    cost_usd: float | None
+    points: list[WhatIfPoint]
+
+
+class Adapter(Shape):
+    """A version of the adapter."""
+
+    version: str
+    active: bool
+    status: Literal["candidate", "promoted", "rejected"]
+    reason: str | None
+    parent: str | None
+    round: int | None
+    created_at: float
+    base_model: str
+
+
+class AdapterList(Shape):
+    """Versions, oldest first."""
+
+    object: Literal["list"]
+    data: list[Adapter]
+    served: str
+
+
+class PointedAt(Shape):
+    """What will be served within seconds, and what is served now."""
+
+    object: Literal["adapter"]
+    version: str
+    served: str
 
 
 class TrainingRound(OpenShape):
@@ -101,8 +205,33 @@ class TrainingReport(Shape):
 
     object: Literal["training"]
     waiting_for: str | None
+    failure: str | None = Field(description="What the daemon's last round said when it failed")
     running: RunningRound | None
     rounds: list[TrainingRound]
+
+
+class TrainingStep(OpenShape):
+    """A row of `training_step`."""
+
+    step: int
+    phase: str
+    rate: float | None
+    dual: float | None
+    reward_local: float | None
+
+
+class TrainingSteps(Shape):
+    """Steps of one round, warm start first."""
+
+    object: Literal["list"]
+    data: list[TrainingStep]
+
+
+class TrainingAsked(Shape):
+    """That a round will start, or end, within seconds."""
+
+    object: Literal["training"]
+    state: Literal["starting", "interrupted"]
 
 
 class Health(Shape):

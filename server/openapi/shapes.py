@@ -123,6 +123,15 @@ def answers(
     return {"response_model": None, "responses": described}
 
 
+def streams(part: type[BaseModel], media_type: str) -> dict[str, Any]:
+    """Arguments of a route that answers with a stream alone; `part` is one event or line of it."""
+    described: dict[str, Any] = {
+        "200": {"description": f"As {media_type}: {_STREAMS[media_type]}"},
+        "2XX": {"model": part, MEDIA_TYPE: media_type},
+    }
+    return {"response_model": None, "responses": described}
+
+
 _STREAMS = {
     EVENTS: "the data of each event is one such object; lines that begin with a colon say nothing",
     LINES: "each line is one such object",

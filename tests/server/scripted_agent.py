@@ -120,7 +120,13 @@ class ScriptedAgent:
     def training_report(self, limit: int = 20) -> dict[str, Any]:
         """Of the database in the data directory, where there is one."""
         if self.database is None:
-            return {"object": "training", "waiting_for": None, "running": None, "rounds": []}
+            return {
+                "object": "training",
+                "waiting_for": None,
+                "failure": None,
+                "running": None,
+                "rounds": [],
+            }
         return report(self.database, waiting_for="3 of 200 new usable queries", limit=limit)
 
     def price(self, _version: str) -> float | None:

@@ -35,6 +35,7 @@ async def test_without_a_round(client: httpx.AsyncClient, journal: Journal) -> N
     assert found == {
         "object": "training",
         "waiting_for": "3 of 200 new usable queries",
+        "failure": None,
         "running": None,
         "rounds": [],
     }

@@ -19,9 +19,10 @@ import pytest
 from edge_agent.config.loading import load
 from edge_agent.config.reference import environment
 from edge_agent.config.settings import Settings
+from edge_agent.errors import NotFound, Unavailable
 from edge_agent.learning import background
 from edge_agent.learning.background import BackgroundTraining
-from edge_agent.learning.journal import Journal, Position
+from edge_agent.learning.journal import Journal, Position, RoundRunning
 from edge_agent.learning.machine import Machine
 from edge_agent.log.exchange import read, write
 from tests.fake_torch import write_fake_torch
@@ -292,3 +293,46 @@ def test_every_setting_reaches_the_child() -> None:
     )
     assert load(environ=environment(every)).settings == every
     assert load(environ=environment(Settings())).settings == Settings()
+
+
+async def test_a_round_by_hand_whatever_the_schedule_says(
+    settings: Settings,
+) -> None:
+    off = settings.model_copy(
+        update={"train": settings.train.model_copy(update={"enabled": False})}
+    )
+    training = BackgroundTraining(
+        off,
+        template="t",
+        command=(sys.executable, "-c", CHILD, "0", "waits"),
+        look=lambda: Machine(None, None),
+        check_s=0.01,
+    )
+    task = asyncio.create_task(training.run())
+    await until(lambda: training.waiting_for == "train.enabled is off")
+    with pytest.raises(NotFound, match="no round"):
+        await training.interrupt()
+    training.require_startable()
+    training.begin()
+    with pytest.raises(RoundRunning):
+        training.begin()
+    (child,) = await until(lambda: said(settings))
+    with pytest.raises(RoundRunning):
+        training.begin()
+    await training.interrupt()
+    assert not psutil.pid_exists(child["pid"])
+    await until(lambda: training.waiting_for == "train.enabled is off")
+    assert training.failure is None, "it was stopped, it did not fail"
+    task.cancel()
+
+
+async def test_no_round_by_hand_on_a_machine_that_is_not_fit(settings: Settings) -> None:
+    training = BackgroundTraining(settings, template="t", look=lambda: Machine(None, 99.0))
+    with pytest.raises(Unavailable, match="too hot"):
+        training.require_startable()
+
+
+async def test_a_failure_is_told_in_the_childs_last_words(settings: Settings, make: Make) -> None:
+    training = make(3)
+    failure = await until(lambda: training.failure)
+    assert failure == (settings.data_dir / "train.log").read_text().splitlines()[-1]
