@@ -18,6 +18,7 @@ from server.doors import (
     docs,
     embeddings,
     feedback,
+    mcp,
     models,
     ollama,
     ollama_models,
@@ -83,7 +84,7 @@ def create_app(
     app.state.metrics = metrics
     errors.install(app)
     doors = (chat, completions, responses, anthropic, models, embeddings, ollama, ollama_models)
-    for routes in (*doors, feedback, training, admin, docs):
+    for routes in (*doors, mcp, feedback, training, admin, docs):
         app.include_router(routes.router)
     app.add_middleware(Admission, service=service)
     limit = int(settings.server.max_body_mb * 1_000_000)
