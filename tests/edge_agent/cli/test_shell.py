@@ -14,7 +14,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 ASK = """
 source completion.bash
 COMP_WORDS=(edge-agent {words}) COMP_CWORD={last}
-_edge_agent_completion
+_edge_agent_completion edge-agent
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
 
@@ -63,7 +63,7 @@ def test_the_manual_page_has_every_command_and_option(run: Run) -> None:
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
 def test_groff_sets_the_manual_page_without_a_warning(run: Run) -> None:
-    command = ["groff", "-man", "-Tutf8", "-ww"]
+    command = ["groff", "-man", "-Tutf8", "-ww", "-W", "break"]
     page = run("man").stdout
     done = subprocess.run(command, input=page, capture_output=True, text=True, check=True)
     assert done.stderr == ""
