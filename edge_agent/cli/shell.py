@@ -1,12 +1,9 @@
 """`edge-agent completion` and `edge-agent man`: what a shell and a system know of our commands."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-if TYPE_CHECKING:
-    from click import Command
 
 _SHELLS = ("bash", "zsh", "fish")
 
@@ -22,12 +19,12 @@ def completion(
     Example: edge-agent completion bash > ~/.local/share/bash-completion/completions/edge-agent
     Example: edge-agent completion fish > ~/.config/fish/completions/edge-agent.fish
     """
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     if shell not in _SHELLS:
         raise typer.BadParameter(f"{shell!r} is none of {', '.join(_SHELLS)}", param_hint="SHELL")
-    names = {"prog_name": "edge-agent", "complete_var": "_EDGE_AGENT_COMPLETE"}
-    typer.echo(get_completion_script(**names, shell=shell))
+    names = {"prog_name": "edge-agent", "complete_var": "_EDGE_AGENT_COMPLETE", "shell": shell}
+    typer.echo(get_completion_script(**names))
 
 
 def man(ctx: typer.Context) -> None:
@@ -40,7 +37,7 @@ def man(ctx: typer.Context) -> None:
     typer.echo("\n".join(_page(root.command)))
 
 
-def _page(root: "Command") -> Iterator[str]:
+def _page(root: Any) -> Iterator[str]:
     from edge_agent import __version__
     from edge_agent.config.loading import config_file
 
@@ -67,16 +64,14 @@ def _page(root: "Command") -> Iterator[str]:
 
 def _commands(group: Any, path: str) -> Iterator[str]:
     """Every command below `group`, with its help and its options."""
-    import click
-
-    context = click.Context(group, info_name=path)
+    context = typer.Context(group, info_name=path)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         full = f"{path} {name}"
         if hasattr(command, "list_commands"):
             yield from _commands(command, full)
             continue
-        with click.Context(command, info_name=full) as inner:
+        with typer.Context(command, info_name=full) as inner:
             usage = " ".join(command.collect_usage_pieces(inner))
         yield from (f".SS {_text(full)} {_text(usage)}",)
         for index, paragraph in enumerate(_paragraphs(command.help)):
@@ -84,10 +79,8 @@ def _commands(group: Any, path: str) -> Iterator[str]:
         yield from _options(command, full)
 
 
-def _options(command: "Command", path: str) -> Iterator[str]:
-    import click
-
-    with click.Context(command, info_name=path) as context:
+def _options(command: Any, path: str) -> Iterator[str]:
+    with typer.Context(command, info_name=path) as context:
         records = [parameter.get_help_record(context) for parameter in command.get_params(context)]
     for record in filter(None, records):
         yield from (".TP", f".B {_text(record[0])}", _text(record[1]) or "\\&")
