@@ -107,6 +107,8 @@ def test_systemd_takes_the_unit(service: Service, tmp_path: Path, flags: tuple[s
     checked = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     # It takes what it does not know, and says so.
     assert (checked.returncode, checked.stderr) == (0, "")
+    # Neither a specifier of systemd's nor a variable.
+    assert "my data; 100%% $$HOME" in unit(text)["ExecStart"]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
