@@ -21,6 +21,7 @@ from server.doors import (
     feedback,
     infill,
     log,
+    mcp,
     models,
     ollama,
     ollama_models,
@@ -87,7 +88,7 @@ def create_app(
     errors.install(app)
     doors = (chat, completions, infill, responses, anthropic, models, embeddings)
     theirs = (ollama, ollama_models)
-    for routes in (*doors, *theirs, feedback, log, training, adapters, admin, docs, page):
+    for routes in (*doors, *theirs, mcp, feedback, log, training, adapters, admin, docs, page):
         app.include_router(routes.router)
     app.add_middleware(Admission, service=service)
     limit = int(settings.server.max_body_mb * 1_000_000)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from edge_agent import __version__
 from edge_agent.agent.answer import Answer, Services, begin
+from edge_agent.agent.telemetry import open_telemetry
 from edge_agent.agent.tuning import IdleTuning
 from edge_agent.budget.ledger import Ledger
 from edge_agent.budget.paid_call import Assistance
@@ -97,6 +98,7 @@ class Agent:
             self.registry, settings.database, tolerance=settings.train.tolerance
         )
         self.tuning = IdleTuning(settings, self.engine, self._serve_choice)
+        self.telemetry = open_telemetry()
         self._background: set[asyncio.Task[None]] = set()
         self.started_at = time.time()
         self._closing = False
@@ -159,6 +161,7 @@ class Agent:
             evidence=self.evidence,
             dual=self.dual,
             audit=self._audit,
+            answered=self.telemetry.answered if self.telemetry else lambda *_: None,
         )
 
     def _assistance(self) -> Assistance | None:
@@ -231,6 +234,8 @@ class Agent:
         self.ledger.close()
         self.store.close()
         self.activity.close()
+        if self.telemetry is not None:
+            await asyncio.to_thread(self.telemetry.close)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

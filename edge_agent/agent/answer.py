@@ -72,6 +72,7 @@ class Services:
     """Dual variable λ of an adapter version."""
     audit: Callable[[Query], None]
     """Ask the cloud in the background about a query that was answered locally."""
+    answered: Callable[[Query, Decision, Outcome], None]  # told of each answer that has ended
 
 
 async def begin(query: Query, services: Services) -> "Answer":
@@ -357,9 +358,9 @@ class Answer:
         if self._call is not None:
             await self._call.end(failure)
             self.outcome = dataclasses.replace(self.outcome, cost_usd=self._call.cost_usd)
-        await asyncio.wrap_future(
-            self._services.store.save(self.query, self.decision, self.outcome)
-        )
+        saved = self._services.store.save(self.query, self.decision, self.outcome)
+        self._services.answered(self.query, self.decision, self.outcome)
+        await asyncio.wrap_future(saved)
 
     def _release(self) -> None:
         if self._generation is not None:

@@ -1,4 +1,5 @@
-"""`edge-agent logs`, the commands that read: path, status, tail, show, search, export.
+"""`edge-agent logs`, the commands that read: path, status, tail, show, search, export,
+datasette.
 
 What the commands of `edge-agent logs` share: options, and whose log it is.
 """
@@ -167,6 +168,18 @@ def export(
     with _reader(settings_of(ctx, data_dir)) as reader:
         for row in reader.export():
             typer.echo(json.dumps(attributes(row) if otel else row, ensure_ascii=False))
+
+
+def datasette(ctx: typer.Context, data_dir: DataDir = None) -> None:
+    """Print what Datasette shows beside the log: every table and column, and some queries.
+
+    \b
+    Example: edge-agent logs datasette > log.json
+    """
+    from edge_agent.log.described import datasette as metadata
+
+    name = settings_of(ctx, data_dir).database.stem
+    typer.echo(json.dumps(metadata(name), indent=2, ensure_ascii=False))
 
 
 def _reader(settings: "Settings") -> "LogReader":

@@ -99,7 +99,7 @@ class Decider:
         score = _score(after, point.p_offload, draft_logprob)
         controller = self._controller(point.version, after)
         floor = evidence.floor(after, self._settings.min_gain)
-        explore = self._explore(rate)
+        explore = self.explore(rate)
         if rate is None:
             cut = Cut(floor, float(score > floor))
         else:
@@ -153,7 +153,7 @@ class Decider:
         threshold = floor = evidence.floor(after, self._settings.min_gain)
         if self._rate is not None:
             controller = self._controllers.get((version, after), ThresholdController())
-            share = _share(self._rate, self._explore(self._rate))
+            share = _share(self._rate, self.explore(self._rate))
             threshold = controller.threshold(Rule(floor, self._rate, share))
         price = self._price(evidence, after, threshold)
         return Standing(after, _readable(after, threshold), price)
@@ -175,7 +175,8 @@ class Decider:
                     wanted is Route.CLOUD and not row.over_rate,
                 )
 
-    def _explore(self, rate: float | None) -> float:
+    def explore(self, rate: float | None) -> float:
+        """ε at the rate τ: never more than τ, in [0, 0.5]."""
         return self._settings.explore if rate is None else min(self._settings.explore, rate)
 
     def _audited(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 
+from edge_agent.agent import telemetry
 from edge_agent.agent.agent import Agent
 from edge_agent.agent.answer import Answer
 from edge_agent.errors import ContextLengthExceeded
@@ -75,6 +76,7 @@ async def answer(
     shape = shape or Shape(Whole, partial(Chunks, include_usage=include_usage), error_event)
     service, metrics = await _service(request), await _metrics(request)
     timing = Timing(metrics)
+    telemetry.parent.set(request.headers.get("traceparent"))
     begin = _begin(service.agent, query, metrics)
     if not query.stream:
         return await service.run(_whole(begin, shape, timing), request.receive)

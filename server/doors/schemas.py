@@ -241,7 +241,7 @@ class FeedbackRequest(Strict):
     comment: str | None = None
 
 
-class ActivateRequest(_Strict):
+class ActivateRequest(Strict):
     """Body of POST /v1/adapters/activate: what to serve."""
 
     version: str = Field(min_length=1, description='Like v0003; "base": the model without one')
