@@ -22,9 +22,10 @@ from models import catalog, offload_token
 from models.adapters.registry import AdapterRegistry
 from models.adapters.version import AdapterVersion
 from models.catalog import ResolvedModel
+from models.gguf import model_sha256
 from models.llama.memory import keep_little_freed
 from models.quantize import quantize
-from models.storage import file_sha256, private_dir
+from models.storage import private_dir
 from trainer.data import similarity
 from trainer.data.items import Item
 from trainer.errors import NotTrainable
@@ -52,7 +53,7 @@ def dense_weights(model: ResolvedModel, folder: Path, told: Callable[[str], None
     at once from BF16 in half the time it takes from Q4_1, and learner and sampler map one file.
     Raises ModelError (no room, cannot be requantized).
     """
-    digest = file_sha256(model.path, catalog.hash_cache(model.data_dir))
+    digest = model_sha256(model.path, catalog.hash_cache(model.data_dir))
     path = folder / f"{_DENSE}{digest[:16]}.gguf"
     if not path.exists():
         told("writing its weights as BF16, once for this model")
