@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.errors import GgufError, ModelError, ModelNotFound
-from models.gguf import GgufInfo, inspect
-from models.storage import file_sha256, locked, private_dir, write_atomically
+from models.gguf import GgufInfo, inspect, model_sha256
+from models.storage import locked, private_dir, write_atomically
 from models.tuned import Tuned
 
 if TYPE_CHECKING:
@@ -136,8 +136,8 @@ class ResolvedModel:
 
     @cached_property
     def base_sha256(self) -> str:
-        """Identity of the base model: the hash of the shipped file."""
-        return file_sha256(self.shipped, hash_cache(self.data_dir))
+        """Identity of the base model: the hash of the shipped file, or of all its parts."""
+        return model_sha256(self.shipped, hash_cache(self.data_dir))
 
 
 class Catalog:

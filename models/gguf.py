@@ -3,50 +3,44 @@
 Format: GGUF v2/v3 (ggml `docs/gguf.md`): header, key-value metadata, tensor infos, tensor data.
 The `gguf` library's reader takes seconds on a large vocabulary because it copies every string;
 this one steps over them, and checks before anything is loaded that the file is whole.
+
+A model may come in parts, `NAME-00001-of-00003.gguf` and so on (llama.cpp's `gguf-split`): the
+first names the metadata, each has some of the tensors. It is known by its first part.
 """
 
-import math
+import hashlib
 import mmap
+import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from models.errors import GgufError
+from models.gguf_checks import (
+    check_architecture,
+    check_magic,
+    check_numbers,
+    check_vocabulary,
+    check_whole,
+    type_name,
+)
 
 _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 FLOAT32 = 6
 _STRING = 8
 _ARRAY = 9
 _MAX_KEY = 65_535
-_MAX_LAYERS = 512
-"""LLAMA_MAX_LAYERS of llama.cpp."""
 _MAX_COUNT = 65_536
 """Metadata keys, and tensors: the largest models have some 2,000."""
 _MAX_STRINGS = 1 << 24
 _MAX_TEXT = 1 << 26
 """Bytes of one string."""
-_VOCABULARY = "tokenizer.ggml.tokens"
-_checked: set[tuple[int, ...]] = set()
-"""Files whose vocabulary was found usable by this process."""
-_NO_WEIGHTS = frozenset({"Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"})
-"""Types that llama.cpp cannot multiply with: it stores intermediate results and indices in them."""
-_OTHER_FORMATS = {
-    b"<!DO": "an HTML page",
-    b"<!do": "an HTML page",
-    b"<htm": "an HTML page",
-    b"<HTM": "an HTML page",
-    b"vers": "a Git LFS pointer: the file itself was not fetched",
-    b"PK\x03\x04": "a zip archive or PyTorch checkpoint",
-    b"\x80\x02}q": "a pickled PyTorch checkpoint",
-    b"ggml": "an old GGML file",
-    b"lmgg": "an old GGML file",
-    b"tjgg": "an old GGML file",
-    b"fmgg": "an old GGML file",
-    b"\x1f\x8b\x08\x00": "a gzip archive",
-}
+_MAX_PARTS = 1000
+_PARTS, _PART_NUMBER, _ALL_TENSORS = "split.count", "split.no", "split.tensors.count"
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +56,7 @@ class ArrayField:
 class TensorInfo:
     """One tensor. `shape` is in ggml order (row length first); `offset` is from the file's start.
 
+    `path` is the file that holds its data: the model's, or that of one part of it.
     `n_bytes` is None for a type this version of `gguf` does not know.
     """
 
@@ -70,6 +65,7 @@ class TensorInfo:
     type: int
     offset: int
     n_bytes: int | None
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -77,8 +73,9 @@ class GgufInfo:
     """A GGUF's own description."""
 
     path: Path
+    """Of a model in parts, the first."""
     size: int
-    """Bytes."""
+    """Bytes, of all parts."""
     architecture: str
     """`llama`, `qwen3`, …: the name llama.cpp builds the graph by."""
     kind: str
@@ -94,6 +91,8 @@ class GgufInfo:
     """GGUF's type of each key's value."""
     arrays: Mapping[str, ArrayField] = field(repr=False)
     tensors: tuple[TensorInfo, ...] = field(repr=False)
+    parts: tuple[Path, ...] = ()
+    """The files of a model in parts, in order; () for one file."""
 
     @property
     def n_tensors(self) -> int:
@@ -113,10 +112,8 @@ class GgufInfo:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the whole file, computed when first asked for and remembered in this process."""
-        from models.storage import file_sha256
-
-        return file_sha256(self.path)
+        """Hash of all of the model, computed when first asked for, remembered in this process."""
+        return model_sha256(self.path)
 
     def tensor(self, name: str) -> TensorInfo | None:
         """The tensor of that name, if there is one."""
@@ -144,27 +141,79 @@ class GgufInfo:
 
 
 def inspect(path: Path) -> GgufInfo:
-    """Read the header of `path` and check that the file is whole.
+    """Read the header of `path` and check that the file is whole, with all of its parts.
 
     Raises GgufError: unreadable, not a GGUF (and what it seems to be), of an unsupported version
-    or byte order, cut short (and by how much), damaged, or of an architecture llama.cpp does not
-    know.
+    or byte order, cut short (and by how much), damaged, of an architecture llama.cpp does not
+    know, a later part of a model, or a model without one of its parts.
     """
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            _check_magic(path, file.read(24), size)
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                info = _read_header(path, data, size)
-    except OSError as error:
-        raise GgufError(f"cannot read {path}: {error.strerror}") from error
-    _check_numbers(info)
-    _check_vocabulary(info)
-    _check_architecture(info)
+    info = _with_parts(_read(path))
+    check_numbers(info)
+    check_vocabulary(info)
+    check_architecture(info)
     return info
 
 
-_U32 = struct.Struct("<I")
+def part_paths(path: Path) -> tuple[Path, ...]:
+    """The files that `path` names as the first of several parts, there or not; () for one file."""
+    match = _PART.fullmatch(path.name)
+    count = int(match["count"]) if match else 0
+    if match is None or int(match["number"]) != 1 or not 1 < count <= _MAX_PARTS:
+        return ()
+    stem = match["stem"]
+    return tuple(path.with_name(f"{stem}-{n:05d}-of-{count:05d}.gguf") for n in range(1, count + 1))
+
+
+def model_sha256(path: Path, cache: Path | None = None) -> str:
+    """Hex digest of a model: of its file, or of the digests of its parts.
+
+    `cache` as for `file_sha256`. Raises OSError.
+    """
+    from models.storage import file_sha256
+
+    digests = [file_sha256(part, cache) for part in part_paths(path) or (path,)]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
+
+
+def _read(path: Path) -> GgufInfo:
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            check_magic(path, file.read(24), size)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _read_header(path, data, size)
+    except OSError as error:
+        raise GgufError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _with_parts(first: GgufInfo) -> GgufInfo:
+    """A model with the tensors of all its parts; one file as it is."""
+    count = first.metadata.get(_PARTS, 1)
+    if not isinstance(count, int) or count < 2:
+        return first
+    paths = part_paths(first.path)
+    if first.metadata.get(_PART_NUMBER) != 0 or len(paths) != count:
+        raise GgufError(
+            f"{first.path} is one of {count} parts of a model: name the first, "
+            f"NAME-00001-of-{count:05d}.gguf, and keep the names that the parts came with"
+        )
+    missing = [part.name for part in paths if not part.is_file()]
+    if missing:
+        raise GgufError(f"{first.path} is a model in {count} parts, and {missing[0]} is not here")
+    infos = [first, *map(_read, paths[1:])]
+    tensors = tuple(tensor for info in infos for tensor in info.tensors)
+    wanted = first.metadata.get(_ALL_TENSORS, len(tensors))
+    if len(tensors) != wanted:
+        raise GgufError(
+            f"{first.path} is damaged: its parts have {len(tensors)} tensors, not {wanted}"
+        )
+    size = sum(info.size for info in infos)
+    quantization = _quantization(first.metadata, tensors)
+    return replace(first, size=size, tensors=tensors, parts=paths, quantization=quantization)
+
+
 _U64 = struct.Struct("<Q")
 
 
@@ -221,27 +270,6 @@ class _Cursor:
         self.offset += n_bytes
 
 
-def _check_magic(path: Path, head: bytes, size: int) -> None:
-    if head[:4] == b"GGUF":
-        if len(head) < 24:
-            raise GgufError(f"{path} is cut short: {size} bytes are not even a GGUF header")
-        version: int = _U32.unpack_from(head, 4)[0]
-        if version & 0xFFFF == 0:
-            raise GgufError(f"{path} is a big-endian GGUF; this machine reads little-endian ones")
-        if version not in (2, 3):
-            raise GgufError(f"{path} is GGUF version {version}; llama.cpp reads versions 2 and 3")
-        return
-    if size == 0:
-        raise GgufError(f"{path} is not a GGUF: it is empty")
-    guess = _OTHER_FORMATS.get(head[:4])
-    if guess is None and head[8:9] == b"{":
-        guess = "a safetensors file"
-    elif guess is None and head.lstrip()[:1] in (b"{", b"["):
-        guess = "JSON"
-    seems = f"; it seems to be {guess}" if guess else ""
-    raise GgufError(f"{path} is not a GGUF{seems}")
-
-
 def _read_header(path: Path, data: mmap.mmap, size: int) -> GgufInfo:
     cursor = _Cursor(path, data, size)
     cursor.offset = 8
@@ -257,7 +285,7 @@ def _read_header(path: Path, data: mmap.mmap, size: int) -> GgufInfo:
         raise GgufError(f"{path} is damaged: alignment {alignment!r}")
     start = -(-cursor.offset // alignment) * alignment
     tensors = tuple(_place(path, item, start) for item in raw)
-    _check_whole(path, tensors, size)
+    check_whole(path, tensors, size)
     architecture = str(metadata.get("general.architecture", ""))
     return GgufInfo(
         path=path,
@@ -315,19 +343,11 @@ def _place(path: Path, raw: _RawTensor, start: int) -> TensorInfo:
     try:
         block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     except (ValueError, KeyError):
-        return TensorInfo(name, shape, kind, start + offset, None)
+        return TensorInfo(name, shape, kind, start + offset, None, path)
     count = _product(shape)
     if count % block:
         raise GgufError(f"{path} is damaged: tensor {name!r} does not fill whole blocks")
-    return TensorInfo(name, shape, kind, start + offset, count // block * block_bytes)
-
-
-def _check_whole(path: Path, tensors: tuple[TensorInfo, ...], size: int) -> None:
-    expected = max((tensor.offset + (tensor.n_bytes or 0) for tensor in tensors), default=0)
-    if expected > size:
-        raise GgufError(
-            f"{path} is cut short: {expected - size:,} of {expected:,} bytes are missing"
-        )
+    return TensorInfo(name, shape, kind, start + offset, count // block * block_bytes, path)
 
 
 def _quantization(metadata: Mapping[str, Any], tensors: tuple[TensorInfo, ...]) -> str:
@@ -342,87 +362,7 @@ def _quantization(metadata: Mapping[str, Any], tensors: tuple[TensorInfo, ...]) 
             weights[tensor.type] = weights.get(tensor.type, 0) + _product(tensor.shape)
         if not weights:
             return "none"
-        return _type_name(max(weights, key=lambda key: weights[key]))
-
-
-def _type_name(kind: int) -> str:
-    from gguf.constants import GGMLQuantizationType
-
-    try:
-        return GGMLQuantizationType(kind).name
-    except ValueError:
-        return f"type {kind}"
-
-
-def _check_numbers(info: GgufInfo) -> None:
-    """Refuse what llama.cpp only asserts: there it would end the process."""
-    key = f"{info.architecture}.block_count"
-    layers = info.metadata.get(key)
-    if isinstance(layers, int) and not 1 <= layers <= _MAX_LAYERS:
-        raise GgufError(
-            f"{info.path} is damaged: {key} is {layers}, llama.cpp takes 1 to {_MAX_LAYERS} layers"
-        )
-    heads, shared = (
-        info.metadata.get(f"{info.architecture}.attention.{name}")
-        for name in ("head_count", "head_count_kv")
-    )
-    if isinstance(heads, int) and isinstance(shared, int) and 0 < heads < shared:
-        raise GgufError(f"{info.path} is damaged: {shared} heads of keys for {heads} of queries")
-    for key, value in info.metadata.items():
-        if key.endswith("epsilon") and isinstance(value, float) and not 0 <= value < math.inf:
-            raise GgufError(f"{info.path} is damaged: {key} is {value}")
-    for tensor in info.tensors:
-        kind = _type_name(tensor.type)
-        if tensor.name.endswith("norm.weight") and kind != "F32":
-            raise GgufError(f"{info.path} is damaged: {tensor.name} is {kind}, not F32")
-        if tensor.name.endswith(".weight") and kind in _NO_WEIGHTS:
-            raise GgufError(f"{info.path} is damaged: {tensor.name} is {kind}, which no weight is")
-
-
-def _check_vocabulary(info: GgufInfo) -> None:
-    """The same of its tokens; once per content, since it takes longer than all the rest."""
-    where = info.arrays.get(_VOCABULARY)
-    status = info.path.stat()
-    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-    if where is None or where.item_type != _STRING or identity in _checked:
-        return
-    tokens = info.array(_VOCABULARY)
-    if b"\0" in b"".join(tokens):  # where llama.cpp ends a text
-        tokens = [token.partition(b"\0")[0] for token in tokens]
-    distinct = set(tokens)
-    if len(distinct) < len(tokens) - max(tokens.count(b"") - 1, 0):  # it gives names to empty ones
-        raise GgufError(f"{info.path} is damaged: two tokens of its vocabulary are equal")
-    if info.metadata.get("tokenizer.ggml.model") == "llama":
-        for byte in range(256):
-            if not {b"<0x%02X>" % byte, bytes([byte])} & distinct:
-                raise GgufError(
-                    f"{info.path} cannot be used: its vocabulary has no token for the byte "
-                    f"0x{byte:02X}, and llama.cpp ends the process at a text that needs it"
-                )
-    _checked.add(identity)
-
-
-def _check_architecture(info: GgufInfo) -> None:
-    """Refuse an architecture llama.cpp does not know.
-
-    The `gguf` library may be older than the llama.cpp installed, so a name it lacks is put to
-    llama.cpp itself, which reads only the vocabulary.
-    """
-    from gguf.constants import MODEL_ARCH_NAMES
-
-    if not info.architecture:
-        raise GgufError(f"{info.path} names no architecture (general.architecture is missing)")
-    if info.architecture in MODEL_ARCH_NAMES.values():
-        return
-    from models.llama.model import LlamaModel
-
-    try:
-        LlamaModel(info.path, vocab_only=True).close()
-    except GgufError as error:
-        raise GgufError(
-            f"{info.path} has the architecture {info.architecture!r}, which this version of "
-            f"llama.cpp does not know; a newer llama-cpp-python may"
-        ) from error
+        return type_name(max(weights, key=lambda key: weights[key]))
 
 
 def _whole_number(value: Any) -> int:

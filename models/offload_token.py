@@ -109,12 +109,12 @@ class _Checker:
 class _Rows:
     """One matrix with a row per token: `token_embd.weight`, or the output head if untied."""
 
-    def __init__(self, path: Path, tensor: TensorInfo, special: npt.NDArray[np.int64]) -> None:
+    def __init__(self, tensor: TensorInfo, special: npt.NDArray[np.int64]) -> None:
         n_rows = tensor.shape[1]
         row_bytes = (tensor.n_bytes or 0) // n_rows
         self._name = tensor.name
         self._type = tensor.type
-        self._rows = np.memmap(path, np.uint8, "r", tensor.offset, (n_rows, row_bytes))
+        self._rows = np.memmap(tensor.path, np.uint8, "r", tensor.offset, (n_rows, row_bytes))
         # Eight bytes tell almost all rows apart, and a copy of them fits the cache.
         self._keys = self._rows[:, :8].copy().view(np.uint64).ravel()
         self._special = special[:_COMPARED]
@@ -171,7 +171,7 @@ def _checker(path: Path, model: "LlamaModel | None") -> Iterator[_Checker]:
             is_eog=lambda token_id: bool(llama_cpp.llama_vocab_is_eog(loaded.vocab, token_id)),
             reserved=frozenset(info.metadata[key] for key in keys if key in info.metadata),
             template=info.chat_template or "",
-            matrices=tuple(_Rows(path, m, _special(kinds)) for m in matrices if m is not None),
+            matrices=tuple(_Rows(m, _special(kinds)) for m in matrices if m is not None),
         )
     finally:
         if model is None:

@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 
@@ -34,20 +35,36 @@ def quantize(source: Path, target: Path, file_type: str, *, threads: int | None 
     appears whole or not at all; where the disk has no room for it, nothing is written.
     Raises ModelError, GgufError.
     """
-    _require_room(target.parent, source, file_type)
-    quiet_llama()
+    needed = expected_bytes(inspect(source), file_type)
+    _require_room(target.parent, source, needed, f"as {file_type}")
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = FILE_TYPES[file_type]
     params.allow_requantize = True
     params.nthread = threads or 0
+    _write(source, target, params, f"to {file_type}")
+
+
+def join(source: Path, target: Path) -> None:
+    """Write the model in parts whose first is `source` as one file, `target`, weights as they are.
+
+    Appears whole or not at all. Raises ModelError, GgufError.
+    """
+    _require_room(target.parent, source, inspect(source).size, "in one file")
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.only_copy = True
+    _write(source, target, params, "into one file")
+
+
+def _write(source: Path, target: Path, params: Any, how: str) -> None:
+    quiet_llama()
     part = target.with_name(f".{target.name}.part")
     try:
         failed = llama_cpp.llama_model_quantize(
             str(source).encode(), str(part).encode(), ctypes.byref(params)
         )
         if failed:
-            _require_writable(part, source, file_type)
-            raise ModelError(f"llama.cpp cannot requantize {source.name} to {file_type}")
+            _require_writable(part, source, how)
+            raise ModelError(f"llama.cpp cannot requantize {source.name} {how}")
         part.chmod(0o600)
         part.replace(target)
         sync_dir(target.parent)
@@ -55,23 +72,22 @@ def quantize(source: Path, target: Path, file_type: str, *, threads: int | None 
         part.unlink(missing_ok=True)
 
 
-def _require_room(folder: Path, source: Path, file_type: str) -> None:
+def _require_room(folder: Path, source: Path, needed: float, how: str) -> None:
     """Before: a disk that is filled to the last byte stops the log, too. Raises ModelError."""
-    needed, free = expected_bytes(inspect(source), file_type), shutil.disk_usage(folder).free
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise ModelError(
-            f"the disk is full: {source.name} as {file_type} takes {needed / 1e6:,.0f} MB, and "
+            f"the disk is full: {source.name} {how} takes {needed / 1e6:,.0f} MB, and "
             f"{folder} has {free / 1e6:,.0f} MB left; {_WHAT_TO_DO}"
         )
 
 
-def _require_writable(part: Path, source: Path, file_type: str) -> None:
+def _require_writable(part: Path, source: Path, how: str) -> None:
     """After: llama.cpp does not say that it could not write. Raises ModelError if so."""
     try:
         with part.open("ab") as file:
             file.write(bytes(_PROBE_BYTES))
     except OSError as error:
         raise ModelError(
-            f"cannot write {source.name} as {file_type} to {part.parent}: {error.strerror}; "
-            f"{_WHAT_TO_DO}"
+            f"cannot write {source.name} {how} to {part.parent}: {error.strerror}; {_WHAT_TO_DO}"
         ) from error

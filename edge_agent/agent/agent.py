@@ -33,7 +33,7 @@ from edge_agent.learning.report import report, summary
 from edge_agent.learning.watchdog import Watchdog
 from edge_agent.log.store import Store
 from edge_agent.records.generation import served_model
-from edge_agent.records.query import Audit, Feedback, Query, Usage
+from edge_agent.records.query import Audit, Feedback, Query, Transcript, Usage
 from edge_agent.routing import calibration
 from edge_agent.routing.calibration import COLD_START_NOTE, Evidence
 from edge_agent.routing.decider import Decider
@@ -304,7 +304,7 @@ class Agent:
 
     async def _ask_for_audit(self, query: Query, assistance: Assistance) -> None:
         """Ask the cloud about a query that was answered locally; the budget may say no."""
-        text, usage, cost, failure = "", Usage(), None, None
+        said, usage, cost, failure = Transcript(query.n), Usage(), None, None
         try:
             call = await assistance.call(query)
         except (BudgetExhausted, StoreError):
@@ -313,11 +313,13 @@ class Agent:
             failure = error.message
         else:
             try:
-                text = "".join([delta.text async for delta in call if delta.index == 0])
+                async for delta in call:
+                    said.add(delta)
             except CloudError as error:
                 failure = error.message
             usage, cost = call.usage or Usage(), call.cost_usd
-        audit = Audit(query.id, time.time(), assistance.model, text, usage, cost, failure)
+        text, calls = said.texts[0], tuple(said.tool_calls[0])
+        audit = Audit(query.id, time.time(), assistance.model, text, usage, cost, failure, calls)
         with contextlib.suppress(StoreError):
             await asyncio.wrap_future(self.store.save_audit(audit))
 

@@ -121,6 +121,23 @@ class ChatTemplate:
         pieces = self._pieces(messages, tools, add_generation_prompt, extra or {})
         return "".join(piece.text for piece in pieces)
 
+    def answer(
+        self, turn: Mapping[str, Any], *, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[int, ...]:
+        """Ids of the assistant's `turn`, from where a prompt ends to the token that ends an answer.
+
+        `tools` as for `render`. Raises InvalidRequest where the template refuses the turn, or
+        does not write it behind the prompt that it makes itself.
+        """
+        asked = {"role": "user", "content": "a"}
+        prompt = self.encode([asked], tools=tools)
+        whole = self.encode([asked, turn], tools=tools, add_generation_prompt=False)
+        ids = whole[len(prompt) :]
+        ends = [place for place, token in enumerate(ids) if self._vocabulary.is_eog(token)]
+        if whole[: len(prompt)] != prompt or not ends:
+            raise InvalidRequest("the model's chat template writes no answer behind its own prompt")
+        return ids[: ends[0] + 1]
+
     def _pieces(
         self,
         messages: Sequence[Mapping[str, Any]],

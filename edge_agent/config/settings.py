@@ -296,20 +296,26 @@ class TrainSettings(_Section):
     group_size: int = Field(8, ge=2, description="G: rollouts for one prompt (the paper: 8)")
     prompts_per_step: int = Field(8, ge=1, description="Prompts in one step")
     minutes: float = Field(
-        15, gt=0, description="Time that a round may spend on learning, measuring not included"
+        15,
+        gt=0,
+        description="Time that a round may spend on learning, measuring not included; unset: "
+        "longer for larger models, up to 45",
     )
     steps: int = Field(
         100, ge=0, description="Most DA-GRPO steps of a round (the paper: 840, then 400)"
     )
     max_new_tokens: int = Field(64, ge=1, description="Longest rollout, tokens")
     learning_rate: float = Field(
-        5e-5, gt=0, description="For the adapter (the paper's 2e-6 is for models ten times larger)"
+        5e-5,
+        gt=0,
+        description="For the adapter; unset: for 135M parameters, less for more, by the root of "
+        "their number (the paper's 2e-6 is for models ten times larger)",
     )
     warm_start_learning_rate: float = Field(
         1e-3,
         gt=0,
         description="Highest, for supervised learning on the log's answers; "
-        "half of it where a promoted adapter goes on",
+        "half of it where a promoted adapter goes on; unset: by size as learning_rate",
     )
     warm_start_epochs: float = Field(
         30,
@@ -335,6 +341,11 @@ class TrainSettings(_Section):
         le=0.5,
         description="Share of the rest whose answers are never taught: what they earn teaches when "
         "to ask, and when to stop",
+    )
+    partial_credit: bool = Field(
+        False,
+        description="Where no grader is named: JSON and tool calls that are right in part get "
+        "credit for it",
     )
     tolerance: float = Field(
         0.05, ge=0, le=1, description="The most any kind of work may lose in the gate"

@@ -37,6 +37,7 @@ from edge_agent.records.generation import (
     Counters,
     EngineStats,
     GenerationRequest,
+    Grammar,
     Group,
     ServedModel,
 )
@@ -189,13 +190,9 @@ class Engine:
         temperature: float = 1.0,
         seed: int | None = None,
         window: int = 1,
+        grammars: Sequence[Grammar | None] = (),
     ) -> list[Group]:
-        """`count` rollouts of each prompt, with behaviour log-probs; blocks until all are done.
-
-        Sampled from the whole vocabulary at `temperature` with the offload token masked, but for
-        positions 1 to `window` − 1: a rollout that draws it there ends with it. Choice i of
-        prompt k is drawn with seed + k·count + i. Raises as `submit`, and EngineError.
-        """
+        """`stream.sample_groups`; blocks. Raises as `submit`, and EngineError."""
         self.start()
         return stream.sample_groups(
             self._submit_rollouts,
@@ -205,6 +202,7 @@ class Engine:
             temperature=temperature,
             seed=seed,
             window=window,
+            grammars=grammars,
         )
 
     async def embed(self, prompts: Sequence[Sequence[int]]) -> list[list[float]]:

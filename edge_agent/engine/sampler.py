@@ -165,7 +165,7 @@ class Sampler:
     """Draws the tokens of one choice; writes into the row of logits it is given.
 
     `logprob` is, after each `sample`, the log-probability (natural log) of the drawn token under
-    the distribution it was drawn from.
+    the distribution it was drawn from; a grammar does not count: it is the model's own.
     """
 
     def __init__(
@@ -204,9 +204,11 @@ class Sampler:
         self._penalties.apply(row)
         token = self._draw(row)
         if self._grammar is not None and not self._grammar.take(token):
+            own = self.logprob - self._scaled(row, token)
             if not self._grammar.mask(row):
                 return None
             token = self._draw(row)
+            self.logprob = own + self._scaled(row, token)
             if not self._grammar.take(token):
                 raise EngineError("the grammar refuses a token that its own mask allows")
         self._penalties.accept(token)
@@ -215,6 +217,9 @@ class Sampler:
     def forced(self) -> list[int]:
         """Tokens of the text that the grammar leaves no choice but to say next."""
         return [] if self._grammar is None else self._grammar.forced()
+
+    def _scaled(self, row: Row, token: int) -> float:
+        return float(row[token]) / self._temperature if self._temperature else 0.0
 
     def _draw(self, row: Row) -> int:
         best = int(row.argmax())

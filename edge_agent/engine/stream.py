@@ -16,12 +16,14 @@ import codecs
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 from edge_agent.errors import EdgeAgentError, EngineError, InvalidRequest
 from edge_agent.records.generation import (
     DecisionPoint,
     FinishReason,
     GenerationRequest,
+    Grammar,
     Group,
     Rollout,
     SamplingParams,
@@ -275,16 +277,25 @@ def sample_groups(
     temperature: float,
     seed: int | None,
     window: int,
+    grammars: Sequence[Grammar | None] = (),
 ) -> list[Group]:
-    """Submit every prompt at once and wait. Choice i of prompt k has seed + k·count + i."""
+    """`count` rollouts of each prompt, with behaviour log-probs, all submitted at once.
+
+    Choice i of prompt k has seed + k·count + i.
+
+    Sampled from the whole vocabulary at `temperature` with the offload token masked, but for
+    positions 1 to `window` − 1: a rollout that draws it there ends with it. Prompt k is held to
+    `grammars[k]`, if they are given.
+    """
     if temperature <= 0:
         raise InvalidRequest("rollouts need a temperature above 0", param="temperature")
     if count < 1:
         raise InvalidRequest("a group has at least one rollout", param="count")
     finished = threading.Semaphore(0)
     sinks = []
-    for k, prompt in enumerate(prompts):
+    for k, (prompt, grammar) in enumerate(zip_longest(prompts, grammars)):
         sampling = SamplingParams(
+            grammar=grammar,
             temperature=temperature,
             max_tokens=max_tokens,
             seed=None if seed is None else seed + k * count,

@@ -71,6 +71,27 @@ class Json(_Spec):
     """The reference's JSON value; key order and white space do not count."""
 
     type: Literal["json"] = "json"
+    partial: bool = Field(
+        False,
+        description="Score the share that is right: the mean over the fields of an object, and "
+        "the items of a list, of either side; nested ones likewise",
+    )
+
+
+class ToolCall(_Spec):
+    """The reference's tool calls, by name and arguments; no call is an answer too."""
+
+    type: Literal["tool_call"] = "tool_call"
+    accepted: tuple[dict[str, dict[str, list[Any]]], ...] | None = Field(
+        None,
+        max_length=100,
+        description='Calls as {name: {argument: [accepted values]}}, "" among them: may be left '
+        "out; in objects each value is such a list again; []: no call is right; none: those of "
+        "the reference",
+    )
+    partial: bool = Field(
+        False, description="Score the share of the names and arguments that are right"
+    )
 
 
 class JsonSchema(_Spec):
@@ -135,7 +156,18 @@ class Feedback(_Spec):
     type: Literal["feedback"] = "feedback"
 
 
-Spec = Exact | Numeric | Choice | Regex | Json | JsonSchema | UnitTests | Similarity | Feedback
+Spec = (
+    Exact
+    | Numeric
+    | Choice
+    | Regex
+    | Json
+    | JsonSchema
+    | ToolCall
+    | UnitTests
+    | Similarity
+    | Feedback
+)
 
 _SPECS: TypeAdapter[Spec] = TypeAdapter(Annotated[Spec, Field(discriminator="type")])
 TYPES = tuple(kind.model_fields["type"].default for kind in get_args(Spec))

@@ -45,7 +45,7 @@ LONGEST_PROMPT = 2048
 """Tokens. Longer prompts are not trained on: a step holds activations for all of its tokens."""
 
 READABLE = f"""(
-    NOT query.private AND query.tools IS NULL
+    NOT query.private
     AND {COUNT.format("query.prompt_ids")} BETWEEN 1 AND {LONGEST_PROMPT}
 )"""
 """The trainer may and can read it."""
@@ -56,9 +56,10 @@ ANSWERED = """(
                AND trim(coalesce(reference, correction)) <> '')
     OR EXISTS (SELECT 1 FROM response JOIN choice ON choice.seq = response.seq
                WHERE response.seq = query.seq AND response.source = 'cloud'
-               AND finish_reason = 'stop' AND choice.tool_calls IS NULL AND trim(text) <> '')
-    OR EXISTS (SELECT 1 FROM audit WHERE query_id = query.id
-               AND audit.error IS NULL AND trim(text) <> '')
+               AND finish_reason IN ('stop', 'tool_calls')
+               AND (trim(text) <> '' OR choice.tool_calls IS NOT NULL))
+    OR EXISTS (SELECT 1 FROM audit WHERE query_id = query.id AND audit.error IS NULL
+               AND (trim(text) <> '' OR audit.tool_calls IS NOT NULL))
 )"""
 """There is something to grade an answer against."""
 
@@ -180,9 +181,13 @@ def feedback_row(feedback: Feedback) -> Row:
 def audit_row(audit: Audit) -> Row:
     """Row of table `audit`."""
     row = dataclasses.asdict(audit)
-    usage = row.pop("usage")
+    usage, calls = row.pop("usage"), row.pop("tool_calls")
     counts = ("prompt_tokens", "completion_tokens", "cached_tokens")
-    return row | {name: usage[name] for name in counts}
+    return (
+        row
+        | {name: usage[name] for name in counts}
+        | {"tool_calls": _json(calls) if calls else None}
+    )
 
 
 def prompt_text(query: Query) -> str | None:

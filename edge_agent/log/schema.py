@@ -17,18 +17,13 @@ Tables that full-text search indexes have an explicit INTEGER PRIMARY KEY: VACUU
 implicit rowids, and the index points at rowids.
 """
 
-from typing import TYPE_CHECKING
-
-from sqlite_utils import Migrations
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
+from sqlite_utils import Database, Migrations
 
 migrations = Migrations("edge-agent")
 
 
 @migrations()
-def m001_log(db: "Database") -> None:
+def m001_log(db: Database) -> None:
     """Queries, decisions, responses, feedback, audits; the view `log`; full-text search."""
     db.executescript(_LOG)
     db.table("query").enable_fts(["prompt"], create_triggers=True, tokenize="porter unicode61")
@@ -36,25 +31,25 @@ def m001_log(db: "Database") -> None:
 
 
 @migrations()
-def m002_ledger(db: "Database") -> None:
+def m002_ledger(db: Database) -> None:
     """Cloud calls and what they cost, the limits, and the settings the commands keep."""
     db.executescript(_LEDGER)
 
 
 @migrations()
-def m003_training(db: "Database") -> None:
+def m003_training(db: Database) -> None:
     """Imported examples, and the rounds and steps of training."""
     db.executescript(_TRAINING)
 
 
 @migrations()
-def m004_shift(db: "Database") -> None:
+def m004_shift(db: Database) -> None:
     """What a round saw of changes in the stream: JSON, [] for none; NULL: nobody looked."""
     db.execute("ALTER TABLE training_round ADD COLUMN shift TEXT")
 
 
 @migrations()
-def m005_merges(db: "Database") -> None:
+def m005_merges(db: Database) -> None:
     """Inserts into the full-text indexes merge seldom: the writer merges while nothing waits."""
     for index in ("query_fts", "choice_fts"):
         for option, segments in (("automerge", 16), ("crisismerge", 64)):
@@ -62,19 +57,19 @@ def m005_merges(db: "Database") -> None:
 
 
 @migrations()
-def m006_drafts(db: "Database") -> None:
+def m006_drafts(db: Database) -> None:
     """What a decision expected to gain, and the draft it was made from."""
     db.executescript(_DRAFTS)
 
 
 @migrations()
-def m007_cloud_lessons(db: "Database") -> None:
+def m007_cloud_lessons(db: Database) -> None:
     """What the clouds taught: fields that they refuse, and bills beyond what was reserved."""
     db.executescript(_CLOUD_LESSONS)
 
 
 @migrations()
-def m008_doors(db: "Database") -> None:
+def m008_doors(db: Database) -> None:
     """The API that a query came by, in the view as well."""
     # The path under /v1: chat/completions, responses, messages, …; NULL: before this migration.
     db.execute("ALTER TABLE query ADD COLUMN door TEXT")
@@ -82,19 +77,25 @@ def m008_doors(db: "Database") -> None:
 
 
 @migrations()
-def m009_endings(db: "Database") -> None:
+def m009_endings(db: Database) -> None:
     """The view says how an answer ended, and shows its tool calls where it has no text."""
     db.executescript(_view_with_doors().replace(_ANSWER, _ANSWER_AND_END))
 
 
 @migrations()
-def m010_tool_turns(db: "Database") -> None:
+def m010_tool_turns(db: Database) -> None:
     """What a cloud said beside its tool calls (JSON, `cloud.tool_turns`), by the ids of these."""
     db.executescript(
         "CREATE TABLE tool_turn (call_id TEXT PRIMARY KEY, said TEXT NOT NULL,"
         " seq INTEGER NOT NULL REFERENCES query (seq) ON DELETE CASCADE);"
         "CREATE INDEX tool_turn_of ON tool_turn (seq);"
     )
+
+
+@migrations()
+def m011_audit_calls(db: Database) -> None:
+    """The tool calls of an audit, as JSON; NULL: it has none, or is from before this migration."""
+    db.execute("ALTER TABLE audit ADD COLUMN tool_calls TEXT")
 
 
 def _view_with_doors() -> str:

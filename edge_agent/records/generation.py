@@ -137,6 +137,7 @@ class Rollout:
     sampled. `logprobs[t]` is the log-probability (natural log) of `token_ids[t]` under the
     behaviour policy: the model at the sampling temperature, with the offload token masked (not
     masked behind the first position of a decision window: there a rollout may end by asking).
+    A grammar that forbade other tokens does not count.
     """
 
     token_ids: tuple[int, ...]

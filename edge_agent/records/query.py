@@ -303,6 +303,7 @@ class Audit:
     usage: Usage
     cost_usd: float | None
     error: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
 
 
 class Transcript:

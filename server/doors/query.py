@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from ulid import ULID
 
-from edge_agent.chat import guidance, infill, response_format
-from edge_agent.chat.json_schema import Schema
+from edge_agent.chat import infill, response_format
+from edge_agent.chat.answer_form import AnswerForm
 from edge_agent.chat.template import unsupported_part
-from edge_agent.chat.tool_format import ToolFormat
 from edge_agent.errors import ContextLengthExceeded, InvalidRequest, NotFound
 from edge_agent.log import grader_spec
 from edge_agent.records.generation import Grammar, SamplingParams
@@ -95,15 +94,12 @@ def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", cli
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
     tools = tuple(tool.model_dump(exclude_none=True) for tool in request.tools or ())
-    shape = None
-    if request.response_format is not None:
-        shape = response_format.from_response_format(request.response_format)
-    tool_format = _tool_format(request, tools, agent, shape)
+    form = _form(request, tools, agent)
     sampling = _sampling(
         request,
         agent,
         max_tokens=_max_tokens(request),
-        grammar=_grammar(request, agent, shape, tool_format),
+        grammar=_grammar(request, agent, form),
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
     return Query(
@@ -111,8 +107,7 @@ def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", cli
         prompt_ids=_chat_prompt(
             *(request, body, agent),
             elsewhere=_elsewhere(request, route, agent),
-            tools=tools,
-            tool_format=tool_format,
+            form=form,
         ),
         template=agent.chat.digest,
         messages=tuple(body["messages"]),
@@ -120,9 +115,9 @@ def from_chat(request: ChatRequest, body: Mapping[str, Any], agent: "Agent", cli
         sampling=sampling,
         prediction=_prediction(request.prediction, agent),
         tools=tools,
-        tool_format=tool_format,
+        tool_format=form.tool_format,
         ignored=ignored,
-        unfollowed=_unfollowed(shape, tool_format),
+        unfollowed=form.ignored,
     )
 
 
@@ -269,48 +264,33 @@ def _stops(request: ChatRequest | CompletionRequest) -> tuple[str, ...]:
     return stops
 
 
-def _tool_format(
-    request: ChatRequest,
-    tools: tuple[Mapping[str, Any], ...],
-    agent: "Agent",
-    shape: Schema | None,
-) -> ToolFormat | None:
-    if request.tool_choice not in (None, "auto", "none") and not tools:
-        raise InvalidRequest("tool_choice needs tools", param="tool_choice")
-    if not tools:
-        return None
+def _form(request: ChatRequest, tools: tuple[Mapping[str, Any], ...], agent: "Agent") -> AnswerForm:
     choice = request.tool_choice
-    named = choice if choice is None or isinstance(choice, str) else choice.model_dump()
-    parallel = request.parallel_tool_calls is not False
-    return ToolFormat.choose(agent.chat, tools, named or "auto", parallel, shape)
+    return AnswerForm.of(
+        agent.chat,
+        tools=tools,
+        tool_choice=choice if choice is None or isinstance(choice, str) else choice.model_dump(),
+        parallel=request.parallel_tool_calls,
+        response_format=request.response_format,
+    )
 
 
 def _grammar(
-    request: ChatRequest | CompletionRequest,
-    agent: "Agent",
-    shape: Schema | None = None,
-    tool_format: ToolFormat | None = None,
+    request: ChatRequest | CompletionRequest, agent: "Agent", form: AnswerForm | None = None
 ) -> Grammar | None:
     """The one grammar that constrains the output, known to be one that can run."""
+    form = form or AnswerForm()
     if request.grammar is not None:
-        for field, given in (("response_format", shape), ("tools", tool_format)):
+        for field, given in (("response_format", form.schema), ("tools", form.tool_format)):
             if given is not None:
                 raise InvalidRequest(f"grammar and {field} cannot be combined", param="grammar")
         response_format.check(request.grammar, agent.engine.vocabulary)
         return Grammar("gbnf", request.grammar)
-    if tool_format is not None:
-        field, grammar = "tools", tool_format.grammar
-    else:
-        field = "response_format"
-        grammar = None if shape is None else guidance.schema_grammar(shape.json)
+    grammar = form.grammar
     if grammar is not None:
+        field = "response_format" if form.tool_format is None else "tools"
         agent.engine.grammars.prepare(grammar, param=field)
     return grammar
-
-
-def _unfollowed(shape: Schema | None, tool_format: ToolFormat | None) -> tuple[str, ...]:
-    found = () if shape is None else shape.ignored
-    return found if tool_format is None else (*found, *tool_format.ignored)
 
 
 def _elsewhere(request: ChatRequest | CompletionRequest, route: Route, agent: "Agent") -> bool:
@@ -325,8 +305,7 @@ def _chat_prompt(
     agent: "Agent",
     *,
     elsewhere: bool,
-    tools: tuple[Mapping[str, Any], ...],
-    tool_format: ToolFormat | None,
+    form: AnswerForm,
 ) -> tuple[int, ...]:
     """Token ids; () for what the local model cannot read, if the query may go `elsewhere`."""
     foreign = unsupported_part(body["messages"])
@@ -343,12 +322,7 @@ def _chat_prompt(
         if elsewhere:
             return ()
         raise
-    ids = agent.chat.encode(
-        tool_format.messages(messages) if tool_format is not None else messages,
-        # The generic form has put the tools into the messages.
-        tools=tools if tool_format is not None and tool_format.style != "generic" else (),
-        extra=request.chat_template_kwargs,
-    )
+    ids = form.prompt(agent.chat, messages, request.chat_template_kwargs)
     return () if elsewhere and len(ids) >= agent.engine.context_limit else ids
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +22,18 @@ class LogBuilder:
     store: Store
     clock: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
-    def ask(self, text: str, *, cloud: str | None = None, **fields: Any) -> str:
-        """A query, answered "Hm." locally or by the cloud with `cloud`; returns its id."""
+    def ask(
+        self,
+        text: str,
+        *,
+        cloud: str | None = None,
+        calls: Sequence[tuple[str, str]] = (),
+        **fields: Any,
+    ) -> str:
+        """A query, answered "Hm." locally or by the cloud with `cloud`; returns its id.
+
+        `calls` are the cloud's, name and arguments as JSON.
+        """
         query = Query(
             id=str(ULID()),
             at=float(next(self.clock)),
@@ -31,15 +41,29 @@ class LogBuilder:
             messages=({"role": "user", "content": text},),
             **({"prompt_ids": (1, 2), "template": TEMPLATE} | fields),
         )
-        source = Source.LOCAL if cloud is None else Source.CLOUD
-        outcome = Outcome(source, Usage(), (cloud or "Hm.",), ("stop",))
+        local = cloud is None and not calls
+        outcome = Outcome(
+            Source.LOCAL if local else Source.CLOUD,
+            Usage(),
+            ("Hm." if local else cloud or "",),
+            ("tool_calls" if calls else "stop",),
+            (tuple(map(openai_call, calls)),),
+        )
         self.store.save(query, Decision(Route.LOCAL, Reason.THRESHOLD), outcome).result()
         return query.id
 
-    def audit(self, query_id: str, text: str) -> None:
+    def audit(self, query_id: str, text: str, *calls: tuple[str, str]) -> None:
         """The cloud's answer to a query that was answered locally."""
-        self.store.save_audit(Audit(query_id, 1.0, "m", text, Usage(), None)).result()
+        called = tuple(map(openai_call, calls))
+        audit = Audit(query_id, 1.0, "m", text, Usage(), None, tool_calls=called)
+        self.store.save_audit(audit).result()
 
     def imports(self, *lines: Mapping[str, Any]) -> None:
         """Examples as `edge-agent logs import` takes them."""
         write(self.store.path, read(json.dumps(line).encode() for line in lines))
+
+
+def openai_call(call: tuple[str, str]) -> dict[str, Any]:
+    """A call as answers hold it."""
+    name, arguments = call
+    return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}

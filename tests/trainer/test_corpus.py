@@ -14,7 +14,9 @@ from edge_agent.learning.journal import Position
 from edge_agent.log.store import Store
 from tests.trainer.log_builder import TEMPLATE, LogBuilder
 from trainer.data import items
+from trainer.data.answers import plain
 from trainer.data.clusters import OTHER
+from trainer.graders import Graders
 from trainer.workbench import corpus
 from trainer.workbench.corpus import fingerprint
 
@@ -43,6 +45,8 @@ def bench(settings: Settings, embedder: Any = None, told: Any = None) -> Any:
         train=settings.train,
         chat=SimpleNamespace(digest=TEMPLATE),
         render=lambda messages: (1, len(messages)),
+        form=plain,
+        graders=Graders(),
         embedder=(lambda: embedder) if embedder else unwanted,
         told=told,
     )
@@ -97,6 +101,26 @@ def test_a_few_answers_are_never_taught_even_where_there_are_few(
     train = settings.train.model_copy(update={"unseen": 0.0})
     all_taught = bench(settings.model_copy(update={"train": train}))
     assert corpus.build(all_taught, since=START, until=until).unseen == ()
+
+
+def test_what_the_cloud_disagrees_about_is_not_taught_and_the_majority_is(
+    settings: Settings, log: LogBuilder
+) -> None:
+    imports(log, 70)
+    for number in range(40):
+        for answer in ("yes", "no", "yes" if number % 2 else "no"):
+            log.ask(f"Is {number} odd?", cloud=answer, prompt_ids=(7, number), task="odd")
+    for number in range(40):
+        for answer in ("in", "out"):
+            log.ask(f"Is {number} in?", cloud=answer, prompt_ids=(8, number), task="tie")
+    data = corpus.build(bench(settings), since=START, until=items.newest(settings.database))
+    taught = [item for item in data.fresh if item.cluster == "odd"]
+    assert len(taught) > 60
+    for item in taught:
+        assert item.reference == ("yes" if item.prompt_ids[1] % 2 else "no")
+        assert sorted(item.draws) in (["no", "no", "yes"], ["no", "yes", "yes"])
+    assert not [item for item in data.fresh if item.cluster == "tie"]
+    assert len([item for item in data.unseen if item.cluster == "tie"]) > 30
 
 
 def test_queries_that_nobody_answered_are_kept_apart(settings: Settings, log: LogBuilder) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.gguf import inspect
+from tests.gguf_parts import split
 from tests.trainer.llama_reference import llama_logprobs
 from tests.trainer.tiny_models import ARCHITECTURES, OFFLOAD_TOKEN, VOCAB, write_tiny
 from trainer.errors import ExportError
@@ -79,6 +80,23 @@ def test_only_adapted_tensors_change(tmp_path: Path, modules: tuple[str, ...]) -
     assert inspect(merged).metadata == inspect(base).metadata
     for key in inspect(base).arrays:
         assert inspect(merged).array(key) == inspect(base).array(key)
+
+
+def test_a_base_in_parts_is_merged_into_one_file(tmp_path: Path) -> None:
+    base = write_tiny(tmp_path / "base.gguf", "llama")
+    first = split(base, tmp_path, 3)
+    learner = trained(base, tmp_path / "adapter", OFFLOAD_TOKEN)
+    ids = np.random.default_rng(5).integers(0, VOCAB, 30).tolist()
+    files = export(tmp_path / "adapter", first, merge="F32")
+    np.testing.assert_allclose(
+        llama_logprobs(files["merged.gguf"], ids), torch_logprobs(learner, ids), atol=EXACT["llama"]
+    )
+    np.testing.assert_allclose(
+        llama_logprobs(first, ids, files["adapter.gguf"]),
+        torch_logprobs(learner, ids),
+        atol=EXACT["llama"],
+    )
+    assert {file.name for file in (tmp_path / "adapter").iterdir()} == set(files)
 
 
 def test_smollm2(smollm2: Path, tmp_path: Path) -> None:

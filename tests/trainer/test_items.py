@@ -14,6 +14,7 @@ from edge_agent.log.store import Store
 from edge_agent.records.query import Feedback
 from tests.trainer.log_builder import TEMPLATE, LogBuilder
 from trainer.data import items
+from trainer.data.answers import PLAIN
 
 
 @pytest.fixture
@@ -82,11 +83,11 @@ def test_what_cannot_be_used_is_counted_and_what_is_private_is_not_even_that(
     log.ask("blank", reference="  ")
     log.ask("old format", reference="2", template="another")
     log.ask("secret", reference="2", private=True)
-    log.ask("tools", reference="2", tools=({"type": "function"},))
-    found = load(log)
+    log.ask("refused today", reference="2", tools=({"type": "function"},))
+    found = load(log, form=lambda tools, _request: None if tools else PLAIN)
     assert (found.items, found.without_reference, found.other_template) == ((), 2, 1)
     assert [item.question for item in found.unanswered] == ["nobody knows", "blank"]
-    assert len(load(log, template=None).items) == 1
+    assert len(load(log, template=None).items) == 2
 
 
 def test_examples_are_rendered_and_come_first(log: LogBuilder) -> None:

@@ -8,7 +8,7 @@ from edge_agent.config.settings import Settings, TrainSettings
 from models.gguf import inspect
 from tests.trainer.tiny_models import EMBED, FEED_FORWARD, HEADS, KV_HEADS, VOCAB, write_tiny
 from trainer.errors import MemoryLimit
-from trainer.policy.settings import LearnerSettings, LoraSettings
+from trainer.policy.settings import LearnerSettings, LoraSettings, sized
 from trainer.workbench.memory import Gauge, estimate, require_room
 from trainer.workbench.workbench import rollout_engine
 
@@ -49,6 +49,30 @@ def test_a_round_that_does_not_fit_is_refused_with_what_to_change(tmp_path: Path
         require_room(told(300))
     assert "engine.context" in caught.value.message
     require_room(told(500))
+
+
+def test_a_machine_that_has_less_left_hears_the_figure(tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "tiny.gguf", "llama")
+    settings = Settings(data_dir=tmp_path, model=str(model))
+    with pytest.raises(MemoryLimit, match=r"takes about \d+ MB .*, and this machine has 200 MB"):
+        require_room(settings, lambda: 200.0)
+    require_room(settings, lambda: 500.0)
+
+
+def test_defaults_follow_the_size_of_the_model() -> None:
+    user = TrainSettings()
+    small = sized(user, 134_515_008)
+    assert small == user
+    large = sized(user, 1_543_714_304)  # 11.4 times as many: 3.4 times the root
+    assert large.warm_start_learning_rate == pytest.approx(3.0e-4, rel=0.02)
+    assert large.learning_rate == pytest.approx(1.5e-5, rel=0.02)
+    assert large.minutes == 45
+
+
+def test_what_the_user_set_stays() -> None:
+    set_ = TrainSettings(minutes=15, learning_rate=5e-5, warm_start_learning_rate=1e-3)
+    assert sized(set_, 1_543_714_304) == set_
+    assert sized(TrainSettings(minutes=60), 1_543_714_304).minutes == 60
 
 
 def test_a_process_that_grows_past_its_limit_is_told_the_setting() -> None:

@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ulid import ULID
@@ -119,7 +121,6 @@ def test_what_may_not_leave_or_needs_nothing_is_not_asked_about(
     save(3, reference="4")
     save(4, route=Route.LOCAL)
     save(5, template="of another model")
-    save(6, tools=({"type": "function"},))
     assert buy(settings, 10, since=Position(seq=1)).missing == 0
     assert asked(cloud) == before
     assert buy(settings, 10, since=Position()).answers == 1
@@ -238,3 +239,51 @@ def test_the_command_buys_before_it_looks_at_what_there_is(
     assert "too little to learn from" in done.stderr
     assert "no answer" not in done.stderr, "the purchase is seen"
     assert look == {"event": "note", "text": "reading the log"}
+
+
+CALL = {
+    "index": 0,
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "add", "arguments": '{"n": 1}'},
+}
+
+
+class _Calling(BaseHTTPRequestHandler):
+    """A cloud that answers with a call of a tool."""
+
+    bodies: ClassVar[list[dict[str, Any]]] = []
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on stderr."""
+
+    def do_POST(self) -> None:
+        """POST /v1/chat/completions, streamed."""
+        self.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for delta, finish in (({"tool_calls": [CALL]}, None), ({}, "tool_calls")):
+            choice = {"index": 0, "delta": delta, "finish_reason": finish}
+            self.wfile.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+        self.wfile.write(b"data: [DONE]\n\n")
+
+
+def test_a_query_with_tools_is_asked_with_them_and_its_call_is_the_reference(
+    settings: Settings, save: Save
+) -> None:
+    parameters = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    tools = ({"type": "function", "function": {"name": "add", "parameters": parameters}},)
+    query = save(1, tools=tools)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Calling) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        cloud = settings.cloud.model_copy(
+            update={"url": f"http://127.0.0.1:{server.server_port}/v1"}
+        )
+        bought = buy(settings.model_copy(update={"cloud": cloud}), 10, since=Position())
+        server.shutdown()
+    assert (bought.answers, bought.stopped) == (1, None)
+    (body,) = _Calling.bodies
+    assert body["tools"] == list(tools)
+    called = {"tool_calls": [{"name": "add", "arguments": {"n": 1}}]}
+    assert {id_: json.loads(text) for id_, text in references(settings).items()} == {query: called}

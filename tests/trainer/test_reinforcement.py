@@ -51,7 +51,7 @@ class Scene:
             journal=SimpleNamespace(record=lambda _number, _row: None),
             sampler=SimpleNamespace(
                 load=lambda _learner: None,
-                groups=lambda prompts, _size, seed: [group((7, 2), (8,)) for _ in prompts],
+                groups=lambda prompts, _size, seed, **_: [group((7, 2), (8,)) for _ in prompts],
             ),
         )
         progress: Any = SimpleNamespace(

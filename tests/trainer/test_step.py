@@ -93,7 +93,7 @@ class Scene:
     def take(self, **options: Any) -> Taken:
         sampler: Any = SimpleNamespace(
             load=lambda _learner: self.log.append("load"),
-            groups=lambda prompts, size, seed: (
+            groups=lambda prompts, size, seed, **_: (
                 self.log.append(("draw", size, seed)) or [group((7, 2), (8,))] * len(prompts)
             ),
         )
@@ -136,7 +136,7 @@ def test_where_nothing_is_kept_neither_learner_nor_price_moves() -> None:
 def test_what_asking_gains_is_the_clouds_worth_less_the_mean_local_reward() -> None:
     sampler: Any = SimpleNamespace(
         load=lambda _learner: None,
-        groups=lambda prompts, _size, seed: [group((7,), (8,))] * len(prompts),
+        groups=lambda prompts, _size, seed, **_: [group((7,), (8,))] * len(prompts),
     )
     learner: Any = None
     found = gains(learner, sampler, [prompt(0.9)], lambda *_: [1.0, 0.0], seed=0)

@@ -51,7 +51,7 @@ class Scene:
             rewards=lambda _item, _group: [self.reward, 0.0],
             sampler=SimpleNamespace(
                 load=lambda _learner: None,
-                groups=lambda prompts, _count, seed: [group] * len(prompts),
+                groups=lambda prompts, _count, seed, **_: [group] * len(prompts),
             ),
         )
         local = SimpleNamespace(sum=lambda: SimpleNamespace(item=lambda: -self.nll))

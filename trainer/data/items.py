@@ -5,7 +5,8 @@ From the log to what can be trained on.
 A query is usable when there is something to grade an answer against: the reference its client
 sent, a correction or reference from feedback, or the cloud's own answer (asked for, or an
 audit). Private queries are never read, and prompts rendered by another chat template than
-today's are left out and counted: their ids would teach a format that is no longer served.
+today's are left out and counted: their ids would teach a format that is no longer served. So are
+those whose tools or schema would be refused today.
 """
 
 import json
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from edge_agent.learning.journal import Position
 from edge_agent.log.database import boundary, open_database
 from edge_agent.log.rows import LONGEST_PROMPT, READABLE, unpack
+from trainer.data import answers
+from trainer.data.answers import PLAIN, Form, FormOf, plain
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
@@ -40,7 +43,7 @@ class Item:
     cluster: str
     """The client's task label, else the cluster its embedding fell into."""
     reference: str
-    """What answers are graded against; "" where nobody answered."""
+    """What answers are graded against (`answers.graded`); "" where nobody answered."""
     reference_source: ReferenceSource
     grader: Mapping[str, Any] | None = None
     """Grader spec as the client sent it; None: inferred from the reference."""
@@ -50,12 +53,26 @@ class Item:
     """The user's rating of the answer that was served, in [−1, 1]."""
     served_text: str | None = None
     """The answer that was served, the one `rating` is about; None: not known."""
+    form: Form = PLAIN
+    """How answers are held to a grammar, read and written."""
+    draws: tuple[str, ...] = ()
+    """The cloud's answers to this very prompt, where they are several and differ."""
+    agreement: float = 1.0
+    """Mean grade of `reference` against all `draws`."""
+
+    def longest_answer(self, usual: int) -> int:
+        """Tokens that the model may write: cut JSON and cut calls are worth nothing."""
+        if not self.form.has_tools and self.form.grammar is None:
+            return usual
+        return max(usual, min(_LONGEST_ANSWER, len(self.reference) // _CHARS_A_TOKEN))
 
 
 Render = Callable[[Sequence[Mapping[str, Any]]], tuple[int, ...]]
 """Messages to prompt ids, as served."""
 
 START = Position()
+_LONGEST_ANSWER, _CHARS_A_TOKEN = 256, 2
+"""Of JSON, which has some three characters a token: there is room to spare."""
 _NO_CLUSTER = ""
 
 _QUERIES = f"""
@@ -67,15 +84,18 @@ SELECT
      ORDER BY feedback.id DESC LIMIT 1) AS corrected,
     (SELECT rating FROM feedback WHERE query_id = query.id AND rating IS NOT NULL
      ORDER BY feedback.id DESC LIMIT 1) AS rating,
+    query.tools, query.request,
     coalesce(
-        (SELECT text FROM choice
+        (SELECT json_array(text, tool_calls) FROM choice
          WHERE response.source = 'cloud' AND choice.seq = query.seq
-           AND finish_reason = 'stop' AND tool_calls IS NULL
+           AND finish_reason IN ('stop', 'tool_calls')
          ORDER BY number LIMIT 1),
-        (SELECT text FROM audit WHERE query_id = query.id AND error IS NULL
+        (SELECT json_array(text, tool_calls) FROM audit
+         WHERE query_id = query.id AND error IS NULL
          ORDER BY audit.id DESC LIMIT 1)
-    ) AS cloud_text,
-    (SELECT text FROM choice WHERE choice.seq = query.seq ORDER BY number LIMIT 1) AS served_text
+    ) AS cloud,
+    (SELECT json_array(text, tool_calls) FROM choice WHERE choice.seq = query.seq
+     ORDER BY number LIMIT 1) AS served
 FROM query JOIN response ON response.seq = query.seq
 WHERE {{rows}} AND {READABLE}
 ORDER BY query.seq
@@ -118,6 +138,7 @@ def load(
     *,
     template: str | None,
     render: Render,
+    form: FormOf = plain,
     until: Position,
     after: Position = START,
 ) -> Found:
@@ -134,8 +155,11 @@ def load(
             without_reference = other_template = 0
             unanswered: deque[Item] = deque(maxlen=MOST_UNANSWERED)
             for row in _stretch(db, _QUERIES, "query.seq", after.seq, until.seq):
-                item = _query_item(row)
                 ours = template in (None, row["template"])
+                own = form(row["tools"], json.loads(row["request"])) if ours else PLAIN
+                if own is None:
+                    continue
+                item = _query_item(row, own)
                 if item.reference_source == "nobody":
                     without_reference += 1
                     if ours:
@@ -149,11 +173,12 @@ def load(
     return Found(tuple(items), without_reference, other_template, tuple(unanswered))
 
 
-def _query_item(row: Mapping[str, Any]) -> Item:
+def _query_item(row: Mapping[str, Any], form: Form) -> Item:
+    cloud_text = _said(row["cloud"])
     candidates: tuple[tuple[str | None, ReferenceSource], ...] = (
         (row["reference"], "client"),
         (row["corrected"], "feedback"),
-        (row["cloud_text"], "cloud"),
+        (cloud_text, "cloud"),
     )
     known = ((text, source) for text, source in candidates if text and text.strip())
     reference, source = next(known, ("", "nobody"))
@@ -166,10 +191,19 @@ def _query_item(row: Mapping[str, Any]) -> Item:
         reference=reference,
         reference_source=source,
         grader=None if row["grader"] is None else json.loads(row["grader"]),
-        cloud_text=row["cloud_text"],
+        cloud_text=cloud_text,
         rating=row["rating"],
-        served_text=row["served_text"],
+        served_text=_said(row["served"]),
+        form=form,
     )
+
+
+def _said(columns: str | None) -> str | None:
+    """An answer of the log as it is graded; None: there is none, or a call is damaged."""
+    if columns is None:
+        return None
+    text, calls = json.loads(columns)
+    return answers.graded(text, json.loads(calls or "[]"))
 
 
 def _examples(db: "Database", after: Position, until: Position) -> Iterator[Mapping[str, Any]]:

@@ -28,7 +28,7 @@ from edge_agent.log.database import boundary, open_database
 from edge_agent.log.rows import ANSWERED, READABLE
 from edge_agent.log.store import Store
 from edge_agent.records.generation import SamplingParams
-from edge_agent.records.query import Audit, Query, Usage
+from edge_agent.records.query import Audit, Query, Transcript, Usage
 from models import catalog
 from models.gguf import inspect
 
@@ -36,7 +36,8 @@ _PATIENCE = 3
 """Failures of the cloud in a row after which no more is asked."""
 
 _MISSING = f"""
-SELECT query.id, query.messages, query.request, query.sampling FROM query
+SELECT query.id, query.messages, query.request, query.sampling, coalesce(query.tools, '[]')
+FROM query
 WHERE query.seq > :since AND query.template = :template AND query.kind = 'chat'
   AND query.route = 'auto' AND {READABLE} AND NOT {ANSWERED}
   AND NOT EXISTS (SELECT 1 FROM audit WHERE query_id = query.id AND completion_tokens > 0)
@@ -127,7 +128,7 @@ class _Purchase:
 
 
 async def _ask(assistance: Assistance, query: Query) -> Audit:
-    text, reason, failure = "", None, None
+    said, failure = Transcript(1), None
     try:
         call = await assistance.call(query)
     except CloudError as error:
@@ -135,17 +136,18 @@ async def _ask(assistance: Assistance, query: Query) -> Audit:
         return Audit(query.id, time.time(), assistance.model, "", Usage(), cost, error.message)
     try:
         async for delta in call:
-            text += delta.text
-            reason = delta.finish_reason or reason
+            said.add(delta)
     except CloudError as error:
         failure = error.message
     except BaseException as error:
         await asyncio.shield(call.end(error))
         raise
-    if failure is None and reason != "stop":
+    reason = said.finish_reasons[0]
+    if failure is None and reason not in ("stop", "tool_calls"):
         failure = f"the answer did not come to its end ({reason})"
     usage, cost = call.usage or Usage(), call.cost_usd
-    return Audit(query.id, time.time(), call.model, text, usage, cost, failure)
+    text, calls = said.texts[0], tuple(said.tool_calls[0])
+    return Audit(query.id, time.time(), call.model, text, usage, cost, failure, calls)
 
 
 def _missing(database: Path, since: Position, template: str, at_most: int) -> list[Query]:
@@ -159,6 +161,7 @@ def _query(
     messages: list[Mapping[str, Any]],
     request: Mapping[str, Any],
     sampling: Mapping[str, Any],
+    tools: list[Mapping[str, Any]],
     *,
     id_: str,
 ) -> Query:
@@ -169,6 +172,6 @@ def _query(
         model="edge",
         prompt_ids=(),
         messages=tuple(messages),
-        body={**body, "messages": messages},
+        body={**body, "messages": messages} | ({"tools": tools} if tools else {}),
         sampling=SamplingParams(max_tokens=sampling.get("max_tokens")),
     )

@@ -47,11 +47,15 @@ class CloudValue:
         self._mean = sum(graded) / len(graded) if graded else 1.0
 
     def of(self, item: Item) -> float:
-        """1 where its answer is itself the reference; its mean where it was never asked."""
+        """1 where its answer is itself the reference; its mean where it was never asked.
+
+        Where its answers to one prompt differ: the chance that it agrees with itself.
+        """
         if item.cloud_text is None:
             return self._mean
         if item.reference_source == "cloud":
-            return 1.0
+            agreeing = [self._graders.score(item, draw) for draw in item.draws]
+            return sum(agreeing) / len(agreeing) if agreeing else 1.0
         return self._graders.score(item, item.cloud_text)
 
 
@@ -81,6 +85,7 @@ class Draft:
 
     p_offload: float
     text: str
+    """As it is graded: calls of tools in one form."""
     ended: bool
     """By itself, within the token limit."""
     logprob: float
@@ -102,7 +107,11 @@ async def _draft_all(
 
     async def draft(item: Item) -> Draft:
         async with gate:
-            sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+            sampling = SamplingParams(
+                temperature=0.0,
+                max_tokens=item.longest_answer(max_tokens),
+                grammar=item.form.grammar,
+            )
             request = GenerationRequest(
                 item.prompt_ids, sampling, decide=True, window=window, confidence=True
             )
@@ -112,7 +121,7 @@ async def _draft_all(
             events = [event async for event in generation]
             return Draft(
                 point.p_offload,
-                "".join(event.text for event in events),
+                item.form.read("".join(event.text for event in events)),
                 events[-1].finish_reason == "stop",
                 sum(event.confidence for event in events),
                 sum(len(event.token_ids) for event in events),

@@ -9,7 +9,7 @@ import string
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.log.grader_spec import Choice, Exact, JsonSchema, Regex, Similarity
+from edge_agent.log.grader_spec import Choice, Exact, Json, JsonSchema, Regex, Similarity
 from trainer.graders.numbers import boxed
 from trainer.graders.worker import Worker
 
@@ -104,11 +104,31 @@ def read_json(text: str) -> tuple[bool, Any]:
     return False, None
 
 
-def same_json(reference: str, text: str) -> float:
-    """1 if both are JSON of the same value. 1 and 1.0 are the same, true and 1 are not."""
+def same_json(spec: Json, reference: str, text: str) -> float:
+    """1 if both are JSON of the same value; with `partial` the share that is the same."""
     wanted_is, wanted = read_json(reference)
     given_is, given = read_json(text)
-    return float(wanted_is and given_is and _canonical(wanted) == _canonical(given))
+    if not (wanted_is and given_is):
+        return 0.0
+    return _share(wanted, given) if spec.partial else float(same_value(wanted, given))
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same. 1 and 1.0 are, true and 1 are not."""
+    return bool(_canonical(one) == _canonical(other))
+
+
+def _share(wanted: Any, given: Any) -> float:
+    """How much of two values is the same: fields and items count alike, what is missing is 0."""
+    if isinstance(wanted, dict) and isinstance(given, dict):
+        size = len(wanted.keys() | given.keys())
+        found = [_share(wanted[key], given[key]) for key in wanted.keys() & given.keys()]
+    elif isinstance(wanted, list) and isinstance(given, list):
+        size = max(len(wanted), len(given))
+        found = [_share(*pair) for pair in zip(wanted, given, strict=False)]
+    else:
+        return float(same_value(wanted, given))
+    return sum(found) / size if size else 1.0
 
 
 def json_schema(spec: JsonSchema, text: str, worker: Worker) -> float:

@@ -93,7 +93,7 @@ def reinforce(
     Raises TrainerError, with the adapter unchanged, if the gradient is not finite.
     """
     sampler.load(learner)
-    groups = sampler.groups([p.item.prompt_ids for p in prompts], group_size, seed=seed)
+    groups = draw(sampler, [prompt.item for prompt in prompts], group_size, seed=seed)
     rewards = [grade(p.item, group) for p, group in zip(prompts, groups, strict=True)]
     episodes = [
         episode(*graded, learner.estimator, rng, offload_token=learner.offload_token)
@@ -105,6 +105,17 @@ def reinforce(
     if figures is not None:
         price.update(figures.cost)
     return Taken(groups, rewards, episodes, kept, dual, figures)
+
+
+def draw(sampler: Sampler, items: Sequence[Item], count: int, *, seed: int) -> list[Group]:
+    """`count` rollouts of each query, held to the grammar that serving holds its answer to."""
+    return sampler.groups(
+        [item.prompt_ids for item in items],
+        count,
+        seed=seed,
+        grammars=[item.form.grammar for item in items],
+        at_least=max((item.longest_answer(0) for item in items), default=0),
+    )
 
 
 def episode(
@@ -148,7 +159,7 @@ def gains(
 ) -> list[float]:
     """R_off - V_local of each prompt under the learner as it is: what `Dual.begin` wants."""
     sampler.load(learner)
-    groups = sampler.groups([p.item.prompt_ids for p in prompts], _PRICED_ROLLOUTS, seed=seed)
+    groups = draw(sampler, [prompt.item for prompt in prompts], _PRICED_ROLLOUTS, seed=seed)
     return [
         prompt.reward_off - sum(rewards) / len(rewards)
         for prompt, group in zip(prompts, groups, strict=True)

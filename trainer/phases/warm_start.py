@@ -23,6 +23,7 @@ from trainer.data.items import Item
 from trainer.data.replay import Batches, Replay
 from trainer.learner import Example, Learner
 from trainer.phases.phase import Phase
+from trainer.phases.step import draw
 from trainer.policy.packing import Answers
 from trainer.workbench.corpus import Corpus
 from trainer.workbench.progress import Look
@@ -147,9 +148,7 @@ class WarmStart(Phase):
         pool = data.unseen or data.fresh
         items = pool[:: max(1, len(pool) // _LOOK_PROMPTS)]
         bench.sampler.load(learner)
-        groups = bench.sampler.groups(
-            [item.prompt_ids for item in items], _LOOK_ROLLOUTS, seed=step
-        )
+        groups = draw(bench.sampler, items, _LOOK_ROLLOUTS, seed=step)
         rewards = [bench.rewards(item, group) for item, group in zip(items, groups, strict=True)]
         answers = [example(bench, item).answer_ids for item in items]
         known = [Answers(i.prompt_ids, [ids]) for i, ids in zip(items, answers, strict=True)]
@@ -187,8 +186,10 @@ def teach(
 
 def example(bench: Workbench, item: Item, rate: float | None = None) -> Example:
     """The supervised item: what to answer, and how often to ask instead; None: no lesson in it."""
-    answer = item.cloud_text if item.reference_source == "cloud" else item.reference
-    ids = bench.engine.vocabulary.encode((answer or item.reference).strip())
+    written = item.form.write(item.reference.strip())
+    if isinstance(written, tuple):
+        return Example(item.prompt_ids, written, rate)
+    ids = bench.engine.vocabulary.encode(item.reference.strip() if written is None else written)
     return Example(item.prompt_ids, (*ids, bench.end_of_turn), rate)
 
 

@@ -7,7 +7,7 @@ Q4_0 rounds a small update away); the metadata and all other tensors are copied 
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.adapters.version import LORA, MERGED, PEFT_CONFIG, PEFT_WEIGHTS
 from models.gguf import GgufInfo, TensorInfo, inspect
+from models.quantize import join
 from trainer.errors import ExportError
 from trainer.policy.lora import read_config, read_weights
 from trainer.policy.weights import Layout, dequantize, permute, read_layout
@@ -97,8 +98,17 @@ def write_merged(adapter: Adapter, path: Path, kind: MergeType = "Q8_0") -> None
 
     A row that `kind`'s blocks do not divide is kept in F16. `general.file_type` still names the
     base's type: it describes most files only roughly, and llama.cpp does not rely on it.
+    A base in parts is joined beside `path` for as long as this takes.
     """
     info = adapter.info
+    if info.parts:
+        whole = path.with_name(f".{path.name}.base")
+        try:
+            join(info.path, whole)
+            write_merged(replace(adapter, info=inspect(whole)), path, kind)
+        finally:
+            whole.unlink(missing_ok=True)
+        return
     types = {
         tensor.name: _merged_type(tensor, kind) if tensor.name in adapter.pairs else tensor.type
         for tensor in info.tensors
@@ -176,7 +186,8 @@ def export(folder: Path, base: Path, *, merge: MergeType | None = "Q8_0") -> dic
     """Write the GGUF LoRA and, unless `merge` is None, the merged GGUF beside the PEFT files.
 
     Returns the files of an adapter version by name, as `AdapterRegistry.add` wants them.
-    Raises ExportError: unreadable, does not fit `base`, not finite, or no room on disk.
+    Raises ExportError: unreadable, does not fit `base`, not finite, or no room on disk. Raises
+    ModelError too, where a base in parts cannot be joined.
     """
     adapter = read_adapter(folder, base)
     names = [PEFT_CONFIG, PEFT_WEIGHTS, LORA] + ([MERGED] if merge is not None else [])

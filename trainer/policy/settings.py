@@ -32,6 +32,27 @@ class LoraSettings(_Section):
         return cls.model_validate({"rank": train.rank, "alpha": train.alpha, "modules": modules})
 
 
+_REFERENCE = 135e6
+"""Parameters of the model that the defaults were measured on."""
+_LONGEST_MINUTES = 45.0
+
+
+def sized(train: TrainSettings, n_parameters: int) -> TrainSettings:
+    """`train` with what the user left unset chosen for a model of that many parameters.
+
+    Learning rates fall with the root of the size: at 3e-4 Qwen2.5-Coder-1.5B learned a log's
+    answers in 22 steps, where SmolLM2-135M needs 1e-3 and many more. Minutes rise with it.
+    """
+    root = max(1.0, n_parameters / _REFERENCE) ** 0.5
+    chosen = {
+        "learning_rate": train.learning_rate / root,
+        "warm_start_learning_rate": train.warm_start_learning_rate / root,
+        "minutes": max(train.minutes, min(_LONGEST_MINUTES, train.minutes * root)),
+    }
+    unset = chosen.keys() - train.model_fields_set
+    return train.model_copy(update={name: chosen[name] for name in unset})
+
+
 class LearnerSettings(_Section):
     """One optimizer step of DA-GRPO or of supervised learning."""
 

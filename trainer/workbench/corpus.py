@@ -26,6 +26,7 @@ from trainer.data.clusters import MIN_SIZE, Clusters, assign, nearest
 from trainer.data.items import Item
 from trainer.data.replay import Replay
 from trainer.errors import TrainerError
+from trainer.workbench.agreement import settled, teachable
 
 if TYPE_CHECKING:
     from trainer.workbench.workbench import Workbench
@@ -78,7 +79,11 @@ class Corpus:
     fresh: tuple[Item, ...]
     """New since the last round: their answers are taught."""
     unseen: tuple[Item, ...]
-    """New and old, answered, never taught: what they earn is what a new query would."""
+    """New and old, answered, never taught: what they earn is what a new query would.
+
+    Among them are those on which the cloud disagrees with itself, and answers that the model
+    cannot write.
+    """
     unanswered: tuple[Item, ...]
     """New, and nobody answered: their drafts are as honest."""
     replay: Replay
@@ -136,6 +141,7 @@ def build(
             bench.settings.database,
             template=bench.chat.digest,
             render=bench.render,
+            form=bench.form,
             after=after,
             until=end,
         )
@@ -144,6 +150,7 @@ def build(
     new = stretches[-1]
     centroids = Clusters()
     everything = _clustered([one for found in stretches for one in found.items], bench, centroids)
+    everything = settled(everything, bench.graders)
     seed, share = bench.train.seed, bench.train.held_out
     train, held_out = [], []
     for found in stretches:
@@ -152,10 +159,13 @@ def build(
         train.append(side)
         held_out += apart
     held_out = _thinned(held_out, seed)
-    _judge(len(train[-1]), len(held_out), new)
+    able = {item.query_id for side in train for item in side if teachable(item)}
+    _judge(sum(item.query_id in able for item in train[-1]), len(held_out), new)
     old_taught, old_unseen = _set_apart(train[1], bench.train, least=0, taught=train[0])
-    old_taught = [*train[0], *old_taught]
+    old_taught = [item for item in (*train[0], *old_taught) if item.query_id in able]
     taught, unseen = _set_apart(train[2], bench.train, least=_LEAST_UNSEEN, taught=old_taught)
+    unseen += [item for item in taught if item.query_id not in able]
+    taught = [item for item in taught if item.query_id in able]
     unanswered, _ = split(new.unanswered, held_out=share, seed=seed)
     known = _fingerprints([*old_taught, *taught])
     unanswered = [one for one in unanswered if fingerprint(one.question) not in known]

@@ -70,8 +70,14 @@ def estimate(
     }
 
 
-def require_room(settings: Settings) -> None:
-    """Raise MemoryLimit where a round of these settings would exceed `train.memory_mb`.
+def free_mb() -> float:
+    """Memory that new work on this machine can have without others being swapped out."""
+    return float(psutil.virtual_memory().available) / _MB
+
+
+def require_room(settings: Settings, left_mb: Callable[[], float] = free_mb) -> None:
+    """Raise MemoryLimit where a round of these settings would exceed `train.memory_mb`, or what
+    this machine has left.
 
     Raises ModelError too (no such model, a damaged file).
     """
@@ -88,6 +94,13 @@ def require_room(settings: Settings) -> None:
             f"a round on {model.entry.name} takes about {needed:,.0f} MB ({_listed(parts)}), and "
             f"train.memory_mb is {limit:,}: raise it to {_rounded(needed):,}, or train a smaller "
             "model; a lower engine.context or train.rank, or fewer train.modules, spare less"
+        )
+    free = left_mb()
+    if needed > free:
+        raise MemoryLimit(
+            f"a round on {model.entry.name} takes about {needed:,.0f} MB ({_listed(parts)}), and "
+            f"this machine has {free:,.0f} MB left: end what else needs memory, or train a "
+            "smaller model"
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge_agent.engine.engine import Engine
-from edge_agent.records.generation import Group, ServedModel
+from edge_agent.records.generation import Grammar, Group, ServedModel
 from models.llama.memory import drop_mapped_pages
 from trainer.learner import Learner
 from trainer.policy.export import read_adapter, write_lora
@@ -38,15 +38,30 @@ class Sampler:
         served = ServedModel(self._gguf, lora, f"rollout-{self._loaded}")
         asyncio.run(self.engine.activate(served))
 
-    def groups(self, prompts: Sequence[Sequence[int]], count: int, *, seed: int) -> list[Group]:
-        """`count` rollouts of each prompt, sharing its KV.
+    def groups(
+        self,
+        prompts: Sequence[Sequence[int]],
+        count: int,
+        *,
+        seed: int,
+        grammars: Sequence[Grammar | None] = (),
+        at_least: int = 0,
+    ) -> list[Group]:
+        """`count` rollouts of each prompt, sharing its KV, held to its grammar if it has one.
+
+        They may have as many tokens as is set, or `at_least` so many.
 
         Learner and sampler take turns: each begins without what only the other needs in memory.
         """
         drop_mapped_pages(self._gguf)  # both map it
         try:
             return self.engine.sample_groups(
-                prompts, count, max_tokens=self._max_tokens, seed=seed, window=self.window
+                prompts,
+                count,
+                max_tokens=max(self._max_tokens, at_least),
+                seed=seed,
+                window=self.window,
+                grammars=grammars,
             )
         finally:
             self.engine.rest()

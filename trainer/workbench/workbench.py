@@ -12,25 +12,29 @@ from typing import Any
 import psutil
 
 from edge_agent.budget.ledger import Ledger
+from edge_agent.chat import response_format
+from edge_agent.chat.answer_form import AnswerForm
 from edge_agent.chat.template import ChatTemplate
-from edge_agent.config.settings import EngineSettings, Settings, TrainSettings
+from edge_agent.config.settings import EngineSettings, Settings
 from edge_agent.engine.engine import Engine
 from edge_agent.learning.journal import Journal
 from edge_agent.log.rows import LONGEST_PROMPT
-from edge_agent.records.generation import Group, ServedModel
+from edge_agent.records.generation import Grammar, Group, ServedModel
 from models import catalog, offload_token
 from models.adapters.registry import AdapterRegistry
 from models.adapters.version import AdapterVersion
 from models.catalog import ResolvedModel
+from models.gguf import inspect, model_sha256
 from models.llama.memory import keep_little_freed
 from models.quantize import quantize
-from models.storage import file_sha256, private_dir
+from models.storage import private_dir
 from trainer.data import similarity
+from trainer.data.answers import forms
 from trainer.data.items import Item
 from trainer.errors import NotTrainable
 from trainer.graders import Graders
 from trainer.learner import Learner
-from trainer.policy.settings import LearnerSettings
+from trainer.policy.settings import LearnerSettings, sized
 from trainer.workbench.rollouts import Sampler
 
 _SCRATCH = "rollouts-"
@@ -52,7 +56,7 @@ def dense_weights(model: ResolvedModel, folder: Path, told: Callable[[str], None
     at once from BF16 in half the time it takes from Q4_1, and learner and sampler map one file.
     Raises ModelError (no room, cannot be requantized).
     """
-    digest = file_sha256(model.path, catalog.hash_cache(model.data_dir))
+    digest = model_sha256(model.path, catalog.hash_cache(model.data_dir))
     path = folder / f"{_DENSE}{digest[:16]}.gguf"
     if not path.exists():
         told("writing its weights as BF16, once for this model")
@@ -91,13 +95,14 @@ class Workbench:
         self.told = told
         told(f"checking the model {settings.model}")
         self.settings = settings
-        self.train: TrainSettings = settings.train
         self.model = catalog.resolve(settings.model, settings.data_dir)
         if not self.model.entry.trainable:
             raise NotTrainable(
                 f"{self.model.entry.name} can be served but not trained here: its architecture "
                 f"is {self.model.entry.architecture}; `edge-agent models list` shows which can"
             )
+        self.train = sized(settings.train, inspect(self.model.path).n_parameters)
+        """What the user set, and the rest for a model of this size."""
         self.offload_token = offload_token.verify(self.model.path, self.model.entry.offload_token)
         self.registry = AdapterRegistry(
             settings.data_dir / "adapters", base_sha256=self.model.base_sha256
@@ -119,7 +124,8 @@ class Workbench:
             protected=(self.model.entry.offload_token,),
         )
         self.embedder = similarity.LazyEmbedder(settings.data_dir)
-        self.graders = Graders(self.embedder)
+        self.graders = Graders(self.embedder, partial=self.train.partial_credit)
+        self.form = forms(self.chat, self._check)
         self.sampler = Sampler(
             self.engine,
             self.weights,
@@ -165,12 +171,13 @@ class Workbench:
     def rewards(self, item: Item, group: Group) -> list[float]:
         """Task reward of each rollout; one that was cut at the token limit is graded as it is."""
         decode = self.engine.vocabulary.decode
-        pairs = [(item, decode(rollout.token_ids)) for rollout in group.rollouts]
+        read = item.form.read
+        pairs = [(item, read(decode(rollout.token_ids))) for rollout in group.rollouts]
         return [grade.reward for grade in self.graders.score_many(pairs)]
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
         """Prompt ids of imported messages, as the daemon would serve them."""
-        return self.chat.encode(messages)
+        return AnswerForm().prompt(self.chat, messages)
 
     @property
     def end_of_turn(self) -> int:
@@ -178,6 +185,12 @@ class Workbench:
         turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         ids = self.chat.encode(turn, add_generation_prompt=False)
         return next(i for i in reversed(ids) if self.engine.vocabulary.is_eog(i))
+
+    def _check(self, grammar: Grammar) -> None:
+        if grammar.notation == "gbnf":
+            response_format.check(grammar.text, self.engine.vocabulary)
+        else:
+            self.engine.grammars.prepare(grammar)
 
     def __enter__(self) -> "Workbench":
         return self

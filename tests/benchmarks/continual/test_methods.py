@@ -78,7 +78,7 @@ def run(name: str, *, rate: float = 0.5, old: Sequence[Item] = ()) -> tuple[Lear
         rewards=lambda _item, _group: REWARDS,
         sampler=SimpleNamespace(
             load=lambda _learner: None,
-            groups=lambda prompts, _size, seed: [Group((1, 2), rollouts, P) for _ in prompts],
+            groups=lambda prompts, _size, seed, **_: [Group((1, 2), rollouts, P) for _ in prompts],
         ),
     )
     learner: Any = Learner(name)

@@ -1,5 +1,6 @@
 """sample_group: what the trainer learns from is exactly what was sampled."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from edge_agent.engine.engine import Engine
 from edge_agent.errors import ContextLengthExceeded, EngineError, InvalidRequest
+from edge_agent.records.generation import Grammar
 from tests.edge_agent.engine.engine_harness import OFFLOAD, Reference, make_engine, prompt_of, stop
 
 
@@ -34,6 +36,27 @@ def test_log_probs_are_those_of_the_masked_policy(
                 row -= row.max()
                 assert token != OFFLOAD
                 assert logprob == pytest.approx(row[token] - np.log(np.exp(row).sum()), abs=0.01)
+
+
+def test_a_grammar_holds_its_prompt_and_leaves_the_log_probs_the_models_own(
+    engine: Engine, reference: Reference
+) -> None:
+    prompts = [prompt_of(90, 14), prompt_of(91, 9)]
+    grammars = [Grammar("gbnf", 'root ::= ("ab" | "c"){3}'), None]
+    held, free = engine.sample_groups(prompts, 8, max_tokens=12, seed=3, grammars=grammars)
+    texts = [engine.vocabulary.decode(rollout.token_ids) for rollout in held.rollouts]
+    assert all(re.fullmatch("(ab|c){3}", text) for text in texts)
+    assert len(set(texts)) > 1
+    assert not any(
+        re.fullmatch("(ab|c)*", engine.vocabulary.decode(rollout.token_ids))
+        for rollout in free.rollouts
+    )
+    for rollout in held.rollouts:
+        for t, (token, logprob) in enumerate(zip(rollout.token_ids, rollout.logprobs, strict=True)):
+            row = reference.logits([*prompts[0], *rollout.token_ids[:t]])
+            row[OFFLOAD] = -np.inf
+            row -= row.max()
+            assert logprob == pytest.approx(row[token] - np.log(np.exp(row).sum()), abs=0.01)
 
 
 def test_in_the_window_a_rollout_may_ask_behind_the_first_position(

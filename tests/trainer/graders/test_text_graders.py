@@ -57,6 +57,34 @@ def test_json_values_not_their_spelling(reward: Any) -> None:
     assert reward("[1]", "[" * 100_000) == 0
 
 
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        ('{"name": "Ada", "born": {"year": 1815, "month": 12}}', 1),
+        ('{"name": "Ada", "born": {"year": 1815, "month": 1}}', 3 / 4),  # 1 and 1/2 of two fields
+        ('{"name": "Ada"}', 1 / 2),
+        ('{"name": "Ada", "born": {"year": 1815, "month": 12}, "died": 1852}', 2 / 3),
+        ('{"name": "ada", "born": 1815}', 0),
+        ("[]", 0),
+        ("Ada", 0),
+    ],
+)
+def test_json_with_credit_for_each_field(reward: Any, answer: str, wanted: float) -> None:
+    reference = '{"name": "Ada", "born": {"year": 1815, "month": 12}}'
+    spec = {"type": "json", "partial": True}
+    assert reward(reference, answer, grader=spec) == pytest.approx(wanted)
+    assert reward(reference, answer) == (wanted == 1)
+
+
+def test_json_with_credit_for_each_item(reward: Any) -> None:
+    spec = {"type": "json", "partial": True}
+    assert reward("[1, 2, 3]", "[1, 2.0]", grader=spec) == pytest.approx(2 / 3)
+    assert reward("[1, 2]", "[1, 2, 3, 4]", grader=spec) == 1 / 2
+    assert reward("[]", "[]", grader=spec) == reward("{}", "{}", grader=spec) == 1
+    assert reward("[]", "[1]", grader=spec) == 0
+    assert reward("[1]", "[true]", grader=spec) == 0
+
+
 def test_json_schema(reward: Any) -> None:
     schema = {"type": "object", "required": ["age"], "properties": {"age": {"type": "integer"}}}
     spec = {"type": "json_schema", "schema": schema}
