@@ -1,20 +1,16 @@
 """The agent put together: one object that opens, answers, reports and closes.
 
 Everything is built here and handed down; nothing below reaches up or sideways for it.
-
-What the running agent says of itself: `GET /v1/status`, `edge-agent status`, `/metrics`.
 """
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
-from edge_agent import __version__
 from edge_agent.agent.answer import Answer, Services, begin
 from edge_agent.agent.telemetry import open_telemetry
 from edge_agent.agent.tuning import IdleTuning
@@ -29,13 +25,13 @@ from edge_agent.errors import BudgetExhausted, CloudError, NotFound, StoreError,
 from edge_agent.learning import machine
 from edge_agent.learning.background import BackgroundTraining
 from edge_agent.learning.machine import Activity
-from edge_agent.learning.report import report, summary
+from edge_agent.learning.report import report
 from edge_agent.learning.watchdog import Watchdog
 from edge_agent.log.store import Store
 from edge_agent.records.generation import served_model
 from edge_agent.records.query import Audit, Feedback, Query, Transcript, Usage
 from edge_agent.routing import calibration
-from edge_agent.routing.calibration import COLD_START_NOTE, Evidence
+from edge_agent.routing.calibration import Evidence
 from edge_agent.routing.decider import Decider
 from edge_agent.routing.draft import Hold
 from models import catalog, offload_token
@@ -44,7 +40,6 @@ from models.adapters.version import AdapterVersion
 from models.errors import EdgeAgentError, ModelError
 from models.prefix_files import prefix_dir
 from models.storage import private_dir
-from models.tuned import Tuned
 
 _log = logging.getLogger(__name__)
 _ADAPTER_POLL_S = 1.0
@@ -322,86 +317,3 @@ class Agent:
         audit = Audit(query.id, time.time(), assistance.model, text, usage, cost, failure, calls)
         with contextlib.suppress(StoreError):
             await asyncio.wrap_future(self.store.save_audit(audit))
-
-
-T = TypeVar("T")
-
-
-def status(agent: "Agent") -> dict[str, Any]:
-    """A JSON-ready snapshot; rates in [0, 1], times in Unix seconds, money in USD."""
-    version = agent.engine.version
-    trained = version != "base"
-    return {
-        "version": __version__,
-        "started_at": agent.started_at,
-        "uptime_s": time.time() - agent.started_at,
-        "model": {
-            "name": agent.model.entry.name,
-            "path": str(agent.model.path),
-            "offload_token": agent.model.entry.offload_token,
-            "context_limit": agent.engine.context_limit,
-            **_tuned(agent),
-        },
-        "adapter": {"version": version, "trained": trained, "dual": agent.dual(version)},
-        "engine": dataclasses.asdict(agent.engine.stats()),
-        "decision": {
-            "policy": "threshold" if trained else "cold_start",
-            "note": None if trained else COLD_START_NOTE,
-            "window": agent.settings.decision.window,
-            "min_gain": agent.settings.decision.min_gain,
-            **(_standing(agent, version) if trained else {"threshold": None}),
-            "rate_target": _readable(lambda: agent.ledger.limits().rate),
-        },
-        "budget": _readable(lambda: _budget(agent)),
-        "cloud": _cloud(agent),
-        "training": _readable(lambda: summary(agent.training_report(10))),
-        "log": {
-            "enabled": _readable(lambda: agent.store.enabled),
-            "path": str(agent.settings.database),
-            "today": _readable(agent.store.counts_today),
-            "on_failure": agent.settings.log.on_failure,
-            **dataclasses.asdict(agent.store.health.state()),
-        },
-    }
-
-
-def _tuned(agent: "Agent") -> dict[str, Any]:
-    """Which form of the file serves, what `models tune` would offer, why none is measured."""
-    name = agent.model.entry.name
-    tuned = None
-    if not catalog.is_path(agent.settings.model):
-        tuned = Tuned.load(catalog.model_dir(agent.settings.data_dir, name))
-    return {
-        "form": tuned.choice if tuned is not None and tuned.file == agent.model.path.name else None,
-        "proposed": tuned.proposal(name) if tuned is not None else None,
-        "tuning_waits_for": agent.tuning.waiting_for,
-    }
-
-
-def _standing(agent: "Agent", version: str) -> dict[str, Any]:
-    return dataclasses.asdict(agent.decider.standing(version, agent.evidence(version)))
-
-
-def _readable(read: Callable[[], T]) -> T | None:
-    """What `read` gives; None where the database cannot be read, which `log.failing` explains."""
-    try:
-        return read()
-    except StoreError:
-        return None
-
-
-def _budget(agent: "Agent") -> dict[str, dict[str, Any]]:
-    return {name: dataclasses.asdict(limit) for name, limit in agent.ledger.state().items()}
-
-
-def _cloud(agent: "Agent") -> dict[str, Any] | None:
-    if agent.cloud is None:
-        return None
-    settings, cloud = agent.settings.cloud, agent.cloud
-    return {
-        "url": settings.url,
-        "model": settings.model,
-        "state": cloud.state,
-        "last_failure": cloud.last_failure,
-        "mended": cloud.lessons.sentences(),
-    }

@@ -1,16 +1,13 @@
 """The life of one request: prefill, decide, answer locally or ask the cloud, fall back, log.
 
 prompt ids ──▶ engine prefills, reads p_offload, parks the KV
-                  │
-             (a draft is written and held back, where the decision is made from one: `draft`)
-                  │
+                  │ (a draft is written and held back, where the decision is made from one: `draft`)
               decision ──local──▶ resume: go on decoding from the same KV
                   │
                 cloud ──▶ reserve budget ──refused──▶ resume locally (reason: budget)
                              │
                           stream the cloud's answer through
-                             │ fails
-                             ▼
+                             ▼ fails
               resume locally; text the client already has extends the prompt's KV
 """
 

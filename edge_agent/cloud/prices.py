@@ -44,7 +44,9 @@ class KnownPrice:
         """
         if self.as_of is None or tokens <= self.long_from:
             return self.price
-        return self.price.times(self.long_factor)
+        amounts = self.price.model_dump(exclude={"tiers"}, exclude_none=True)
+        dearer = {name: self.long_factor * usd for name, usd in amounts.items()}
+        return self.price.model_copy(update=dearer)
 
 
 def known_price(cloud: CloudSettings, model: str) -> KnownPrice | None:

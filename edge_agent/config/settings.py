@@ -138,11 +138,6 @@ class Price(_Section):
         None, description="What service tiers that the cloud reports cost, as multiples of these"
     )
 
-    def times(self, factor: float) -> "Price":
-        """All of it, so many times as dear."""
-        amounts = self.model_dump(exclude={"tiers"}, exclude_none=True)
-        return self.model_copy(update={name: factor * usd for name, usd in amounts.items()})
-
 
 CloudKind = Literal[
     "openai",

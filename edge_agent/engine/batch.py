@@ -25,11 +25,34 @@ from edge_agent.engine.speculation import Speculator
 from models.errors import ModelError
 from models.llama.cells import KvCache, Sequence
 from models.llama.context import NO_KV_SLOT, LlamaContext, Logits
+from models.llama.threads import ThreadControl
 
 _log = logging.getLogger(__name__)
 
 Work = list[tuple[Choice, int]]
 """Who computes, and how many of its pending tokens."""
+
+
+_CHUNK_S = 0.05
+"""A part of a prompt delays running answers by so much, or by as long as they take themselves."""
+_LEAST_CHUNK = 16
+"""Smaller parts are computed much slower."""
+
+
+def prompt_room(threads: ThreadControl, batch: int, *, beside: int) -> int:
+    """Tokens of prompts in a batch of at most `batch` beside as many decoding choices.
+
+    The next tokens of these wait for it; `threads` knows how long batches take.
+    """
+    room = max(batch - beside, 1)
+    if not beside:
+        return room
+    decode_s = threads.seconds("decode", beside) or 0.0
+    limit_s = decode_s + max(decode_s, _CHUNK_S)
+    chunk = room
+    while chunk > _LEAST_CHUNK and (threads.seconds("prefill", beside + chunk) or 0.0) > limit_s:
+        chunk //= 2
+    return max(chunk, min(room, _LEAST_CHUNK))
 
 
 class Batch(NamedTuple):

@@ -26,6 +26,7 @@ from edge_agent.engine.runner import (
     KeepAlive,
     PrefixStore,
     Runner,
+    Runners,
     Weights,
     file_identity,
     free_adapter,
@@ -91,15 +92,19 @@ class Engine:
         weights = Weights(served.gguf, settings, offload_token, self.grammars)
         try:
             adapter = load_adapter(weights, served.lora) if served.lora else None
-            self._runner = self._make_runner(served, weights, adapter)
+            self._runners = Runners(self._make_runner(served, weights, adapter))
         except BaseException:
             weights.close()  # and with it the adapter
             raise
-        self._runners = [self._runner]
 
     def _make_runner(self, served: ServedModel, weights: Weights, adapter: Any) -> Runner:
         args = (served, weights, adapter, self._settings, self._counters)
         return Runner(*args, prefixes=self._prefixes, threads=self._threads)
+
+    @property
+    def _runner(self) -> Runner:
+        """Of new requests."""
+        return self._runners.serving
 
     @property
     def version(self) -> str:
@@ -118,25 +123,11 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """A snapshot; cheap, from any thread."""
-        schedulers = [runner.scheduler for runner in self._runners if not runner.resting]
-        counters, posted = self._counters, self._admission.posted.total()
         patience_s = self._patience_s
-        return EngineStats(
+        return self._runners.stats(
+            self._counters,
             slots=self._settings.slots,
-            running=sum(len(s.active) for s in schedulers),
-            parked=sum(len(s.parked) for s in schedulers),
-            waiting=posted + sum(len(s.waiting) + len(s.ready) for s in schedulers),
-            kv_cells=sum(runner.context.cells for runner in self._runners if not runner.resting),
-            kv_used=sum(s.kv_used for s in schedulers),
-            prompt_tokens_total=counters.prompt_tokens,
-            cached_tokens_total=counters.cached_tokens,
-            generation_tokens_total=counters.generation_tokens,
-            prefix_cache_hits_total=counters.prefix_hits,
-            decode_batches_total=counters.batches,
-            proposed_tokens_total=counters.proposed,
-            accepted_tokens_total=counters.accepted,
-            version=self.version,
-            loaded=self._runner.weights.loaded,
+            posted=self._admission.posted.total(),
             unloads_at=None if patience_s is None else time.time() + patience_s,
         )
 
@@ -212,10 +203,11 @@ class Engine:
         """
         for prompt in prompts:
             check_prompt(prompt, self._runner.weights.rules, "input")
-        futures = [
-            self._commands.call(partial(self._embed, list(prompt)), spaced=True)
-            for prompt in prompts
-        ]
+
+        def embed(prompt: Sequence[int]) -> list[float]:
+            return self._runner.embed(list(prompt))
+
+        futures = [self._commands.call(partial(embed, ids), spaced=True) for ids in prompts]
         return list(await asyncio.gather(*map(asyncio.wrap_future, futures)))
 
     async def activate(self, served: ServedModel) -> None:
@@ -255,11 +247,7 @@ class Engine:
                 return
             weights = Weights(served.gguf, self._settings, self._offload_token, self.grammars)
             try:
-                if not weights.replaces(current):
-                    raise ModelError(
-                        f"{served.gguf} is not a version of the model being served: "
-                        "its vocabulary, width or context differ"
-                    )
+                weights.check_replaces(current)
                 self._open_runner(served, weights)
             except BaseException:
                 weights.close()
@@ -277,7 +265,7 @@ class Engine:
                 self._commands.call(partial(free_adapter, adapter)).result()
             raise
         try:
-            self._commands.call(partial(self._switch, runner)).result()
+            self._commands.call(partial(self._runners.switch, runner)).result()
         except BaseException:  # only if the engine has ended meanwhile
             runner.close()
             raise
@@ -325,16 +313,11 @@ class Engine:
 
     @property
     def _has_jobs(self) -> bool:
-        posted = self._admission.posted.total() > 0
-        return posted or any(runner.scheduler.jobs for runner in self._runners)
-
-    @property
-    def _idle(self) -> bool:
-        return not any(runner.scheduler.busy for runner in self._runners)
+        return self._admission.posted.total() > 0 or self._runners.have_jobs
 
     def _receive(self) -> None:
         """Run the commands that were posted; where there is nothing to compute, wait for one."""
-        if self._idle and not self._commands.has_spaced:
+        if self._runners.idle and not self._commands.has_spaced:
             self._busy(False)
             left_s = max(0.0, self._deadline - time.monotonic())
             self._commands.wait(left_s if self._closing else self._patience_s)
@@ -366,9 +349,9 @@ class Engine:
 
     def _emit(self) -> None:
         """Free what nobody uses any more, and hand out what was said."""
-        self._close_drained()
+        self._runners.close_drained()
         self._outbox.flush()
-        if self._idle and not self._runner.resting:
+        if self._runners.idle and not self._runner.resting:
             self._runner.scheduler.rest()
 
     def _add(self, job: Job, *, displaces: bool) -> None:
@@ -400,29 +383,6 @@ class Engine:
         self._runner.load()
         self._kept.use()
 
-    def _embed(self, prompt: list[int]) -> list[float]:
-        return self._runner.embed(prompt)
-
-    def _switch(self, runner: Runner) -> None:
-        """New requests, and those that have not started, go to `runner`."""
-        for job in self._runner.scheduler.drain():
-            runner.scheduler.add(job)
-        self._runners = [*self._runners, runner]
-        self._runner = runner
-
-    def _close_drained(self) -> None:
-        for runner in self._runners:
-            if runner is not self._runner and not runner.scheduler.jobs:
-                self._close(runner)
-                give_back_freed()
-
-    def _close(self, runner: Runner) -> None:
-        """Free a runner, and its weights if no other runner uses them."""
-        self._runners = [other for other in self._runners if other is not runner]
-        runner.close()
-        if all(other.weights is not runner.weights for other in self._runners):
-            runner.weights.close()
-
     def _finish(self, error: EdgeAgentError | None) -> None:
         """End every request and free everything."""
         with self._lock:
@@ -434,4 +394,4 @@ class Engine:
         self._busy(False)
         with self._activation:  # one that is under way still uses the weights
             for runner in self._runners:
-                self._close(runner)
+                self._runners.close(runner)

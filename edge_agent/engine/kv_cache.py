@@ -11,8 +11,7 @@ Attention walks over every KV cell up to the last one in use, whoever holds it: 
 idle cells make a batch of 16 sequences of a small model take 45 % longer. Copying 100 tokens out
 takes 2 ms, and putting them back less; computing them again takes 80.
 
-Before the context is freed, what is cached may be written to disk, for the next context of the
-same key: after a restart, after a swap and back, after memory was given back.
+Before the context is freed, what is cached may be written to disk for the next one of its key.
 
 API: `llama_state_seq_*` of `llama.h`. A copy serves only contexts of the same model and adapter.
 """

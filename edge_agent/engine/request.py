@@ -179,6 +179,10 @@ class Choice:
         self._logprobs: list[TokenLogprob] = []
         self._confidence = 0.0
 
+    def seniority(self) -> tuple[int, int]:
+        """Smaller for those that came first."""
+        return self.job.number, self.index
+
     @property
     def open_ended(self) -> bool:
         """True if the request sets no max_tokens that fits, so that the reservation grows."""

@@ -6,6 +6,7 @@ version has its runner, and runners of one GGUF share its weights.
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,13 @@ from edge_agent.engine.request import DecodingRules
 from edge_agent.engine.scheduler import Scheduler
 from edge_agent.engine.speculation import Speculator
 from edge_agent.errors import EngineError
-from edge_agent.records.generation import Counters, ServedModel
+from edge_agent.records.generation import Counters, EngineStats, ServedModel
 from models.adapters.lora_file import check_lora
 from models.errors import AdapterError, ModelError
 from models.gguf import inspect
 from models.llama.cells import KvCache
 from models.llama.context import LlamaContext
-from models.llama.memory import drop_mapped_pages
+from models.llama.memory import drop_mapped_pages, give_back_freed
 from models.llama.model import LlamaModel
 from models.llama.threads import ThreadControl
 from models.prefix_files import PrefixFiles
@@ -59,11 +60,14 @@ class Weights:
         drop_mapped_pages(gguf)
         return model
 
-    def replaces(self, other: "Weights") -> bool:
-        """True if requests made for `other` can be served by these."""
-        return _shape(self.model) == _shape(other.model) and (
-            self.context_limit == other.context_limit
-        )
+    def check_replaces(self, other: "Weights") -> None:
+        """Raises ModelError unless these can serve requests that were made for `other`."""
+        same = self.context_limit == other.context_limit
+        if not same or _shape(self.model) != _shape(other.model):
+            raise ModelError(
+                f"{self.info.path} is not a version of the model being served: "
+                "its vocabulary, width or context differ"
+            )
 
     @property
     def loaded(self) -> bool:
@@ -311,3 +315,76 @@ def _sequences(slots: int) -> int:
     """Sequence ids: for slots, and as many parked and cached ones as are cheap to keep."""
     most: int = llama_cpp.llama_max_parallel_sequences()
     return min(most, max(32, 4 * slots))
+
+
+class Runners:
+    """The runner of new requests, and those of older versions until their last request has ended.
+
+    Changed in the engine thread; iterated from any.
+    """
+
+    def __init__(self, serving: Runner) -> None:
+        self.serving = serving
+        self._all = [serving]
+
+    def __iter__(self) -> Iterator[Runner]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is to be computed now."""
+        return not any(runner.scheduler.busy for runner in self._all)
+
+    @property
+    def have_jobs(self) -> bool:
+        """Requests have not ended, whether they compute or wait."""
+        return any(runner.scheduler.jobs for runner in self._all)
+
+    def switch(self, runner: Runner) -> None:
+        """New requests, and those that have not started, go to `runner`."""
+        for job in self.serving.scheduler.drain():
+            runner.scheduler.add(job)
+        self._all = [*self._all, runner]
+        self.serving = runner
+
+    def close_drained(self) -> None:
+        """Free the runners of older versions that have nothing left to do."""
+        for runner in self._all:
+            if runner is not self.serving and not runner.scheduler.jobs:
+                self.close(runner)
+                give_back_freed()
+
+    def close(self, runner: Runner) -> None:
+        """Free a runner, and its weights if no other runner uses them."""
+        self._all = [other for other in self._all if other is not runner]
+        runner.close()
+        if all(other.weights is not runner.weights for other in self._all):
+            runner.weights.close()
+
+    def stats(
+        self, counters: Counters, *, slots: int, posted: int, unloads_at: float | None
+    ) -> EngineStats:
+        """A snapshot. `posted` requests are on their way to a scheduler."""
+        awake = [runner for runner in self._all if not runner.resting]
+        schedulers = [runner.scheduler for runner in awake]
+        return EngineStats(
+            slots=slots,
+            running=sum(len(s.active) for s in schedulers),
+            parked=sum(len(s.parked) for s in schedulers),
+            waiting=posted + sum(len(s.waiting) + len(s.ready) for s in schedulers),
+            kv_cells=sum(runner.context.cells for runner in awake),
+            kv_used=sum(s.kv_used for s in schedulers),
+            prompt_tokens_total=counters.prompt_tokens,
+            cached_tokens_total=counters.cached_tokens,
+            generation_tokens_total=counters.generation_tokens,
+            prefix_cache_hits_total=counters.prefix_hits,
+            decode_batches_total=counters.batches,
+            proposed_tokens_total=counters.proposed,
+            accepted_tokens_total=counters.accepted,
+            version=self.serving.version,
+            loaded=self.serving.weights.loaded,
+            unloads_at=unloads_at,
+        )

@@ -13,7 +13,7 @@ from bisect import insort
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from edge_agent.engine.batch import Batch, BatchDecoder, Prefill, Work
+from edge_agent.engine.batch import Batch, BatchDecoder, Prefill, Work, prompt_room
 from edge_agent.engine.kv_cache import Reservations
 from edge_agent.engine.queues import FairQueue
 from edge_agent.engine.request import Choice, DecodingRules, Job, Phase
@@ -28,11 +28,6 @@ _log = logging.getLogger(__name__)
 
 _MIN_GROWTH = 64
 """Cells by which a choice without max_tokens grows, and the least it reserves."""
-
-_CHUNK_S = 0.05
-"""A part of a prompt delays running answers by so much, or by as long as they take themselves."""
-_LEAST_CHUNK = 16
-"""Smaller parts are computed much slower."""
 
 
 class Scheduler:
@@ -125,7 +120,7 @@ class Scheduler:
             self._memory.retire(choice.sequence)
         job.extend(appended, self._rules)
         if job.max_new > 0:
-            insort(self.ready, job.choices[0], key=_seniority)
+            insort(self.ready, job.choices[0], key=Choice.seniority)
             return
         job.phase = Phase.RUNNING
         for choice in job.choices:
@@ -138,7 +133,7 @@ class Scheduler:
         for choice in tried:
             choice.release()
             if not choice.finished:
-                insort(self.ready, choice, key=_seniority)
+                insort(self.ready, choice, key=Choice.seniority)
         self._fan_out(job, job.choices[len(tried) :])
 
     def cancel(self, number: int) -> None:
@@ -204,7 +199,7 @@ class Scheduler:
         """First come, first served; decoding choices before prompts."""
         work: Work = [(c, 1) for c in self.active if c.sequence.pending == 1]
         aside: list[Choice] = []
-        room = whole = self._room(len(work))
+        room = whole = prompt_room(self._context.threads, self._batch, beside=len(work))
         cells, free = self._batch, self._memory.free(self._running())
         for choice in self.active:
             sequence = choice.sequence
@@ -220,19 +215,6 @@ class Scheduler:
         if not aside:
             self._decoder.propose(work)
         return Batch(work, aside)
-
-    def _room(self, decoding: int) -> int:
-        """Tokens of prompts in a batch beside `decoding` choices, whose next tokens wait for it."""
-        room = max(self._batch - decoding, 1)
-        if not decoding:
-            return room
-        seconds = self._context.threads.seconds
-        decode_s = seconds("decode", decoding) or 0.0
-        limit_s = decode_s + max(decode_s, _CHUNK_S)
-        chunk = room
-        while chunk > _LEAST_CHUNK and (seconds("prefill", decoding + chunk) or 0.0) > limit_s:
-            chunk //= 2
-        return max(chunk, min(room, _LEAST_CHUNK))
 
     def _admit(self) -> None:
         while len(self.active) < self._slots and not self._blocked:
@@ -283,7 +265,7 @@ class Scheduler:
         sequence = choice.sequence
         limit = min(choice.max_length, sequence.limit + _MIN_GROWTH)
         while not self._memory.grow(sequence, limit, self._running(), self._idle()):
-            youngest = max((c for c in self.active if c.open_ended), key=_seniority)
+            youngest = max((c for c in self.active if c.open_ended), key=Choice.seniority)
             self._pause(youngest)
             if youngest is choice:
                 return
@@ -291,7 +273,7 @@ class Scheduler:
     def _pause(self, choice: Choice) -> None:
         """Take the slot and the reservation from a running choice; it goes on later."""
         self.active.remove(choice)
-        insort(self.ready, choice, key=_seniority)
+        insort(self.ready, choice, key=Choice.seniority)
         self._blocked = False
 
     def _running(self) -> list[Sequence]:
@@ -354,7 +336,7 @@ class Scheduler:
             assert row is not None
             self._advance(choice, row.copy())
             if not choice.finished and choice not in self.active:
-                insort(self.ready, choice, key=_seniority)
+                insort(self.ready, choice, key=Choice.seniority)
 
     def _advance(self, choice: Choice, row: Row) -> None:
         said = choice.generated
@@ -414,7 +396,3 @@ class Scheduler:
         except Exception as error:
             _log.exception("job %d failed", job.number)
             self.fail(job, EngineError(f"the engine failed on this request: {error!r}"))
-
-
-def _seniority(choice: Choice) -> tuple[int, int]:
-    return choice.job.number, choice.index

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from edge_agent.agent.agent import status as snapshot
+from edge_agent.agent.status import status as snapshot
 from server.doors.common import AgentDep, MetricsDep
 from server.openapi.own_shapes import Health, Status
 from server.openapi.shapes import answers

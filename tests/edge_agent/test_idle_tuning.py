@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from edge_agent.agent.agent import Agent, status
+from edge_agent.agent.agent import Agent
+from edge_agent.agent.status import status
 from edge_agent.agent.tuning import IdleTuning
 from edge_agent.config.settings import Settings
 from edge_agent.learning.machine import Machine

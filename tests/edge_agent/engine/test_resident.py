@@ -101,7 +101,7 @@ async def test_a_swap_gives_back_what_the_old_version_took(
     lanes_left: list[int] = []
     engine = make_engine(tiny_model)
     monkeypatch.setattr(
-        "edge_agent.engine.engine.give_back_freed", lambda: lanes_left.append(len(engine._runners))
+        "edge_agent.engine.runner.give_back_freed", lambda: lanes_left.append(len(engine._runners))
     )
     await engine.activate(ServedModel(tiny_model, version="v1"))
     await engine.stop(0)

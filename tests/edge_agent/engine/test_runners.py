@@ -94,7 +94,7 @@ async def test_those_that_wait_go_to_the_new_version(
         running = engine.submit(GenerationRequest(tuple(prompt_of(0, 20)), sampling))
         waiting = [asyncio.create_task(ask(engine, prompt_of(s, 20))) for s in range(1, 4)]
         assert (await running.decision_point()).version == "base"
-        await asyncio.wrap_future(engine._commands.call(lambda: engine._switch(runner)))
+        await asyncio.wrap_future(engine._commands.call(lambda: engine._runners.switch(runner)))
         for seed, task in enumerate(waiting, 1):
             point, [answer] = await task
             assert point.version == "v1"
