@@ -37,6 +37,8 @@ _FIRST_WAIT_S = {"prefill": (2.0, 3.0), "decode": (0.3, 1.0), "learn": (2.0, 3.0
 """Before the first trial of fewer and of more threads, which may cost much beside a neighbour."""
 _LOSS_SHARE = 0.05
 """The next trial comes so late that those that fail take no more than this share of the time."""
+_SURPRISED_LOSS_SHARE = 0.15
+"""The same, where something seems to have changed."""
 _LONGEST_WAIT_S = {-1: 16.0, 1: 3.0}
 """Between trials. More threads are tried more often: when a neighbour has gone, one thread may
 not notice; many notice at once when one comes."""
@@ -107,7 +109,9 @@ class _Case:
         self.wait = dict(self.first_wait_s)
         """By direction: seconds between trials."""
         self.due = {step: self.since + wait for step, wait in self.wait.items()}
-        """By direction: when the next trial may begin."""
+        """By direction: when the next trial may begin, …"""
+        self.barred = dict.fromkeys((-1, 1), 0.0)
+        """… and when a surprise may bring it on."""
 
     def moved(self, place: int, now: float) -> None:
         """Begin anew with another count."""
@@ -186,7 +190,8 @@ class ThreadControl:
             return
         step = -1 if recent > _SURPRISE * usual else 1 if recent * _SURPRISE < usual else 0
         if step:
-            case.due[step], case.reach[step] = self._now, 1
+            case.due[step] = min(case.due[step], max(self._now, case.barred[step]))
+            case.reach[step] = 1
             case.usual = _Mean(_USUAL_S, case.recent.seconds, case.recent.units)
 
     def _judge(self, case: _Case, trial: _Trial) -> None:
@@ -215,6 +220,7 @@ class ThreadControl:
             case.reach[step] = 1
             case.wait_longer(step)
         lost = trial.seconds - expected
+        case.barred[step] = self._now + lost / _SURPRISED_LOSS_SHARE
         case.due[step] = self._now + max(case.wait[step], lost / _LOSS_SHARE)
 
     def _switch(self, case: _Case, trial: _Trial) -> None:

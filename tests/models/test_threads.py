@@ -95,6 +95,14 @@ def test_its_end_is_noticed_within_seconds(neighbours: int, noise: float) -> Non
     assert share(used, 2, after=4) > 0.95
 
 
+def test_ups_and_downs_of_a_busy_machine_are_no_reason_to_try_what_cost_much() -> None:
+    """One thread is now faster, now slower; a token on two takes for ever."""
+    sim = simulation()
+    waves = itertools.cycle([*[0.020] * 20, *[0.040] * 10])
+    sim.machine = lambda threads, _: next(waves) if threads == 1 else 0.4
+    assert speed(sim.run(30), after=2) > 0.85 * 30 / 0.8
+
+
 def test_a_daemon_that_starts_on_a_busy_machine_finds_out() -> None:
     used = simulation().run(10, neighbours=2)
     assert share(used, 1, after=1) > 0.9
