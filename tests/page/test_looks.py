@@ -78,5 +78,7 @@ def draw(page: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     page.mouse.move(0, 0)
     # A page of few colours: a palette halves the file, and nobody sees it.
-    Image.open(io.BytesIO(page.screenshot())).quantize(128).save(path, optimize=True)
+    Image.open(io.BytesIO(page.screenshot())).quantize(200, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )
     assert path.stat().st_size < _LARGEST, path

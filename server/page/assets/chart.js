@@ -2,7 +2,7 @@
 
 import { h, number, svg } from "./dom.js";
 
-const LEFT = 58, RIGHT = 20, TOP = 10, BOTTOM = 30;
+const LEFT = 66, RIGHT = 20, TOP = 10, BOTTOM = 30;
 
 // series: [{name, points: [[x, y], …]}]; x and y: {label, format, from, to}; marker: x of a line.
 export function chart({ title, series, x, y, marker, level, width = 420, height = 200 }) {

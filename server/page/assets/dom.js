@@ -79,7 +79,7 @@ export const number = (value, digits = 0) =>
   value === null || value === undefined || Number.isNaN(value) ? NONE
     : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 export const percent = (value, digits = 0) =>
-  value === null || value === undefined ? NONE : `${number(100 * value, digits)} %`;
+  value === null || value === undefined ? NONE : `${number(100 * value, digits)}\u00a0%`;
 export const signed = (value, digits = 3) =>
   value === null || value === undefined ? NONE : `${value < 0 ? "−" : "+"}${number(Math.abs(value), digits)}`;
 
@@ -93,7 +93,7 @@ export function money(usd) {
 
 export function seconds(value) {
   if (value === null || value === undefined) return NONE;
-  return value < 10 ? `${number(value, 2)} s` : `${number(value, 0)} s`;
+  return value < 10 ? `${number(value, 2)}\u00a0s` : `${number(value, 0)}\u00a0s`;
 }
 
 export const speed = (row) => {

@@ -32,7 +32,8 @@ export async function show(view, { signal }) {
       return;
     }
     result.replaceChildren(
-      h("dl.figures.large", [["τ", percent(point.rate)], ["cloud calls", number(point.calls)], ["cost", point.cost_usd === null ? "price not known" : money(point.cost_usd)], ["expected gain", point.gain === null ? "–" : `${number(point.gain, 1)} right answers`]]
+      h("dl.figures.large", [["τ", percent(point.rate)], ["cloud calls", number(point.calls)], ["cost", point.cost_usd === null ? "price not known" : money(point.cost_usd)], point.gain === null ? null : ["expected gain", `${number(point.gain, 1)} right answers`]]
+        .filter(Boolean)
         .map(([name, value]) => h("div", h("dt", name), h("dd.figure", value)))),
       h("p.quiet", `In fact ${number(found.calls)} of ${number(found.queries)} queries were asked, for ${found.cost_usd === null ? "a cost that is not known" : money(found.cost_usd)}; ` +
         `${number(found.free)} were the policy's to decide. τ is ${percent(now)} now${found.complete ? "" : "; older queries of that time are left out"}.`),
