@@ -129,8 +129,8 @@ def test_what_decoding_learned_holds_for_the_next_prompt() -> None:
     decode = Simulation(control, two_cores)
     prompt = Simulation(control, lambda t, n: two_cores(t, n) / 2, work="prefill", width=45)
     decode.run(2)
-    prompt.run(1)
-    decode.run(2, neighbours=2)
+    assert share(prompt.run(0.5), 2) == 1
+    decode.run(1, neighbours=2)  # too short for a trial of the prompt's own
     assert control.choose("prefill", 45) == 1
 
 
