@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edge_agent.log import schema
+from edge_agent.log import tables as definitions
 
 TABLES = {
     "log": "One row per query: what was asked, who answered, why, and what it cost. Start here",
@@ -60,6 +61,7 @@ _MORE = {
     "response.cloud_cached_tokens": "What the cloud counted; NULL: it said nothing",
     "response.disconnected": "1: the client left before the end",
     "audit.cloud_model": "The model that was asked",
+    "audit.tool_calls": "JSON; NULL: it has none",
     "audit.error": "Why there is no answer",
     "ledger.max_tokens": "Limit of the answer that was sent along",
     "ledger.settled_at": "Unix seconds",
@@ -116,7 +118,9 @@ def columns() -> dict[str, dict[str, str]]:
         r"ALTER TABLE (\w+) ADD COLUMN (\w+) \w+[;\"')]*(?: *-- ([^\n]*))?", _ddl()
     ):
         found[name][column] = _meaning(name, column, said)
-    view = re.findall(r"^    (?:.* AS )?(?:\w+\.)?(\w+),?$", _view(), re.MULTILINE)
+    view = re.findall(
+        r"^    (?:.* AS )?(?:\w+\.)?(\w+),?$", schema.view_with_endings(), re.MULTILINE
+    )
     parts = ("query", "decision", "response")
     found["log"] = {
         column: _VIEW.get(column) or next(found[p][column] for p in parts if column in found[p])
@@ -147,11 +151,7 @@ def datasette(name: str) -> Mapping[str, Any]:
 
 
 def _ddl() -> str:
-    return inspect.getsource(schema)
-
-
-def _view() -> str:
-    return schema._view_with_doors().replace(schema._ANSWER, schema._ANSWER_AND_END)
+    return inspect.getsource(definitions) + inspect.getsource(schema)
 
 
 def _meaning(table: str, column: str, said: str) -> str:

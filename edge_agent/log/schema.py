@@ -19,7 +19,7 @@ implicit rowids, and the index points at rowids.
 
 from sqlite_utils import Database, Migrations
 
-from edge_agent.log.tables import CLOUD_LESSONS, DRAFTS, LEDGER, LOG, TRAINING
+from edge_agent.log.tables import CLOUD_LESSONS, DRAFTS, LEDGER, LOG, TOOL_TURN, TRAINING
 
 migrations = Migrations("edge-agent")
 
@@ -81,17 +81,13 @@ def m008_doors(db: Database) -> None:
 @migrations()
 def m009_endings(db: Database) -> None:
     """The view says how an answer ended, and shows its tool calls where it has no text."""
-    db.executescript(_view_with_doors().replace(_ANSWER, _ANSWER_AND_END))
+    db.executescript(view_with_endings())
 
 
 @migrations()
 def m010_tool_turns(db: Database) -> None:
     """What a cloud said beside its tool calls (JSON, `cloud.tool_turns`), by the ids of these."""
-    db.executescript(
-        "CREATE TABLE tool_turn (call_id TEXT PRIMARY KEY, said TEXT NOT NULL,"
-        " seq INTEGER NOT NULL REFERENCES query (seq) ON DELETE CASCADE);"
-        "CREATE INDEX tool_turn_of ON tool_turn (seq);"
-    )
+    db.executescript(TOOL_TURN)
 
 
 @migrations()
@@ -103,6 +99,11 @@ def m011_audit_calls(db: Database) -> None:
 def _view_with_doors() -> str:
     view = DRAFTS[DRAFTS.index("DROP VIEW log;") :]
     return view.replace("    query.task,\n", "    query.door,\n    query.task,\n")
+
+
+def view_with_endings() -> str:
+    """SQL that makes the view `log` as it is since m009."""
+    return _view_with_doors().replace(_ANSWER, _ANSWER_AND_END)
 
 
 _ANSWER = """

@@ -292,3 +292,12 @@ CREATE TABLE overrun (          -- the most that a model's bill has passed its r
     nano_usd INTEGER NOT NULL
 );
 """
+
+TOOL_TURN = """
+CREATE TABLE tool_turn (        -- what a cloud said beside tool calls, for when results come
+    call_id TEXT PRIMARY KEY,   -- of the tool call
+    said TEXT NOT NULL,         -- JSON: reasoning and signatures, as the cloud gave them
+    seq INTEGER NOT NULL REFERENCES query (seq) ON DELETE CASCADE
+);
+CREATE INDEX tool_turn_of ON tool_turn (seq);
+"""

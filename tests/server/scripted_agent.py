@@ -93,7 +93,7 @@ class ScriptedAgent:
             grammars=Grammars(vocabulary),
             context_limit=context_limit,
             version="base",
-            stats=lambda: EngineStats(4, 1, 0, 2, 100, 25, 70, 30, 20, 3, 9, "base"),
+            stats=lambda: EngineStats(4, 1, 0, 2, 100, 25, 70, 30, 20, 3, 9, 8, 6, "base"),
             load=self._load,
             keep_alive=self.kept.append,
         )

@@ -100,6 +100,7 @@ def test_the_settings_named_in_commands_exist(tmp_path: Path):
 def test_the_port_in_the_examples_is_the_default(data_dir: Path):
     port = Root().load().settings.server.port
     others = set(re.findall(r"--ollama-port (\d+)", TEXT))
+    others |= set(re.findall(r"OTLP_ENDPOINT=http://127\.0\.0\.1:(\d+)", TEXT))
     others |= set(re.findall(r"stands in at http://127\.0\.0\.1:(\d+)", TEXT))
     assert set(re.findall(r"127\.0\.0\.1:(\d+)", TEXT)) - others == {str(port)}
     assert port == load(environ={}).settings.server.port
