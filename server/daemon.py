@@ -75,6 +75,7 @@ class Announcer:
         _print(f"edge-agent {__version__} listens at {self.url} (OpenAI base URL: {self.url}/v1)")
         if self.ollama_url is not None:
             _line("ollama", f"{self.ollama_url} (OLLAMA_HOST={self.ollama_url})")
+        _line("page", f"{self.url}/ (what happens, a chat, the log)")
         _line("try", self._curl())
         _line("log", f"{self.settings.database} (edge-agent logs tail)")
 

@@ -32,7 +32,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "TEXT": (str,),
     "BLOB": (bytes,),
 }
-_ADDED: Mapping[str, int] = {"query": 1, "decision": 5, "training_round": 1}
+_ADDED: Mapping[str, int] = {"query": 1, "decision": 5, "training_round": 1, "audit": 1}
 """Columns that a later migration added; rows written before it end where they begin."""
 _MEND = """
 INSERT OR IGNORE INTO arrival SELECT seq, id, at, 1 FROM query;
@@ -116,7 +116,7 @@ def salvage(source: Path, target: Path) -> Salvaged:
 def _read(file: PageFile, db: "Database", tables: Sequence[str]) -> dict[str, Found]:
     """Every table of ours, with the orphaned rows that look like its own."""
     roots = _roots(file, db, tables)
-    found = {table: file.table(root) for table, root in roots.items()}
+    found = {table: file.table(roots[table]) if table in roots else Found() for table in tables}
     found["sqlite_sequence"] = file.table(_root(db, "sqlite_sequence"))
     types = {table: _types(db, table) for table in tables}
     for rows in file.orphans():
@@ -130,11 +130,15 @@ def _read(file: PageFile, db: "Database", tables: Sequence[str]) -> dict[str, Fo
 
 
 def _roots(file: PageFile, db: "Database", tables: Sequence[str]) -> dict[str, int]:
-    """Root pages as the damaged schema says, else as every database of ours has them."""
-    roots = {table: _root(db, table) for table in tables}
-    for row in file.table(1).rows.values():
-        if len(row) == 5 and row[0] == "table" and row[1] in roots and isinstance(row[3], int):
-            roots[row[1]] = row[3]
+    """Root pages as the damaged schema says; where that is not whole, else as a new database.
+
+    A table that a whole schema does not name came with a later version.
+    """
+    schema = file.table(1)
+    roots = {} if schema.whole else {table: _root(db, table) for table in tables}
+    for row in schema.rows.values():
+        if len(row) == 5 and row[0] == "table" and row[1] in tables and isinstance(row[3], int):
+            roots[str(row[1])] = row[3]
     return roots
 
 
