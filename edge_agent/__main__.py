@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "edge_agent.commands"
 DISTRIBUTION = "edge-agent"
 _ORDER = (
-    *("serve", "chat", "ask", "launch", "mcp", "status", "logs", "budget", "models", "adapters"),
-    *("train", "config", "service", "doctor", "reference-cloud"),
+    *("serve", "chat", "ask", "launch", "status", "logs", "budget", "models", "adapters"),
+    *("train", "config", "service", "mcp", "doctor", "reference-cloud"),
 )
 _LEVELS = ("debug", "info", "warning", "error")
 

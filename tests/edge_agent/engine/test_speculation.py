@@ -17,6 +17,7 @@ from edge_agent.chat.guidance import schema_grammar
 from edge_agent.engine.engine import Engine
 from models.llama.context import LlamaContext
 from models.llama.model import LlamaModel
+from models.llama.threads import ThreadControl
 from tests.edge_agent.engine.engine_harness import Answer, Reference, ask, make_engine, stop
 from tests.edge_agent.engine.engine_harness import prompt_of as random_prompt
 from tests.edge_agent.engine.tiny_architectures import write_tiny_gemma, write_tiny_mamba
@@ -63,7 +64,7 @@ def harmed(ids: Sequence[int]) -> list[int]:
 def rows_round_alike(path: Path) -> bool:
     """Whether a token's logits have the same bits alone and in a batch of four."""
     model = LlamaModel(path)
-    context = LlamaContext(model, cells=64, batch=32, sequences=32, threads=1)
+    context = LlamaContext(model, cells=64, batch=32, sequences=32, threads=ThreadControl.of(1))
     ids = random_prompt(1, 12)
     try:
         context.decode(ids, range(12), [0] * 12, [0] * 8 + [1] * 4)

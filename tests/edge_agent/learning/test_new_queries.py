@@ -28,6 +28,13 @@ from trainer.data import items
 
 TEMPLATE = "0123456789abcdef"
 BY_CLOUD = {"source": Source.CLOUD, "token_ids": ()}
+CALLS = {
+    "texts": ("",),
+    "finish_reasons": ("tool_calls",),
+    "tool_calls": (
+        ({"id": "a", "type": "function", "function": {"name": "add", "arguments": "{}"}},),
+    ),
+}
 
 
 @pytest.fixture
@@ -91,15 +98,16 @@ def test_each_kind_of_answer_to_learn_from_counts_once(store: Store) -> None:
     assert new(store) == 3
     audit(store, save(store), "42")
     assert new(store) == 4
-    write(store.path, read([json.dumps({"prompt": "a", "reference": "b"}).encode()]))
+    save(store, outcome=BY_CLOUD | CALLS, tools=({"type": "function"},))
     assert new(store) == 5
+    write(store.path, read([json.dumps({"prompt": "a", "reference": "b"}).encode()]))
+    assert new(store) == 6
     assert new(store, enough=3) == 3
 
 
 def test_what_the_trainer_may_not_or_cannot_read_does_not_count(store: Store) -> None:
     save(store, reference="42", private=True)
     save(store, reference="42", template="another template")
-    save(store, reference="42", tools=({"type": "function"},))
     save(store, reference="42", prompt_ids=())
     save(store, reference=" ")
     save(store, outcome=BY_CLOUD | {"texts": ("",)})
