@@ -108,6 +108,10 @@ class PrefixStore:
         return PrefixFiles(self.folder, [self.template, *runner.key], limit_mb=self.limit_mb)
 
 
+_FOR_EVER_S = 100 * 365 * 86400.0
+"""A century: neither a clock's timeout nor a date has room for any number of seconds."""
+
+
 class KeepAlive:
     """How long weights and KV that nobody uses are kept."""
 
@@ -132,7 +136,8 @@ class KeepAlive:
     @property
     def left_s(self) -> float:
         """Seconds until they are given back, if nobody uses them; inf if that never happens."""
-        return max(0.0, self._used_at + self._limit_s - time.monotonic())
+        left_s = max(0.0, self._used_at + self._limit_s - time.monotonic())
+        return left_s if left_s < _FOR_EVER_S else math.inf
 
 
 def file_identity(path: Path) -> tuple[int, ...]:

@@ -61,6 +61,17 @@ async def test_zero_keeps_it_for_good(tiny_model: Path) -> None:
     await engine.stop(0)
 
 
+@pytest.mark.parametrize("seconds", [1e10, 1e11, 1e300])
+async def test_longer_than_any_clock_tells_is_for_good(tiny_model: Path, seconds: float) -> None:
+    engine = make_engine(tiny_model)
+    expected = await said(engine)
+    engine.keep_alive(seconds)
+    await settled(engine)
+    assert engine.stats().unloads_at is None
+    assert await said(engine) == expected
+    await engine.stop(0)
+
+
 async def test_a_limit_holds_until_the_memory_is_given_back(tiny_model: Path) -> None:
     engine = make_engine(tiny_model, keep_alive_s=1000)
     usual = engine.stats().unloads_at
