@@ -152,6 +152,26 @@ def test_decisions_of_before_drafts_are_known_without_the_page_that_led_to_them(
     assert done.rows["decision"] == 300
 
 
+def test_audits_of_before_their_tool_calls_are_known_too(database: Path, tmp_path: Path) -> None:
+    database.parent.mkdir()
+    old = Database(str(database))
+    migrations.apply(old, stop_before="m011_audit_calls")
+    sql = (
+        "INSERT INTO audit VALUES (:id, 'q' || :id, 2.5, 'big', 'Forty-two.', 1, 2, 0, 0.25, NULL)"
+    )
+    for number in range(1, 301):
+        old.conn.execute(sql, {"id": number})
+    old.conn.commit()
+    (root,) = old.execute("SELECT rootpage FROM sqlite_master WHERE name = 'audit'").fetchone()
+    old.close()
+    data = bytearray(database.read_bytes())
+    zero(data, (root - 1) * PAGE, random.Random(0))
+    database.write_bytes(data)
+    done = salvage(database, tmp_path / "new.db")
+    assert "audit" in done.damaged
+    assert done.rows["audit"] == 300
+
+
 Harm = Callable[[bytearray, int, random.Random], None]
 
 
