@@ -148,7 +148,7 @@ def test_a_width_where_more_threads_pay_keeps_them() -> None:
 
 
 def test_a_pinned_count_never_moves() -> None:
-    sim = Simulation(ThreadControl(2, pinned=True), two_cores, noise=0.4)
+    sim = Simulation(ThreadControl.of(2), two_cores, noise=0.4)
     assert {threads for _, threads in sim.run(5) + sim.run(20, 2) + sim.run(5)} == {2}
 
 

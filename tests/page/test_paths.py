@@ -242,6 +242,7 @@ def multiply(db: sqlite3.Connection, times: int) -> None:
 def test_what_another_rate_would_have_cost(visitor: Visitor) -> None:
     page = visitor.open("what-if")
     slider = page.get_by_label("largest share")
+    page.locator("input[type=range]:enabled").wait_for()
     slider.focus()
     page.keyboard.press("Home")
     page.get_by_text("edge-agent budget set --rate 0", exact=True).wait_for()

@@ -8,6 +8,7 @@ export async function show(view, { signal }) {
   const days = select([["1", "day"], ["7", "week"], ["30", "month"]]);
   days.value = "7";
   const slider = h("input", { type: "range", min: "0", max: "100", step: "1" });
+  slider.disabled = true; // until there is something to move over
   const result = h("div", { "aria-live": "polite" });
   const charts = h("div.charts");
   view.append(
@@ -60,4 +61,5 @@ export async function show(view, { signal }) {
   days.addEventListener("change", () => load().catch((error) => result.replaceChildren(note(error.message, "bad"))));
   slider.addEventListener("input", () => found && draw());
   await load();
+  slider.disabled = false;
 }
