@@ -40,8 +40,8 @@ _LONGEST_MINUTES = 45.0
 def sized(train: TrainSettings, n_parameters: int) -> TrainSettings:
     """`train` with what the user left unset chosen for a model of that many parameters.
 
-    Learning rates fall with the root of the size: at 3e-4 Qwen2.5-Coder-1.5B learned a log's
-    answers in 22 steps, where SmolLM2-135M needs 1e-3 and many more. Minutes rise with it.
+    Learning rates fall with the root of the size, which gives the 3e-4 at which
+    Qwen2.5-Coder-1.5B learned a log's answers in 22 steps; minutes rise with it.
     """
     root = max(1.0, n_parameters / _REFERENCE) ** 0.5
     chosen = {
